@@ -1,0 +1,66 @@
+"""keras_winit: weight initialization done right for Keras 3.
+
+Importing registers every scheme, so that `kernel_initializer="winit>he_uniform"` works in any
+layer and saved models reload with their initializers.
+"""
+
+from keras_winit.choose import Recommendation, for_activation, for_layer, recommend
+from keras_winit.fans import Fans, compute_fans
+from keras_winit.gains import gain
+from keras_winit.schemes import get, names
+from keras_winit.schemes.basic import Constant, Ones, RandomNormal, RandomUniform, TruncatedNormal, Zeros
+from keras_winit.schemes.bias import ChronoBias, PriorBias
+from keras_winit.schemes.compose import ICNR, PerGate, Scaled
+from keras_winit.schemes.orthogonal import DeltaOrthogonal, Orthogonal
+from keras_winit.schemes.structured import Bilinear, Dirac, Identity, Sparse
+from keras_winit.schemes.variance import (
+    FanInUniform,
+    GlorotNormal,
+    GlorotUniform,
+    HeNormal,
+    HeUniform,
+    LecunNormal,
+    LecunUniform,
+    Siren,
+    VarianceScaling,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ICNR",
+    "Bilinear",
+    "ChronoBias",
+    "Constant",
+    "DeltaOrthogonal",
+    "Dirac",
+    "FanInUniform",
+    "Fans",
+    "GlorotNormal",
+    "GlorotUniform",
+    "HeNormal",
+    "HeUniform",
+    "Identity",
+    "LecunNormal",
+    "LecunUniform",
+    "Ones",
+    "Orthogonal",
+    "PerGate",
+    "PriorBias",
+    "RandomNormal",
+    "RandomUniform",
+    "Recommendation",
+    "Scaled",
+    "Siren",
+    "Sparse",
+    "TruncatedNormal",
+    "VarianceScaling",
+    "Zeros",
+    "compute_fans",
+    "for_activation",
+    "for_layer",
+    "gain",
+    "get",
+    "names",
+    "recommend",
+]

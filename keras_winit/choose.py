@@ -1,0 +1,203 @@
+"""From an activation to the scheme for the layer before it, with the reason."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+
+from keras_winit.activations import Activation, resolve
+from keras_winit.checks import one_of
+from keras_winit.gains import gain
+from keras_winit.schemes.base import Scheme, get
+
+# The choice that the literature makes, by the name of the activation.
+_RECTIFIERS = ("relu", "relu6", "leaky_relu", "prelu", "elu", "celu", "gelu", "silu", "mish", "hard_silu")
+_SATURATING = ("sigmoid", "hard_sigmoid", "tanh", "hard_tanh", "softsign")
+_LINEAR = ("linear",)
+_OUTPUTS = ("softmax", "log_softmax", "sparsemax")
+
+_HE = "He et al. 2015, arXiv:1502.01852"
+_GLOROT = "Glorot & Bengio 2010, AISTATS"
+_SELU = "Klambauer et al. 2017, arXiv:1706.02515"
+_EXACT = "E[f(z)²] for z ~ N(0, 1), by quadrature"
+
+
+@dataclass(frozen=True)
+class Recommendation:
+    """A scheme for the layer before an activation, and why.
+
+    Attributes:
+        activation: the name of the activation.
+        name: the canonical name of the scheme.
+        arguments: of the scheme's constructor.
+        gain: the activation's forward gain.
+        reason: one sentence.
+        source: where the choice comes from.
+        alternatives: names of other schemes that suit it.
+
+    Example:
+
+    >>> recommend("relu").initializer(seed=1)
+    HeUniform(seed=1)
+    """
+
+    activation: str
+    name: str
+    gain: float
+    reason: str
+    source: str
+    alternatives: tuple[str, ...]
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    def initializer(self, seed: Any = None) -> Scheme:
+        """The recommended scheme, ready for a layer."""
+        scheme: Scheme = get(self.name, **self.arguments, seed=seed)
+        return scheme
+
+    def __str__(self) -> str:
+        arguments = ", ".join(f"{key}={_short(value)}" for key, value in self.arguments.items())
+        rows = {
+            "scheme": f"winit>{self.name}" + (f"  ({arguments})" if arguments else ""),
+            "gain": f"{self.gain:.4f}",
+            "reason": self.reason,
+            "source": self.source,
+            "alternatives": ", ".join(self.alternatives),
+        }
+        return "\n".join([self.activation, *(f"  {key:<13} {value}" for key, value in rows.items())])
+
+
+def recommend(
+    activation: Any, *, distribution: str | None = None, method: str = "published"
+) -> Recommendation:
+    """The scheme for a layer that feeds this activation, with its gain, reason and source.
+
+    Args:
+        activation: a name, a callable, an activation layer, or None for the identity.
+        distribution: "uniform" or "normal". None means uniform, but for SELU, which was derived
+            for a normal.
+        method: "published" follows the literature where it has a choice: He for ReLU and its
+            kin, Glorot for saturating, linear and output activations, LeCun for SELU, and "exact"
+            for the rest. "exact" is variance scaling by the activation's own gain, squared.
+
+    Returns:
+        A `Recommendation`; printing it explains.
+
+    Raises:
+        TypeError, ValueError: for what is no activation; an unknown name suggests the nearest.
+
+    Example:
+
+    >>> print(recommend("gelu"))
+    gelu
+      scheme        winit>he_uniform
+      gain          1.5335
+      reason        gelu rectifies: about half of the signal's power is lost, and He's factor 2 restores it.
+      source        He et al. 2015, arXiv:1502.01852
+      alternatives  he_normal, orthogonal, variance_scaling
+    """
+    if distribution is not None:
+        one_of("distribution", distribution, ("uniform", "normal"))
+    one_of("method", method, ("published", "exact"))
+    known = resolve(activation)
+    if known.name == "selu" and method == "published":
+        shape = distribution or "normal"
+    else:
+        shape = distribution or "uniform"
+    family, arguments, reason, source = _choice(known, method)
+    if family == "variance_scaling":
+        name, alternatives = family, ("orthogonal",)
+        arguments = {"scale": gain(known) ** 2, "mode": "fan_in", "distribution": shape}
+    else:
+        name = f"{family}_{shape}"
+        other = f"{family}_{'normal' if shape == 'uniform' else 'uniform'}"
+        alternatives = (other, "orthogonal", "variance_scaling")
+    return Recommendation(known.name, name, gain(known), reason, source, alternatives, arguments)
+
+
+def for_activation(
+    activation: Any, *, distribution: str | None = None, method: str = "published", seed: Any = None
+) -> Scheme:
+    """The initializer for a layer that feeds this activation: what `recommend` names.
+
+    Args:
+        activation, distribution, method: as in `recommend`.
+        seed: None, an integer, or a `keras.random.SeedGenerator`.
+
+    Returns:
+        A scheme, ready to be a layer's `kernel_initializer`.
+
+    Raises:
+        TypeError, ValueError: as `recommend`.
+
+    Example:
+
+    >>> for_activation("relu")
+    HeUniform()
+    >>> for_activation("tanh", distribution="normal", seed=7)
+    GlorotNormal(seed=7)
+    """
+    return recommend(activation, distribution=distribution, method=method).initializer(seed)
+
+
+def for_layer(
+    layer: Any, *, distribution: str | None = None, method: str = "published", seed: Any = None
+) -> Scheme:
+    """The initializer for a layer's kernel, from the layer's own activation.
+
+    Args:
+        layer: a Keras layer with an `activation`, such as `Dense` or `Conv2D`; without one it is
+            taken as linear.
+        distribution, method, seed: as in `for_activation`.
+
+    Returns:
+        A scheme for the layer's `kernel_initializer`.
+
+    Raises:
+        TypeError, ValueError: for what is no layer, and as `recommend`.
+
+    Example:
+
+    >>> import keras
+    >>> for_layer(keras.layers.Dense(3, activation="relu"))
+    HeUniform()
+    """
+
+    if not isinstance(layer, keras.layers.Layer):
+        raise TypeError(
+            f"`layer` must be a Keras layer. Received: {layer!r} of type {type(layer).__name__}. "
+            "Use `for_activation` for the name of an activation."
+        )
+    activation = getattr(layer, "activation", None)
+    return for_activation(activation, distribution=distribution, method=method, seed=seed)
+
+
+def _choice(known: Activation, method: str) -> tuple[str, dict[str, Any], str, str]:
+    """Family, arguments, reason and source."""
+    name, slope = known.name, known.negative_slope
+    if method == "published":
+        if name in _RECTIFIERS and slope:
+            reason = (
+                f"{name} with slope {slope:g} keeps (1 + {slope:g}²)/2 of the signal's power; "
+                "He's factor 2/(1 + a²) restores it."
+            )
+            return "he", {"negative_slope": slope}, reason, _HE
+        if name in _RECTIFIERS:
+            reason = f"{name} rectifies: about half of the signal's power is lost, and He's factor 2 restores it."
+            return "he", {}, reason, _HE
+        if name in _SATURATING:
+            reason = f"{name} saturates: a variance balanced between both fans keeps it near its linear part."
+            return "glorot", {}, reason, _GLOROT
+        if name in _LINEAR:
+            return "glorot", {}, "A linear layer: a variance balanced between both fans.", _GLOROT
+        if name in _OUTPUTS:
+            reason = f"{name} is an output: a variance balanced between both fans keeps the first logits small."
+            return "glorot", {}, reason, _GLOROT
+        if name == "selu":
+            reason = "selu normalizes itself where the variance of its input is 1: LeCun's 1/fan_in."
+            return "lecun", {}, reason, _SELU
+    reason = f"{name} is undone by its own gain: the variance is gain²/fan_in."
+    return "variance_scaling", {}, reason, _EXACT
+
+
+def _short(value: Any) -> str:
+    return f"{value:.5g}" if isinstance(value, float) else repr(value)

@@ -1,0 +1,46 @@
+"""A weight of any rank seen as matrices of its inputs by its outputs."""
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from keras import ops
+
+from keras_winit.checks import Shape
+
+
+class MatrixView(NamedTuple):
+    """Where the inputs, the outputs and the rest of a weight's axes are.
+
+    Axes that are neither input nor output, such as one that counts experts, hold a batch of
+    independent matrices.
+    """
+
+    shape: Shape
+    inputs: list[int]
+    outputs: list[int]
+
+    @property
+    def others(self) -> list[int]:
+        return [axis for axis in range(len(self.shape)) if axis not in (*self.inputs, *self.outputs)]
+
+    @property
+    def rows(self) -> int:
+        return self._size(self.inputs)
+
+    @property
+    def columns(self) -> int:
+        return self._size(self.outputs)
+
+    @property
+    def batch(self) -> int:
+        return self._size(self.others)
+
+    def restore(self, matrices: Any) -> Any:
+        """The weight whose matrices, (batch, rows, columns) or fewer axes of the same size, these are."""
+        order = [*self.others, *self.inputs, *self.outputs]
+        tensor = ops.reshape(matrices, [self.shape[axis] for axis in order])
+        return tensor if order == sorted(order) else ops.transpose(tensor, np.argsort(order).tolist())
+
+    def _size(self, axes: list[int]) -> int:
+        return math.prod(self.shape[axis] for axis in axes)

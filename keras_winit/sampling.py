@@ -1,0 +1,58 @@
+"""Random tensors: uniform, normal and truncated normal, in float32 or wider.
+
+Everything here is computed in the dtype it is asked for, float32 or float64; schemes ask for
+one of these and cast afterwards. It is `keras.ops` and `keras.random` only, so it traces.
+"""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_winit.checks import Shape
+from keras_winit.seeds import Seed, drawable
+
+# The deviation of a standard normal cut at two deviations: √(1 − 4·φ(2)/(2·Φ(2) − 1)).
+TRUNCATED_STD = 0.8796256610342398
+_ERF_SQRT2 = math.erf(math.sqrt(2))
+
+
+def compute_dtype(dtype: str) -> str:
+    """The dtype to compute in: at least float32 for real numbers.
+
+    bfloat16's own uniform takes only 128 values, and is biased; many an operation lacks it.
+    """
+    if dtype == "float64" or not keras.backend.is_float_dtype(dtype):
+        return dtype
+    return "float32"
+
+
+def uniform(shape: Shape, limit: float, dtype: str, seed: Seed) -> Any:
+    """U(−limit, limit)."""
+    return keras.random.uniform(shape, -limit, limit, dtype=dtype, seed=drawable(seed))
+
+
+def normal(shape: Shape, stddev: float, dtype: str, seed: Seed) -> Any:
+    """N(0, stddev²)."""
+    return keras.random.normal(shape, 0.0, stddev, dtype=dtype, seed=drawable(seed))
+
+
+def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: Seed) -> Any:
+    """A normal cut at two of its deviations, scaled so that its own deviation is `stddev`.
+
+    The inverse of the distribution function at a uniform number: nothing is rejected.
+    """
+    quantile = ops.erfinv(uniform(shape, _ERF_SQRT2, dtype, seed))
+    scale = stddev / TRUNCATED_STD
+    return ops.clip(quantile * (math.sqrt(2) * scale), -2 * scale, 2 * scale)
+
+
+DISTRIBUTIONS = {"uniform": uniform, "normal": normal, "truncated_normal": truncated_normal}
+
+
+def draw(distribution: str, shape: Shape, stddev: float, dtype: str, seed: Seed) -> Any:
+    """A tensor of zero mean and the given standard deviation."""
+    if distribution == "uniform":
+        return uniform(shape, math.sqrt(3) * stddev, dtype, seed)
+    return DISTRIBUTIONS[distribution](shape, stddev, dtype, seed)

@@ -1,0 +1,299 @@
+"""What every scheme is: an initializer with a name, a formula, a source and a configuration.
+
+A scheme declares data (its arguments, its formula, its source) and one method, `draw`. Checks
+of shape and dtype, seeds, casting and configuration are written here, once.
+"""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, TypeVar
+
+import keras
+from keras import ops
+
+from keras_winit.checks import Shape, as_axes, as_dtype, as_shape, did_you_mean
+from keras_winit.fans import Fans, compute_fans, resolve_axes
+from keras_winit.matrix_view import MatrixView
+from keras_winit.sampling import compute_dtype
+from keras_winit.seeds import check_seed, settle
+
+PACKAGE = "winit"
+_SCHEMES: dict[str, type["Scheme"]] = {}
+_ALIASES: dict[str, str] = {}
+
+# Arguments that many schemes share, put into their docstrings in place of {seed}, {axes}, {fans}.
+_SHARED = {
+    "seed": """seed: None, an integer, or a `keras.random.SeedGenerator`. An integer, and None too,
+            gives the same tensor at each call; a generator gives a new one.""",
+    "axes": """input_axes, output_axes: the axes of the weight that are summed over, and those that
+            are put out, where the shape does not tell; lists of integers, both or neither. Keras'
+            `EinsumDense` and attention layers give them by themselves.""",
+    "fans": """fans: the pair (fan_in, fan_out), positive numbers, in place of the shape's own. A bias
+            has no other way to know its layer.""",
+}
+
+
+class Scheme(keras.initializers.Initializer):
+    """The base of every scheme.
+
+    A subclass stores each argument of its constructor in an attribute of the same name, and
+    draws in `draw`, in the dtype it is given: float32, or float64 where that was asked for. One
+    that is not `random` also takes integer dtypes.
+    """
+
+    name: ClassVar[str]
+    aliases: ClassVar[tuple[str, ...]]
+    formula: ClassVar[str]
+    source: ClassVar[str]
+    ranks: ClassVar[tuple[int, int | None]] = (0, None)
+    random: ClassVar[bool] = True
+
+    seed: Any
+
+    def draw(self, shape: Shape, dtype: str) -> Any:
+        """A tensor of this shape and compute dtype."""
+        raise NotImplementedError(f"{type(self).__name__} must define `draw(shape, dtype)`.")
+
+    def expected_std(self, shape: Sequence[int]) -> float | None:
+        """The standard deviation that this scheme gives a weight of this shape, by its formula.
+
+        Args:
+            shape: positive integers.
+
+        Returns:
+            A float, or None where the scheme has no single deviation, as a constant array.
+        """
+        return None
+
+    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+        """A tensor of the given shape, drawn from this scheme.
+
+        Args:
+            shape: positive integers.
+            dtype: the name of a dtype; None means `keras.config.floatx()`. Whatever it is,
+                numbers are drawn in float32 or wider and then rounded.
+
+        Returns:
+            A tensor of the backend.
+
+        Raises:
+            TypeError, ValueError: where the shape or dtype is impossible for this scheme.
+        """
+        shape = self.check_shape(shape)
+        dtype = as_dtype(dtype)
+        if self.random and not keras.backend.is_float_dtype(dtype):
+            raise ValueError(
+                f"{type(self).__name__} draws real numbers and needs a floating-point `dtype`. "
+                f"Received: dtype={dtype!r}."
+            )
+        return ops.cast(self.draw(shape, compute_dtype(dtype)), dtype)
+
+    def check_shape(self, shape: Any) -> Shape:
+        """The shape as a tuple, if this scheme can draw it."""
+        dims = as_shape(shape)
+        low, high = self.ranks
+        if len(dims) < low or (high is not None and len(dims) > high):
+            wanted = f"{low} or more" if high is None else f"{low} to {high}"
+            wanted = str(low) if low == high else wanted
+            raise ValueError(
+                f"{type(self).__name__} needs a shape of {wanted} dimensions. "
+                f"Received: shape={dims!r} of {len(dims)}."
+            )
+        return dims
+
+    def set_seed(self, seed: Any) -> None:
+        """Keep the seed as it was given, for the configuration, and settle the one to draw with."""
+        self._given_seed = check_seed(seed)
+        self.seed = settle(self._given_seed)
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, ready for JSON; the seed as it was given."""
+        config = {}
+        for key in parameters(type(self)):
+            value = self._given_seed if key == "seed" else getattr(self, key)
+            config[key] = keras.saving.serialize_keras_object(value)
+        return config
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any]) -> Any:
+        """The scheme that `get_config` described.
+
+        Raises:
+            TypeError, ValueError: for keys that the scheme does not have, and bad values.
+        """
+        if not isinstance(config, Mapping):
+            raise TypeError(f"A config of {cls.__name__} must be a dict. Received: {config!r}.")
+        known = parameters(cls)
+        unknown = [key for key in config if key not in known]
+        if unknown:
+            raise ValueError(
+                f"{cls.__name__} has no argument {unknown[0]!r}. It takes {list(known)}. "
+                f"Received: config={dict(config)!r}."
+            )
+        return cls(**{key: _revive(value) for key, value in config.items()})
+
+    def __repr__(self) -> str:
+        shown = []
+        for key, parameter in parameters(type(self)).items():
+            value = self._given_seed if key == "seed" else getattr(self, key)
+            if isinstance(value, keras.random.SeedGenerator):
+                shown.append(f"{key}=SeedGenerator({value.get_config()['seed']})")
+            elif not _equal(value, parameter.default):
+                shown.append(f"{key}={value!r}")
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+class KernelScheme(Scheme, keras.initializers.VarianceScaling):
+    """A scheme that tells a weight's inputs from its outputs.
+
+    Keras hands the axes of an einsum only to subclasses of its `VarianceScaling`, which is why
+    this is one. Keras' own constructor is not called: the modes here are more than Keras knows.
+    """
+
+    input_axes: list[int] | None
+    output_axes: list[int] | None
+
+    def set_axes(self, input_axes: Any, output_axes: Any) -> None:
+        """Keep the axes, checked as far as they can be without a shape."""
+        self.input_axes = as_axes("input_axes", input_axes)
+        self.output_axes = as_axes("output_axes", output_axes)
+        if (self.input_axes is None) != (self.output_axes is None):
+            raise ValueError(
+                "`input_axes` and `output_axes` go together: give both or neither. "
+                f"Received: input_axes={input_axes!r}, output_axes={output_axes!r}."
+            )
+
+    def view(self, shape: Shape) -> MatrixView:
+        """The shape as matrices: by the axes given, else all but the last by the last."""
+        rank = len(shape)
+        given = resolve_axes(shape, self.input_axes, self.output_axes)
+        return MatrixView(shape, *(given or (list(range(rank - 1)), [rank - 1])))
+
+    def shape_fans(self, shape: Shape) -> Fans:
+        """The fans of a shape by the axes given, else by Keras' convention."""
+        return compute_fans(shape, self.input_axes, self.output_axes)
+
+
+T = TypeVar("T", bound=type[Scheme])
+
+
+def register(name: str, *, aliases: Sequence[str] = (), formula: str, source: str) -> Callable[[T], T]:
+    """Register a scheme under `winit>name`, its class name and its aliases.
+
+    Saved models hold the canonical name; every other resolves to the same class.
+    """
+
+    def decorate(cls: T) -> T:
+        cls.name, cls.aliases, cls.formula, cls.source = name, tuple(aliases), formula, source
+        for key in (*aliases, cls.__name__, name):  # the last one is what serialization writes
+            if key in _SCHEMES or _ALIASES.get(key, name) != name:
+                raise ValueError(f"The scheme name {key!r} is taken. Received: {cls!r}.")
+            keras.saving.register_keras_serializable(PACKAGE, key)(cls)
+            _ALIASES[key] = name
+        _SCHEMES[name] = cls
+        if cls.__doc__:  # python -OO has none
+            for key, text in _SHARED.items():
+                cls.__doc__ = cls.__doc__.replace("{" + key + "}", text)
+        return cls
+
+    return decorate
+
+
+def names(*, aliases: bool = False) -> tuple[str, ...]:
+    """The canonical name of every scheme, in the order of the documentation.
+
+    Args:
+        aliases: whether to list the other names too: the published synonyms and the class names.
+
+    Returns:
+        A tuple of strings, each of which `get` takes, and any layer after `"winit>"`.
+
+    Example:
+
+    >>> "he_uniform" in names()
+    True
+    >>> "kaiming_uniform" in names(), "kaiming_uniform" in names(aliases=True)
+    (False, True)
+    """
+    return tuple(_ALIASES if aliases else _SCHEMES)
+
+
+def scheme_class(name: str) -> type[Scheme]:
+    """The class registered under a name or alias, with or without `winit>`.
+
+    Raises:
+        ValueError: for an unknown name; the message suggests the nearest.
+    """
+    key = name.removeprefix(PACKAGE + ">")
+    if key not in _ALIASES:
+        raise ValueError(
+            f"There is no scheme named {name!r}.{did_you_mean(key, _ALIASES)} "
+            "`keras_winit.names()` lists them all."
+        )
+    return _SCHEMES[_ALIASES[key]]
+
+
+def get(identifier: Any, **arguments: Any) -> Any:
+    """An initializer from a name, class, configuration or instance.
+
+    Args:
+        identifier: the name of a scheme (`"he_uniform"`, `"winit>he_uniform"`, `"HeUniform"`, an
+            alias), a scheme class, a config dict, or an initializer, which is returned as it is.
+            A name is always one of `names(aliases=True)`; for Keras' own initializers pass
+            `keras.initializers.get(name)`.
+        **arguments: of the scheme's constructor, with a name or a class only.
+
+    Returns:
+        A `keras.initializers.Initializer`.
+
+    Raises:
+        ValueError: for an unknown name, with the nearest one.
+        TypeError: for an identifier or an argument that does not fit.
+
+    Example:
+
+    >>> get("kaiming_uniform", seed=1)
+    HeUniform(seed=1)
+    >>> get("he_unifrom")
+    Traceback (most recent call last):
+    ...
+    ValueError: There is no scheme named 'he_unifrom'. Did you mean "he_uniform"? ...
+    """
+    if isinstance(identifier, str):
+        identifier = scheme_class(identifier)
+    if inspect.isclass(identifier) and issubclass(identifier, keras.initializers.Initializer):
+        return identifier(**arguments)
+    if arguments:
+        raise TypeError(
+            "Arguments go with a name or a class; a config or an instance has its own. "
+            f"Received: identifier={identifier!r} with {arguments!r}."
+        )
+    if isinstance(identifier, Mapping):
+        result = keras.initializers.get(dict(identifier))
+        if isinstance(result, keras.initializers.Initializer):
+            return result
+    if isinstance(identifier, keras.initializers.Initializer):
+        return identifier
+    raise TypeError(
+        "Pass the name of a scheme, a class, a config or an initializer. "
+        f"Received: {identifier!r} of type {type(identifier).__name__}."
+    )
+
+
+def parameters(cls: type) -> dict[str, inspect.Parameter]:
+    """The arguments of a class' constructor by name."""
+    return dict(inspect.signature(cls).parameters)
+
+
+def _revive(value: Any) -> Any:
+    """A value of a config, with serialized objects made again; anything else as it is."""
+    if isinstance(value, Mapping) and "class_name" in value:
+        return keras.saving.deserialize_keras_object(dict(value))
+    return value
+
+
+def _equal(value: Any, default: Any) -> bool:
+    try:
+        return bool(value == default)
+    except ValueError:  # an array
+        return False

@@ -1,0 +1,210 @@
+"""Schemes that wrap another: scaled, drawn per gate, or repeated for subpixel upsampling."""
+
+from typing import Any
+
+from keras import ops
+
+from keras_winit.checks import Shape, as_float, as_int
+from keras_winit.schemes.base import KernelScheme, Scheme, get, register
+from keras_winit.seeds import fold
+
+
+
+class Wrapper(KernelScheme):
+    """The base of the wrappers. Axes and a seed given to a wrapper go on to what it wraps.
+
+    Without a seed of its own a wrapper uses that of what it wraps.
+    """
+
+    initializer: Any
+
+    def wrap(self, initializer: Any, seed: Any, input_axes: Any, output_axes: Any) -> None:
+        """Keep the wrapped initializer and what is to be handed to it."""
+        self.initializer = get(initializer)
+        self.set_axes(input_axes, output_axes)
+        self.set_seed(seed)
+        if seed is None:
+            self.seed = getattr(self.initializer, "seed", self.seed)
+
+    def inner(self, *place: int | str) -> Any:
+        """The wrapped initializer with this one's axes and a seed for the place."""
+        config = self.initializer.get_config()
+        if "seed" in config:
+            config["seed"] = fold(self.seed, *place) if place else self.seed
+        if self.input_axes is not None and config.get("input_axes", ()) is None:
+            config.update(input_axes=self.input_axes, output_axes=self.output_axes)
+        return type(self.initializer).from_config(config)
+
+    def inner_std(self, shape: Shape) -> float | None:
+        """The wrapped scheme's deviation, where it is one of this package."""
+        inner = self.inner()
+        return inner.expected_std(shape) if isinstance(inner, Scheme) else None
+
+
+@register("scaled", formula="factor · initializer", source="Radford et al. 2019, GPT-2")
+class Scaled(Wrapper):
+    """factor · what the wrapped initializer draws.
+
+    For N residual blocks of two branches each, a factor of 1/√(2N) on the last kernel of each
+    branch keeps the sum of all of them at the scale of one.
+
+    Args:
+        initializer: what to scale: a name of a scheme, a config or an initializer.
+        factor: a finite number.
+        {seed}
+        {axes}
+
+    Example:
+
+    >>> round(Scaled("he_normal", factor=0.5).expected_std((300, 100)), 6)  # √(2/300)/2
+    0.040825
+
+    Source: A. Radford, J. Wu, R. Child, D. Luan, D. Amodei, I. Sutskever 2019, "Language models are
+    unsupervised multitask learners".
+    """
+
+    def __init__(
+        self,
+        initializer: Any = "he_normal",
+        factor: float = 1.0,
+        seed: Any = None,
+        *,
+        input_axes: Any = None,
+        output_axes: Any = None,
+    ) -> None:
+        self.factor = as_float("factor", factor)
+        self.wrap(initializer, seed, input_axes, output_axes)
+
+    def draw(self, shape: Shape, dtype: str) -> Any:
+        return self.factor * self.inner()(shape, dtype)
+
+    def expected_std(self, shape: Any) -> float | None:
+        """|factor| times the wrapped deviation."""
+        std = self.inner_std(self.check_shape(shape))
+        return None if std is None else abs(self.factor) * std
+
+
+@register(
+    "per_gate",
+    formula="initializer for each of the `gates` blocks of the last axis",
+    source="Keras draws the gates of a fused kernel as one matrix, which mixes up its fans",
+)
+class PerGate(Wrapper):
+    """Each gate of a fused LSTM or GRU weight is drawn on its own, with its own fans.
+
+    Keras keeps the gates of a recurrent layer side by side in one kernel. Drawn as one, its
+    `fan_out` is as many times too large, and an orthogonal kernel is not orthogonal in any gate.
+
+    Args:
+        initializer: what to draw each gate from: a name of a scheme, a config or an initializer.
+        gates: the number of gates: 4 for LSTM and ConvLSTM, 3 for GRU, 1 for SimpleRNN.
+        {seed}
+        {axes}
+
+    Raises:
+        ValueError: where the gates do not divide the last dimension.
+
+    Example:
+
+    >>> import numpy as np
+    >>> gate = np.asarray(PerGate("orthogonal", gates=4, seed=0)((8, 32)))[:, :8]
+    >>> bool(np.allclose(gate.T @ gate, np.eye(8), atol=1e-6))
+    True
+    """
+
+    ranks = (1, None)
+
+    def __init__(
+        self,
+        initializer: Any = "orthogonal",
+        gates: int = 4,
+        seed: Any = None,
+        *,
+        input_axes: Any = None,
+        output_axes: Any = None,
+    ) -> None:
+        self.gates = as_int("gates", gates, minimum=1)
+        self.wrap(initializer, seed, input_axes, output_axes)
+
+    def gate_shape(self, shape: Any) -> Shape:
+        """The shape of one gate."""
+        dims = self.check_shape(shape)
+        if dims[-1] % self.gates:
+            raise ValueError(
+                f"`gates` must divide the last dimension. Received: gates={self.gates} for shape={dims!r}."
+            )
+        return (*dims[:-1], dims[-1] // self.gates)
+
+    def draw(self, shape: Shape, dtype: str) -> Any:
+        gate = self.gate_shape(shape)
+        return ops.concatenate([self.inner("gate", i)(gate, dtype) for i in range(self.gates)], axis=-1)
+
+    def expected_std(self, shape: Any) -> float | None:
+        """The wrapped deviation for the shape of one gate."""
+        return self.inner_std(self.gate_shape(shape))
+
+
+@register(
+    "icnr",
+    formula="initializer for 1/factorᵈ of the outputs, repeated for each subpixel",
+    source="Aitken et al. 2017, arXiv:1707.02937",
+)
+class ICNR(Wrapper):
+    """A kernel before `depth_to_space` whose subpixels start equal: upsampling without checkerboards.
+
+    The channels that become the pixels of one upsampled block get the same weights, in the order
+    of `keras.ops.nn.depth_to_space`, so the layer starts as a nearest-neighbour resize.
+
+    Args:
+        initializer: what to draw: a name of a scheme, a config or an initializer.
+        factor: the block size of the upsampling, a positive integer.
+        {seed}
+        {axes}
+
+    Raises:
+        ValueError: where the output channels do not divide by factor^(spatial rank).
+
+    Example:
+
+    >>> import numpy as np
+    >>> kernel = np.asarray(ICNR(factor=2, seed=0)((3, 3, 8, 12)))  # 12 = 3 channels · 2²
+    >>> bool((kernel[..., :3] == kernel[..., 3:6]).all())
+    True
+
+    Source: A. Aitken, C. Ledig, L. Theis, J. Caballero, Z. Wang, W. Shi 2017, "Checkerboard artifact
+    free sub-pixel convolution", arXiv:1707.02937.
+    """
+
+    ranks = (3, 5)
+
+    def __init__(
+        self,
+        initializer: Any = "he_normal",
+        factor: int = 2,
+        seed: Any = None,
+        *,
+        input_axes: Any = None,
+        output_axes: Any = None,
+    ) -> None:
+        self.factor = as_int("factor", factor, minimum=1)
+        self.wrap(initializer, seed, input_axes, output_axes)
+
+    def pixel_shape(self, shape: Any) -> Shape:
+        """The shape of the kernel of one subpixel."""
+        dims = self.check_shape(shape)
+        repeats = self.factor ** (len(dims) - 2)
+        if dims[-1] % repeats:
+            raise ValueError(
+                f"ICNR needs output channels that divide by factor^{len(dims) - 2} = {repeats}. "
+                f"Received: factor={self.factor} for shape={dims!r} with {dims[-1]} output channels."
+            )
+        return (*dims[:-1], dims[-1] // repeats)
+
+    def draw(self, shape: Shape, dtype: str) -> Any:
+        pixel = self.pixel_shape(shape)
+        kernel = self.inner()(pixel, dtype)
+        return ops.tile(kernel, (1,) * (len(shape) - 1) + (shape[-1] // pixel[-1],))
+
+    def expected_std(self, shape: Any) -> float | None:
+        """The wrapped deviation for the kernel of one subpixel."""
+        return self.inner_std(self.pixel_shape(shape))

@@ -1,0 +1,123 @@
+"""Orthogonal schemes: maps that keep the length of every vector."""
+
+import math
+from typing import Any
+
+from keras import ops
+
+from keras_winit.checks import Shape, as_float
+from keras_winit.haar import haar
+from keras_winit.schemes.base import KernelScheme, Scheme, register
+
+
+def centre(shape: Shape) -> tuple[int, ...]:
+    """The tap of a kernel (spatial…, in, out) that sits on the output under "same" padding."""
+    return tuple((size - 1) // 2 for size in shape[:-2])
+
+
+def at_centre(matrix: Any, shape: Shape) -> Any:
+    """A kernel that is zero but for its centre tap, which is the matrix."""
+    widths = [[place, size - 1 - place] for place, size in zip(centre(shape), shape[:-2], strict=True)]
+    matrix = ops.reshape(matrix, (1,) * len(widths) + tuple(shape[-2:]))
+    return ops.pad(matrix, [*widths, [0, 0], [0, 0]])
+
+
+@register(
+    "orthogonal",
+    formula="gain · Q, QᵀQ = I (or QQᵀ = I), Q uniform (Haar)",
+    source="Saxe, McClelland, Ganguli 2013, arXiv:1312.6120; Stewart 1980",
+)
+class Orthogonal(KernelScheme):
+    """gain · Q with Q uniform among matrices of orthonormal columns (or rows, where it is wide).
+
+    The weight is read as a matrix of its inputs by its outputs; axes that are neither hold
+    independent matrices. A vector keeps its length, times the gain, in a square layer.
+
+    Args:
+        gain: a positive number; `gain(activation)` undoes an activation.
+        {seed}
+        {axes}
+
+    Example:
+
+    >>>     >>> q = np.asarray(Orthogonal(seed=0)((5, 3)))
+    >>> bool(np.allclose(q.T @ q, np.eye(3), atol=1e-6))
+    True
+
+    Source: A. Saxe, J. McClelland, S. Ganguli 2013, "Exact solutions to the nonlinear dynamics of
+    learning in deep linear neural networks", arXiv:1312.6120; drawn as in G. W. Stewart 1980,
+    "The efficient generation of random orthogonal matrices", and F. Mezzadri 2007,
+    arXiv:math-ph/0609050.
+    """
+
+    ranks = (2, None)
+
+    def __init__(
+        self, gain: float = 1.0, seed: Any = None, *, input_axes: Any = None, output_axes: Any = None
+    ) -> None:
+        self.gain = as_float("gain", gain, positive=True)
+        self.set_axes(input_axes, output_axes)
+        self.set_seed(seed)
+
+    def draw(self, shape: Shape, dtype: str) -> Any:
+        view = self.view(shape)
+        matrices = haar(view.rows, view.columns, dtype, self.seed, view.batch)
+        return view.restore(matrices if self.gain == 1 else self.gain * matrices)
+
+    def expected_std(self, shape: Any) -> float:
+        """gain/√max(rows, columns)."""
+        view = self.view(self.check_shape(shape))
+        return self.gain / math.sqrt(max(view.rows, view.columns))
+
+
+@register(
+    "delta_orthogonal",
+    formula="centre tap gain · Q, QQᵀ = I, all other taps 0",
+    source="Xiao et al. 2018, arXiv:1806.05393",
+)
+class DeltaOrthogonal(Scheme):
+    """A convolution kernel that is zero but for its centre tap, which is gain · Q, Q orthogonal.
+
+    The convolution then keeps the length of every pixel's vector, at any depth.
+
+    Args:
+        gain: a positive number.
+        {seed}
+
+    Raises:
+        ValueError: for fewer output than input channels: their map cannot keep lengths.
+
+    Example:
+
+    >>>     >>> kernel = np.asarray(DeltaOrthogonal(seed=0)((3, 3, 4, 6)))
+    >>> bool(np.allclose(kernel[1, 1] @ kernel[1, 1].T, np.eye(4), atol=1e-6))
+    True
+
+    Source: L. Xiao, Y. Bahri, J. Sohl-Dickstein, S. Schoenholz, J. Pennington 2018, "Dynamical
+    isometry and a mean field theory of CNNs", arXiv:1806.05393.
+    """
+
+    ranks = (3, 5)
+
+    def __init__(self, gain: float = 1.0, seed: Any = None) -> None:
+        self.gain = as_float("gain", gain, positive=True)
+        self.set_seed(seed)
+
+    def check_shape(self, shape: Any) -> Shape:
+        """The shape as a tuple, if it has at least as many output as input channels."""
+        dims = super().check_shape(shape)
+        if dims[-1] < dims[-2]:
+            raise ValueError(
+                "DeltaOrthogonal needs at least as many output channels as input channels. "
+                f"Received: shape={dims!r} with {dims[-2]} in and {dims[-1]} out. "
+                "Use `orthogonal` where a layer narrows."
+            )
+        return dims
+
+    def draw(self, shape: Shape, dtype: str) -> Any:
+        return at_centre(self.gain * haar(shape[-2], shape[-1], dtype, self.seed), shape)
+
+    def expected_std(self, shape: Any) -> float:
+        """gain/√(taps · outputs): all the variance is in one tap."""
+        dims = self.check_shape(shape)
+        return self.gain / math.sqrt(math.prod(dims[:-2]) * dims[-1])
