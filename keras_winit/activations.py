@@ -65,10 +65,9 @@ def resolve(activation: Any) -> Activation:
 
 def _by_name(name: str) -> Callable[[Any], Any]:
     custom = keras.saving.get_registered_object(name)
-    if custom is not None:
-        return custom
     try:
-        return keras.activations.get(name)
+        function: Callable[[Any], Any] = custom or keras.activations.get(name)
+        return function
     except ValueError as error:
         raise ValueError(
             f"There is no activation named {name!r}.{did_you_mean(name, builtin_names())} "

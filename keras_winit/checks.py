@@ -63,9 +63,10 @@ def one_of(name: str, value: Any, allowed: Iterable[str]) -> str:
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """' Did you mean "x"?' for the nearest option, or an empty string."""
-    near = difflib.get_close_matches(word.lower(), list(options), n=1, cutoff=0.5)
-    return f' Did you mean "{near[0]}"?' if near else ""
+    """' Did you mean "x" or "y"?' for the nearest options, or an empty string."""
+    near = difflib.get_close_matches(word.lower(), list(options), n=2, cutoff=0.6)
+    quoted = " or ".join(f'"{option}"' for option in near)
+    return f" Did you mean {quoted}?" if near else ""
 
 
 def as_shape(shape: Any) -> Shape:

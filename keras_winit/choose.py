@@ -104,6 +104,7 @@ def recommend(
     else:
         shape = distribution or "uniform"
     family, arguments, reason, source = _choice(known, method)
+    alternatives: tuple[str, ...]
     if family == "variance_scaling":
         name, alternatives = family, ("orthogonal",)
         arguments = {"scale": gain(known) ** 2, "mode": "fan_in", "distribution": shape}
@@ -161,7 +162,6 @@ def for_layer(
     >>> for_layer(keras.layers.Dense(3, activation="relu"))
     HeUniform()
     """
-
     if not isinstance(layer, keras.layers.Layer):
         raise TypeError(
             f"`layer` must be a Keras layer. Received: {layer!r} of type {type(layer).__name__}. "
@@ -182,7 +182,9 @@ def _choice(known: Activation, method: str) -> tuple[str, dict[str, Any], str, s
             )
             return "he", {"negative_slope": slope}, reason, _HE
         if name in _RECTIFIERS:
-            reason = f"{name} rectifies: about half of the signal's power is lost, and He's factor 2 restores it."
+            reason = (
+                f"{name} rectifies: about half of the signal's power is lost, and He's factor 2 restores it."
+            )
             return "he", {}, reason, _HE
         if name in _SATURATING:
             reason = f"{name} saturates: a variance balanced between both fans keeps it near its linear part."
@@ -190,7 +192,9 @@ def _choice(known: Activation, method: str) -> tuple[str, dict[str, Any], str, s
         if name in _LINEAR:
             return "glorot", {}, "A linear layer: a variance balanced between both fans.", _GLOROT
         if name in _OUTPUTS:
-            reason = f"{name} is an output: a variance balanced between both fans keeps the first logits small."
+            reason = (
+                f"{name} is an output: a variance balanced between both fans keeps the first logits small."
+            )
             return "glorot", {}, reason, _GLOROT
         if name == "selu":
             reason = "selu normalizes itself where the variance of its input is 1: LeCun's 1/fan_in."

@@ -40,10 +40,12 @@ class Fans(tuple[float, float]):
 
     @property
     def fan_in(self) -> float:
+        """How many inputs feed one output element."""
         return self[0]
 
     @property
     def fan_out(self) -> float:
+        """How many outputs one input element feeds."""
         return self[1]
 
     def average(self, mode: str) -> float:
@@ -61,7 +63,7 @@ class Fans(tuple[float, float]):
         note = f", note={self.note!r}" if self.note else ""
         return f"Fans(fan_in={self.fan_in:.6g}, fan_out={self.fan_out:.6g}{note})"
 
-    def __getnewargs__(self) -> Any:  # copying and pickling go through __new__
+    def __getnewargs__(self) -> tuple[Any, ...]:  # copying and pickling go through __new__
         return (*self, self.note)
 
 
@@ -99,7 +101,8 @@ def compute_fans(
     shape = as_shape(shape)
     axes = resolve_axes(shape, input_axes, output_axes)
     if axes is not None:
-        return Fans(*(math.prod(shape[axis] for axis in group) for group in axes))
+        fan_in, fan_out = (math.prod(shape[axis] for axis in group) for group in axes)
+        return Fans(fan_in, fan_out)
     if len(shape) < 2:
         length = math.prod(shape)
         return Fans(length, length)

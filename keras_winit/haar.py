@@ -81,9 +81,7 @@ def _reflect(vectors: Any, change: Any, columns: int, dtype: str) -> Any:
     projection = transposed[:, :, :columns]
     if change is not None:
         inner = ops.matmul(transposed[:, :, width:], change)
-        projection = ops.concatenate(
-            [projection[:, :, :width], projection[:, :, width:] + inner], axis=-1
-        )
+        projection = ops.concatenate([projection[:, :, :width], projection[:, :, width:] + inner], axis=-1)
     step = ops.matmul(_wy_factor(vectors, transposed, dtype), projection)
     if change is None:
         return -ops.matmul(vectors, step)
@@ -95,8 +93,8 @@ def _wy_factor(vectors: Any, transposed: Any, dtype: str) -> Any:
     width = vectors.shape[-1]
     if width <= _LEAF:
         gram = ops.matmul(transposed, vectors)
-        upper = np.triu(np.ones((width, width), dtype), 1)
-        eye = np.broadcast_to(np.eye(width, dtype=dtype), gram.shape)
+        upper = ops.convert_to_tensor(np.triu(np.ones((width, width), dtype), 1))
+        eye = ops.convert_to_tensor(np.broadcast_to(np.eye(width, dtype=dtype), gram.shape))
         return ops.solve_triangular(gram * upper + 0.5 * eye, eye, lower=False)
     half = width // 2
     first = _wy_factor(vectors[:, :, :half], transposed[:, :half], dtype)
@@ -104,6 +102,4 @@ def _wy_factor(vectors: Any, transposed: Any, dtype: str) -> Any:
     across = ops.matmul(transposed[:, :half], vectors[:, :, half:])
     corner = -ops.matmul(ops.matmul(first, across), second)
     below = ops.zeros_like(ops.swapaxes(corner, -1, -2))
-    return ops.concatenate(
-        [ops.concatenate([first, corner], -1), ops.concatenate([below, second], -1)], -2
-    )
+    return ops.concatenate([ops.concatenate([first, corner], -1), ops.concatenate([below, second], -1)], -2)

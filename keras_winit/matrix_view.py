@@ -22,18 +22,22 @@ class MatrixView(NamedTuple):
 
     @property
     def others(self) -> list[int]:
+        """The axes that are neither inputs nor outputs."""
         return [axis for axis in range(len(self.shape)) if axis not in (*self.inputs, *self.outputs)]
 
     @property
     def rows(self) -> int:
+        """How many inputs a matrix has."""
         return self._size(self.inputs)
 
     @property
     def columns(self) -> int:
+        """How many outputs a matrix has."""
         return self._size(self.outputs)
 
     @property
     def batch(self) -> int:
+        """How many matrices there are."""
         return self._size(self.others)
 
     def restore(self, matrices: Any) -> Any:

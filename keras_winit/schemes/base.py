@@ -111,7 +111,7 @@ class Scheme(keras.initializers.Initializer):
         config = {}
         for key in parameters(type(self)):
             value = self._given_seed if key == "seed" else getattr(self, key)
-            config[key] = keras.saving.serialize_keras_object(value)
+            config[key] = list(value) if isinstance(value, tuple) else keras.saving.serialize_keras_object(value)
         return config
 
     @classmethod

@@ -114,8 +114,7 @@ class RandomUniform(Scheme):
         self.maxval = as_float("maxval", maxval)
         if self.minval >= self.maxval:
             raise ValueError(
-                "`minval` must be below `maxval`. "
-                f"Received: minval={minval!r}, maxval={maxval!r}."
+                f"`minval` must be below `maxval`. Received: minval={minval!r}, maxval={maxval!r}."
             )
         self.set_seed(seed)
 

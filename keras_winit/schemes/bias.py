@@ -72,7 +72,7 @@ class PriorBias(Scheme):
     def draw(self, shape: Shape, dtype: str) -> Any:
         p = np.asarray(self.prior, "float64")
         if self.counts is not None:
-            p = np.asarray(self.counts, "float64") / sum(self.counts)
+            p = np.asarray(self.counts, "float64") / np.sum(self.counts)
             if self.activation == "sigmoid" and shape[-1] == 1 and p.size == 2:
                 p = p[1:]
         if p.ndim and p.size != shape[-1]:
@@ -132,7 +132,8 @@ class ChronoBias(Scheme):
         if dims[-1] % gates or (len(dims) == 2 and (self.cell == "lstm" or dims[0] != 2)):
             wanted = "(4·units,)" if self.cell == "lstm" else "(3·units,) or (2, 3·units)"
             raise ValueError(
-                f"ChronoBias of cell={self.cell!r} needs the shape {wanted} of a bias. Received: shape={dims!r}."
+                f"ChronoBias of cell={self.cell!r} needs the shape {wanted} of a bias. "
+                f"Received: shape={dims!r}."
             )
         return dims
 

@@ -9,7 +9,6 @@ from keras_winit.schemes.base import KernelScheme, Scheme, get, register
 from keras_winit.seeds import fold
 
 
-
 class Wrapper(KernelScheme):
     """The base of the wrappers. Axes and a seed given to a wrapper go on to what it wraps.
 

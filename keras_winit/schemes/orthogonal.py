@@ -40,7 +40,8 @@ class Orthogonal(KernelScheme):
 
     Example:
 
-    >>>     >>> q = np.asarray(Orthogonal(seed=0)((5, 3)))
+    >>> import numpy as np
+    >>> q = np.asarray(Orthogonal(seed=0)((5, 3)))
     >>> bool(np.allclose(q.T @ q, np.eye(3), atol=1e-6))
     True
 
@@ -89,7 +90,8 @@ class DeltaOrthogonal(Scheme):
 
     Example:
 
-    >>>     >>> kernel = np.asarray(DeltaOrthogonal(seed=0)((3, 3, 4, 6)))
+    >>> import numpy as np
+    >>> kernel = np.asarray(DeltaOrthogonal(seed=0)((3, 3, 4, 6)))
     >>> bool(np.allclose(kernel[1, 1] @ kernel[1, 1].T, np.eye(4), atol=1e-6))
     True
 

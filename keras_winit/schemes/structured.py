@@ -59,7 +59,7 @@ class Identity(KernelScheme):
             matrices = np.broadcast_to(eye, (view.batch, view.rows, view.columns))
             return view.restore(ops.convert_to_tensor(matrices, dtype=dtype))
         kernel = np.zeros(shape)
-        kernel[centre(shape)] = self.gain * np.eye(*shape[-2:])
+        kernel[centre(shape)] = self.gain * np.eye(shape[-2], shape[-1])
         return ops.convert_to_tensor(kernel, dtype=dtype)
 
 
@@ -159,7 +159,9 @@ class Sparse(KernelScheme):
     def draw(self, shape: Shape, dtype: str) -> Any:
         view = self.view(shape)
         # Only the inputs matter here: whatever else there is counts units.
-        units = MatrixView(shape, [axis for axis in range(len(shape)) if axis not in view.inputs], view.inputs)
+        units = MatrixView(
+            shape, [axis for axis in range(len(shape)) if axis not in view.inputs], view.inputs
+        )
         count = min(self.connections, view.rows)
         ranking = uniform((units.rows, view.rows), 1.0, dtype, fold(self.seed, "places"))
         _, chosen = ops.top_k(ranking, count)
@@ -197,7 +199,7 @@ class Bilinear(Scheme):
     random = False
 
     def draw(self, shape: Shape, dtype: str) -> Any:
-        kernel = np.eye(*shape[-2:])
+        kernel = np.eye(shape[-2], shape[-1])
         for size in reversed(shape[:-2]):
             factor = (size + 1) // 2
             middle = factor - 1 if size % 2 else factor - 0.5

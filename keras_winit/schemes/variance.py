@@ -1,7 +1,7 @@
 """Variance scaling: zero mean, and a variance of scale/n with n a fan or a mean of both."""
 
 import math
-from typing import Any, ClassVar
+from typing import Any
 
 from keras_winit.checks import Shape, as_bool, as_float, one_of
 from keras_winit.fans import MODES, Fans
@@ -33,7 +33,8 @@ class VarianceScheme(KernelScheme):
                 f"`fans` must be a pair (fan_in, fan_out) of positive numbers. Received: fans={fans!r}."
             ) from error
         try:
-            self.fans = tuple(Fans(fan_in, fan_out))
+            pair = Fans(fan_in, fan_out)
+            self.fans = (pair.fan_in, pair.fan_out)
         except (TypeError, ValueError) as error:
             raise type(error)(f"`fans` holds a bad number. {error} Received: fans={fans!r}.") from error
 
@@ -109,7 +110,7 @@ class FanInUniform(_Uniform):
     Source: Y. LeCun, L. Bottou, G. Orr, K.-R. Müller 1998, "Efficient BackProp".
     """
 
-    scale: ClassVar[float] = 1 / 3
+    scale = 1 / 3
 
 
 @register(

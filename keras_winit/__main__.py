@@ -1,0 +1,61 @@
+"""The command line: `python -m keras_winit COMMAND`, or `keras-winit COMMAND`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+import keras_winit
+from keras_winit import demo
+from keras_winit.schemes import scheme_class
+from keras_winit.terminal import console, table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 0, 1 where what it checks does not hold, 2 for an error."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+        return status
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        print(f"keras-winit {options.command}: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="keras-winit", description=keras_winit.__doc__)
+    parser.add_argument("--version", action="version", version=keras_winit.__version__)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    schemes = commands.add_parser("schemes", help="list every scheme with its formula and source")
+    schemes.set_defaults(run=_schemes)
+
+    recommend = commands.add_parser("recommend", help="say which scheme suits an activation, and why")
+    recommend.add_argument("activation", help="the name of a Keras activation, such as gelu")
+    recommend.add_argument("--distribution", choices=["uniform", "normal"], help="default: as published")
+    recommend.add_argument("--method", choices=["published", "exact"], default="published")
+    recommend.set_defaults(run=_recommend)
+
+    show = commands.add_parser("demo", help="the difference it makes, on handwritten digits, in a minute")
+    show.add_argument("--epochs", type=int, default=demo.EPOCHS, help="default: %(default)s")
+    show.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    show.add_argument("--save", metavar="FILE.keras", help="keep the better model in this file")
+    show.set_defaults(run=lambda options: demo.run(options.epochs, options.seed, options.save))
+    return parser
+
+
+def _schemes(_: argparse.Namespace) -> int:
+    rows = []
+    for name in keras_winit.names():
+        scheme = scheme_class(name)
+        rows.append((f"winit>{name}", scheme.formula, scheme.source, ", ".join(scheme.aliases)))
+    console().print(table(("scheme", "draws", "source", "aliases"), rows))
+    return 0
+
+
+def _recommend(options: argparse.Namespace) -> int:
+    print(keras_winit.recommend(options.activation, distribution=options.distribution, method=options.method))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

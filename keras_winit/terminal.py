@@ -1,0 +1,46 @@
+"""Tables and progress bars in one style: plain enough for a pipe, readable without colour."""
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+# Wide enough in a pipe that a table is not folded; a terminal has a width of its own.
+_PIPE_WIDTH = 160
+
+
+def console() -> Console:
+    """A console on standard output."""
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=_PIPE_WIDTH)
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> Table:
+    """A table of text; its cells are not read as markup."""
+    result = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
+    for heading in headings:
+        result.add_column(heading, overflow="fold")
+    for row in rows:
+        result.add_row(*(_escape(cell) for cell in row))
+    return result
+
+
+def progress() -> Progress:
+    """A progress bar on standard error, silent where that is no terminal."""
+    output = Console(stderr=True)
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=output,
+        disable=not output.is_terminal,
+    )
+
+
+def _escape(cell: Any) -> str:
+    return escape(str(cell))

@@ -1,0 +1,58 @@
+"""What several tests need: arrays of any backend, and statistics with derived tolerances."""
+
+import math
+import os
+import subprocess
+import sys
+
+import keras
+import numpy as np
+from scipy import stats
+
+BACKEND = keras.backend.backend()
+
+# E[x⁴]/σ⁴ of each distribution; the truncated normal's from scipy.
+KURTOSIS = {
+    "normal": 3.0,
+    "uniform": 1.8,
+    "truncated_normal": 3.0 + float(stats.truncnorm.stats(-2, 2, moments="k")),
+}
+DISTRIBUTION = {
+    "normal": lambda std: stats.norm(0, std),
+    "uniform": lambda std: stats.uniform(-math.sqrt(3) * std, 2 * math.sqrt(3) * std),
+    "truncated_normal": lambda std: stats.truncnorm(-2, 2, 0, std / float(stats.truncnorm.std(-2, 2))),
+}
+
+
+def array(tensor) -> np.ndarray:
+    """A tensor as a numpy array; half precision as float32, which holds it exactly."""
+    if "float16" in keras.backend.standardize_dtype(tensor.dtype):
+        tensor = keras.ops.cast(tensor, "float32")
+    return np.asarray(keras.ops.convert_to_numpy(tensor))
+
+
+def std_tolerance(distribution: str, count: int) -> float:
+    """Five relative standard errors of a sample's standard deviation."""
+    return 5 * math.sqrt((KURTOSIS[distribution] - 1) / (4 * count))
+
+
+def assert_drawn_from(sample: np.ndarray, distribution: str, std: float) -> None:
+    """The sample has this deviation, zero mean and this distribution."""
+    flat = np.asarray(sample, "float64").ravel()
+    error = flat.std() / std - 1
+    assert abs(error) < std_tolerance(distribution, flat.size), f"deviation off by {error:.2%}"
+    assert abs(flat.mean()) < 5 * std / math.sqrt(flat.size), f"mean {flat.mean():g}"
+    p = stats.kstest(flat, DISTRIBUTION[distribution](std).cdf).pvalue
+    assert p > 1e-4, f"Kolmogorov-Smirnov p = {p:g} against {distribution}"
+
+
+def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
+    """Run Python in a new process, from a folder without this checkout in it."""
+    return subprocess.run(
+        [sys.executable, *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        cwd=os.path.dirname(__file__),
+        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+    )
