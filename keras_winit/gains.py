@@ -21,8 +21,10 @@ _REACH = 12
 _STEPS_PER_UNIT = 2048
 # Points per axis where an activation joins two features, as a gated linear unit does.
 _GATE_POINTS = 481
-# A difference quotient this many times larger than both its neighbours is a jump, not a slope.
+# A difference quotient this many times larger than both its neighbours is a jump, not a slope; the
+# panel of the grid that holds it is cut into pieces.
 _JUMP = 10
+_PIECES = 32
 
 # Activations that join all features of a layer: their scale depends on its width, and what is
 # wanted of the layer before them is a deviation of 1.
@@ -122,14 +124,17 @@ def _elementwise(activation: Activation) -> Moments:
     slopes = np.diff(values) * _STEPS_PER_UNIT
     steep = np.abs(slopes)
     beside = np.maximum(np.append(steep[1:], 0), np.insert(steep[:-1], 0, 0))
-    jumps = steep > _JUMP * (beside + 1)
-    # The derivative has no value at a jump; either side's is as good.
-    slopes = np.where(jumps, np.append(slopes[1:], slopes[-1]), slopes)
+    squares = slopes**2
+    for panel in np.flatnonzero(steep > _JUMP * (beside + 1)):
+        # Look closer: all of the panel has a slope, but for the piece with the jump in it.
+        pieces = np.linspace(points[panel], points[panel + 1], _PIECES + 1)
+        rises = np.abs(np.diff(_evaluate(activation, pieces[None, :])[0])) * _PIECES * _STEPS_PER_UNIT
+        squares[panel] = np.mean(np.sort(rises)[:-1] ** 2)
     between = (weights[1:] + weights[:-1]) / 2
     return Moments(
         float(weights @ values),
         float(weights @ values**2),
-        float(between @ slopes**2 / between.sum()),
+        float(between @ squares / between.sum()),
     )
 
 

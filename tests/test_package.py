@@ -1,0 +1,127 @@
+"""The package as a whole: its layers, its imports, its weight, its docstrings."""
+
+import ast
+import doctest
+import importlib
+import inspect
+import json
+import pkgutil
+import statistics
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+from helpers import run_python
+
+import keras_winit as winit
+
+ROOT = Path(winit.__file__).parent
+MODULES = sorted(
+    {"keras_winit", *(module.name for module in pkgutil.walk_packages(winit.__path__, "keras_winit."))}
+)
+
+# From the bottom up: a module imports only what stands on a lower line.
+LAYERS = [
+    {"checks"},
+    {"seeds", "fans", "matrix_view", "terminal"},
+    {"sampling", "activations"},
+    {"haar", "gains"},
+    {"schemes.base"},
+    {"schemes.basic", "schemes.variance", "schemes.orthogonal", "schemes.compose", "schemes.bias"},
+    {"schemes.structured"},
+    {"schemes"},
+    {"choose"},
+    {"demo"},
+    {""},
+    {"__main__"},
+]
+LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+
+
+def short(module):
+    return module.removeprefix("keras_winit").removeprefix(".")
+
+
+def imports(module):
+    """The modules of this package that a module imports, names of modules resolved."""
+    spec = importlib.util.find_spec(module)
+    for node in ast.walk(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name in MODULES)
+        elif isinstance(node, ast.ImportFrom) and node.module and node.module in MODULES:
+            inner = [f"{node.module}.{alias.name}" for alias in node.names]
+            yield from (name for name in inner if name in MODULES)
+            if not all(name in MODULES for name in inner):
+                yield node.module
+
+
+def test_every_module_has_its_layer():
+    assert {short(module) for module in MODULES} == set(LEVEL)
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_go_only_downwards(module):
+    for imported in imports(module):
+        assert LEVEL[short(imported)] < LEVEL[short(module)], f"{module} imports {imported}"
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_doctests(module):
+    loaded = importlib.import_module(module)
+    finder = doctest.DocTestFinder(exclude_empty=True)
+    runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)
+    for test in finder.find(loaded, extraglobs=None):
+        runner.run(test)
+    assert runner.failures == 0
+
+
+@pytest.mark.parametrize("name", winit.__all__)
+def test_every_public_name_is_documented_with_an_example(name):
+    text = inspect.getdoc(getattr(winit, name))
+    assert text
+    assert ">>>" in text, f"{name} has no example"
+    assert "{" not in text.split("Example")[0], f"{name} has a placeholder left"
+
+
+def test_runtime_dependencies_are_keras_and_numpy():
+    needed = [need for need in metadata.requires("keras-winit") if "extra ==" not in need]
+    assert sorted(need.split(">")[0].strip() for need in needed) == ["keras", "numpy"]
+    extras = set(metadata.metadata("keras-winit").get_all("Provides-Extra"))
+    assert extras == {"tensorflow", "jax", "torch", "plots", "demo", "test", "dev"}
+    assert metadata.metadata("keras-winit")["License-Expression"] == "Apache-2.0"
+
+
+def test_version_and_types():
+    assert metadata.version("keras-winit") == winit.__version__
+    assert (ROOT / "py.typed").exists()
+
+
+IMPORT_TIME = """
+import json, sys, time
+import keras
+before = set(sys.modules)
+start = time.perf_counter()
+import keras_winit
+seconds = time.perf_counter() - start
+print("JSON" + json.dumps([seconds, sorted(set(sys.modules) - before)]))
+"""
+
+
+def test_importing_is_light():
+    runs = []
+    for _ in range(3):
+        finished = run_python("-c", IMPORT_TIME)
+        assert finished.returncode == 0, finished.stderr[-2000:]
+        seconds, modules = json.loads(finished.stdout.split("JSON")[1])
+        runs.append(seconds)
+    assert statistics.median(runs) < 0.05, runs
+    heavy = {"rich.table", "matplotlib", "scipy", "sklearn"}
+    assert not heavy & set(modules)
+
+
+def test_it_survives_stripped_docstrings():
+    code = "import keras_winit as w; print(w.HeUniform.__doc__, w.HeUniform(seed=1)((2, 3)).shape[0])"
+    finished = run_python("-OO", "-c", code)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert finished.stdout.split() == ["None", "2"]
+
