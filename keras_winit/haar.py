@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_winit.sampling import normal
+from keras_winit.generators import normal
 from keras_winit.seeds import Seed
 
 # Reflections applied in one product: wide enough that matrix products are limited by arithmetic

@@ -1,7 +1,7 @@
 """Random tensors: uniform, normal and truncated normal, in float32 or wider.
 
 Everything here is computed in the dtype it is asked for, float32 or float64; schemes ask for
-one of these and cast afterwards. It is `keras.ops` and `keras.random` only, so it traces.
+one of these and cast afterwards.
 """
 
 import math
@@ -11,7 +11,8 @@ import keras
 from keras import ops
 
 from keras_winit.checks import Shape
-from keras_winit.seeds import Seed, drawable
+from keras_winit.generators import normal, uniform
+from keras_winit.seeds import Seed
 
 # The deviation of a standard normal cut at two deviations: √(1 − 4·φ(2)/(2·Φ(2) − 1)).
 TRUNCATED_STD = 0.8796256610342398
@@ -26,16 +27,6 @@ def compute_dtype(dtype: str) -> str:
     if dtype == "float64" or not keras.backend.is_float_dtype(dtype):
         return dtype
     return "float32"
-
-
-def uniform(shape: Shape, limit: float, dtype: str, seed: Seed) -> Any:
-    """U(−limit, limit)."""
-    return keras.random.uniform(shape, -limit, limit, dtype=dtype, seed=drawable(seed))
-
-
-def normal(shape: Shape, stddev: float, dtype: str, seed: Seed) -> Any:
-    """N(0, stddev²)."""
-    return keras.random.normal(shape, 0.0, stddev, dtype=dtype, seed=drawable(seed))
 
 
 def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: Seed) -> Any:

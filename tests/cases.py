@@ -75,9 +75,28 @@ CASES = [
     _by_fans("lecun_normal", lambda i, o: 1 / sqrt(i), "truncated_normal", truncated=True),
     _by_fans("lecun_normal", lambda i, o: 1 / sqrt(77.5), "normal", fans=(77.5, 3)),
     _by_fans("variance_scaling", lambda i, o: 1 / sqrt(i), "normal"),
-    _by_fans("variance_scaling", lambda i, o: sqrt(3 / o), "uniform", scale=3.0, mode="fan_out", distribution="uniform"),
-    _by_fans("variance_scaling", lambda i, o: sqrt(2 / (i + o)), "truncated_normal", mode="fan_avg", distribution="truncated_normal"),
-    _by_fans("variance_scaling", lambda i, o: (i * o) ** -0.25, "normal", mode="fan_geo_avg", distribution="untruncated_normal"),
+    _by_fans(
+        "variance_scaling",
+        lambda i, o: sqrt(3 / o),
+        "uniform",
+        scale=3.0,
+        mode="fan_out",
+        distribution="uniform",
+    ),
+    _by_fans(
+        "variance_scaling",
+        lambda i, o: sqrt(2 / (i + o)),
+        "truncated_normal",
+        mode="fan_avg",
+        distribution="truncated_normal",
+    ),
+    _by_fans(
+        "variance_scaling",
+        lambda i, o: (i * o) ** -0.25,
+        "normal",
+        mode="fan_geo_avg",
+        distribution="untruncated_normal",
+    ),
     _by_fans("siren", lambda i, o: sqrt(6 / i) / 30 / sqrt(3), "uniform"),
     _by_fans("siren", lambda i, o: 1 / i / sqrt(3), "uniform", first=True),
     # Orthogonal: the mean square of an entry is exactly gain²/max(rows, columns).
@@ -120,7 +139,10 @@ def home_model(case: Case, initializer: Any) -> keras.Model:
         ]
     else:
         outputs = 8 if case.home == "conv4" else 5
-        stack = [keras.Input((6, 6, 3)), layers.Conv2D(outputs, 3, kernel_initializer=initializer, name="home")]
+        stack = [
+            keras.Input((6, 6, 3)),
+            layers.Conv2D(outputs, 3, kernel_initializer=initializer, name="home"),
+        ]
     return keras.Sequential(stack)
 
 

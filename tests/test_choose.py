@@ -9,8 +9,30 @@ import keras_winit as winit
 from keras_winit.activations import builtin_names
 from keras_winit.schemes import scheme_class
 
-HE = "relu relu6 leaky_relu elu celu gelu silu swish mish hard_silu hard_swish".split()
-GLOROT = "sigmoid hard_sigmoid tanh hard_tanh softsign linear softmax log_softmax sparsemax".split()
+HE = [
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "elu",
+    "celu",
+    "gelu",
+    "silu",
+    "swish",
+    "mish",
+    "hard_silu",
+    "hard_swish",
+]
+GLOROT = [
+    "sigmoid",
+    "hard_sigmoid",
+    "tanh",
+    "hard_tanh",
+    "softsign",
+    "linear",
+    "softmax",
+    "log_softmax",
+    "sparsemax",
+]
 EXACT = "exponential glu hard_shrink log_sigmoid soft_shrink softplus sparse_plus sparse_sigmoid squareplus tanh_shrink"
 EXPECTED = {
     **dict.fromkeys(HE, "he_uniform"),

@@ -35,7 +35,9 @@ def test_unknown_names_exit_2_with_a_suggestion(capsys):
     assert not printed.out
 
 
-@pytest.mark.parametrize("arguments", [[], ["no-such-command"], ["recommend"], ["recommend", "relu", "--method", "x"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["no-such-command"], ["recommend"], ["recommend", "relu", "--method", "x"]]
+)
 def test_misuse_exits_2(arguments, capsys):
     with pytest.raises(SystemExit) as caught:
         main(arguments)

@@ -87,7 +87,9 @@ def test_a_bad_shape_is_an_error(name):
 
 
 @pytest.mark.parametrize("name", winit.names())
-@pytest.mark.parametrize("shape", [(), (4,), (4, 6), (3, 4, 8), (3, 3, 4, 8), (2, 3, 3, 4, 8), (2, 2, 2, 2, 4, 8)])
+@pytest.mark.parametrize(
+    "shape", [(), (4,), (4, 6), (3, 4, 8), (3, 3, 4, 8), (2, 3, 3, 4, 8), (2, 2, 2, 2, 4, 8)]
+)
 def test_any_rank_is_drawn_or_refused(name, shape):
     scheme = winit.get(name, **BY_NAME[name].arguments)
     try:
@@ -176,7 +178,12 @@ def test_any_shape_is_drawn_exactly_or_refused(name, shape, dtype):
     name=st.sampled_from(winit.names()),
     data=st.data(),
     value=st.one_of(
-        st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=5), st.lists(st.integers(), max_size=3)
+        st.none(),
+        st.booleans(),
+        st.integers(),
+        st.floats(),
+        st.text(max_size=5),
+        st.lists(st.integers(), max_size=3),
     ),
 )
 def test_any_argument_is_taken_or_refused(name, data, value):

@@ -64,7 +64,9 @@ def reference(function, derivative=False):
     )
     # What the shifted edges left out, each of nearly constant height.
     if derivative:
-        total += sum(2 * shift * (integrand(e - 2 * shift) + integrand(e + 2 * shift)) / 2 for e in edges[1:-1])
+        total += sum(
+            2 * shift * (integrand(e - 2 * shift) + integrand(e + 2 * shift)) / 2 for e in edges[1:-1]
+        )
     return 1 / math.sqrt(total)
 
 
@@ -164,7 +166,7 @@ def test_a_layer_of_the_users_own():
 @pytest.mark.parametrize(
     ("activation", "message"),
     [
-        ("reul", 'no activation named \'reul\'. Did you mean "relu"'),
+        ("reul", "no activation named 'reul'. Did you mean \"relu\""),
         ("threshold", "without its two arguments"),
         (layers.Dense(3), "is no activation layer"),
         (3, "An activation is a name"),

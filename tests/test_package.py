@@ -24,8 +24,8 @@ MODULES = sorted(
 LAYERS = [
     {"checks"},
     {"seeds", "fans", "matrix_view", "terminal"},
-    {"sampling", "activations"},
-    {"haar", "gains"},
+    {"generators", "activations"},
+    {"sampling", "haar", "gains"},
     {"schemes.base"},
     {"schemes.basic", "schemes.variance", "schemes.orthogonal", "schemes.compose", "schemes.bias"},
     {"schemes.structured"},
@@ -124,4 +124,3 @@ def test_it_survives_stripped_docstrings():
     finished = run_python("-OO", "-c", code)
     assert finished.returncode == 0, finished.stderr[-2000:]
     assert finished.stdout.split() == ["None", "2"]
-

@@ -117,7 +117,9 @@ def test_dirac_depthwise():
     np.testing.assert_allclose(array(conv(data)), data, atol=1e-6)
 
 
-@pytest.mark.parametrize(("shape", "axes"), [((40, 7), None), ((3, 3, 5, 11), None), ((4, 30, 6), ([1], [0, 2]))])
+@pytest.mark.parametrize(
+    ("shape", "axes"), [((40, 7), None), ((3, 3, 5, 11), None), ((4, 30, 6), ([1], [0, 2]))]
+)
 def test_sparse_has_exactly_its_connections(shape, axes):
     extra = {} if axes is None else {"input_axes": axes[0], "output_axes": axes[1]}
     weights = array(winit.Sparse(connections=7, seed=1, **extra)(shape))
@@ -205,7 +207,9 @@ def test_prior_bias_predicts_the_prior():
     np.testing.assert_allclose(softmax, [0.5, 0.3, 0.2], rtol=1e-5)
 
 
-@pytest.mark.parametrize(("cell", "shape", "gates"), [("lstm", (8000,), 4), ("gru", (6000,), 3), ("gru", (2, 6000), 3)])
+@pytest.mark.parametrize(
+    ("cell", "shape", "gates"), [("lstm", (8000,), 4), ("gru", (6000,), 3), ("gru", (2, 6000), 3)]
+)
 def test_chrono_bias(cell, shape, gates):
     bias = array(winit.ChronoBias(timesteps=50, cell=cell, seed=1)(shape))
     first = np.split(bias if bias.ndim == 1 else bias[0], gates)

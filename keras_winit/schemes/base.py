@@ -86,7 +86,9 @@ class Scheme(keras.initializers.Initializer):
                 f"{type(self).__name__} draws real numbers and needs a floating-point `dtype`. "
                 f"Received: dtype={dtype!r}."
             )
-        return ops.cast(self.draw(shape, compute_dtype(dtype)), dtype)
+        wide = compute_dtype(dtype)
+        tensor = self.draw(shape, wide)
+        return tensor if wide == dtype else ops.cast(tensor, dtype)
 
     def check_shape(self, shape: Any) -> Shape:
         """The shape as a tuple, if this scheme can draw it."""
@@ -111,7 +113,9 @@ class Scheme(keras.initializers.Initializer):
         config = {}
         for key in parameters(type(self)):
             value = self._given_seed if key == "seed" else getattr(self, key)
-            config[key] = list(value) if isinstance(value, tuple) else keras.saving.serialize_keras_object(value)
+            config[key] = (
+                list(value) if isinstance(value, tuple) else keras.saving.serialize_keras_object(value)
+            )
         return config
 
     @classmethod

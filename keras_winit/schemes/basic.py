@@ -7,7 +7,8 @@ import numpy as np
 from keras import ops
 
 from keras_winit.checks import Shape, as_float
-from keras_winit.sampling import normal, truncated_normal, uniform
+from keras_winit.generators import normal, uniform
+from keras_winit.sampling import truncated_normal
 from keras_winit.schemes.base import Scheme, register
 
 

@@ -6,7 +6,7 @@ import numpy as np
 from keras import ops
 
 from keras_winit.checks import Shape, as_float, one_of
-from keras_winit.sampling import uniform
+from keras_winit.generators import uniform
 from keras_winit.schemes.base import Scheme, register
 
 
