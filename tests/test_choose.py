@@ -33,7 +33,10 @@ GLOROT = [
     "log_softmax",
     "sparsemax",
 ]
-EXACT = "exponential glu hard_shrink log_sigmoid soft_shrink softplus sparse_plus sparse_sigmoid squareplus tanh_shrink"
+EXACT = (
+    "exponential glu hard_shrink log_sigmoid soft_shrink softplus sparse_plus sparse_sigmoid squareplus "
+    "tanh_shrink"
+)
 EXPECTED = {
     **dict.fromkeys(HE, "he_uniform"),
     **dict.fromkeys(GLOROT, "glorot_uniform"),

@@ -1,6 +1,7 @@
 """Gains against closed forms, against independent quadrature, and against a simulated stack."""
 
 import math
+from itertools import pairwise
 
 import keras
 import numpy as np
@@ -60,7 +61,7 @@ def reference(function, derivative=False):
     shift = 2e-3 if derivative else 0.0
     total = sum(
         integrate.fixed_quad(np.vectorize(integrand), a + shift, b - shift, n=24)[0]
-        for a, b in zip(edges, edges[1:], strict=False)
+        for a, b in pairwise(edges)
     )
     # What the shifted edges left out, each of nearly constant height.
     if derivative:
