@@ -7,10 +7,14 @@ layer and saved models reload with their initializers.
 from keras_winit.choose import Recommendation, for_activation, for_layer, recommend
 from keras_winit.fans import Fans, compute_fans
 from keras_winit.gains import gain
+from keras_winit.models.initialize import initialize
+from keras_winit.models.layer_fans import layer_fans
+from keras_winit.models.plan import Plan
+from keras_winit.models.portable import portable
 from keras_winit.schemes import get, names
 from keras_winit.schemes.basic import Constant, Ones, RandomNormal, RandomUniform, TruncatedNormal, Zeros
 from keras_winit.schemes.bias import ChronoBias, PriorBias
-from keras_winit.schemes.compose import ICNR, PerGate, Scaled
+from keras_winit.schemes.compose import ICNR, PerGate, Scaled, Summed
 from keras_winit.schemes.orthogonal import DeltaOrthogonal, Orthogonal
 from keras_winit.schemes.structured import Bilinear, Dirac, Identity, Sparse
 from keras_winit.schemes.variance import (
@@ -46,6 +50,7 @@ __all__ = [
     "Ones",
     "Orthogonal",
     "PerGate",
+    "Plan",
     "PriorBias",
     "RandomNormal",
     "RandomUniform",
@@ -53,6 +58,7 @@ __all__ = [
     "Scaled",
     "Siren",
     "Sparse",
+    "Summed",
     "TruncatedNormal",
     "VarianceScaling",
     "Zeros",
@@ -61,6 +67,9 @@ __all__ = [
     "for_layer",
     "gain",
     "get",
+    "initialize",
+    "layer_fans",
     "names",
+    "portable",
     "recommend",
 ]

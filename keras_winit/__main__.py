@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import keras_winit
 from keras_winit import demo
+from keras_winit.files import check_model_path, read_model, write_model
 from keras_winit.schemes import scheme_class
 from keras_winit.terminal import console, table
 
@@ -35,6 +36,19 @@ def _parser() -> argparse.ArgumentParser:
     recommend.add_argument("--method", choices=["published", "exact"], default="published")
     recommend.set_defaults(run=_recommend)
 
+    initialize = commands.add_parser("initialize", help="draw every weight of a saved model anew")
+    initialize.add_argument("model", help="a .keras or .h5 file")
+    initialize.add_argument("out", help="the file to write; may be the same")
+    initialize.add_argument("--scheme", default="auto", help="auto, configured, torch, or a scheme's name")
+    initialize.add_argument("--seed", type=int, help="the root seed; without it one is drawn and printed")
+    initialize.add_argument("--dry-run", action="store_true", help="only print the plan")
+    initialize.set_defaults(run=_initialize)
+
+    portable = commands.add_parser("portable", help="a copy that loads without this package")
+    portable.add_argument("model", help="a .keras or .h5 file")
+    portable.add_argument("out", help="the file to write; may be the same")
+    portable.set_defaults(run=_portable)
+
     show = commands.add_parser("demo", help="the difference it makes, on handwritten digits, in a minute")
     show.add_argument("--epochs", type=int, default=demo.EPOCHS, help="default: %(default)s")
     show.add_argument("--seed", type=int, default=0, help="default: %(default)s")
@@ -54,6 +68,23 @@ def _schemes(_: argparse.Namespace) -> int:
 
 def _recommend(options: argparse.Namespace) -> int:
     print(keras_winit.recommend(options.activation, distribution=options.distribution, method=options.method))
+    return 0
+
+
+def _initialize(options: argparse.Namespace) -> int:
+    check_model_path(options.out)
+    model = read_model(options.model)
+    plan = keras_winit.initialize(model, options.scheme, seed=options.seed, dry_run=options.dry_run)
+    if not options.dry_run:
+        write_model(model, options.out)
+    print(plan)
+    return 0
+
+
+def _portable(options: argparse.Namespace) -> int:
+    check_model_path(options.out)
+    write_model(keras_winit.portable(read_model(options.model)), options.out)
+    print(f"{options.out} loads without keras_winit.")
     return 0
 
 

@@ -47,6 +47,9 @@ class Scheme(keras.initializers.Initializer):
     source: ClassVar[str]
     ranks: ClassVar[tuple[int, int | None]] = (0, None)
     random: ClassVar[bool] = True
+    # Whether an output's weights are drawn in view of another's, so that the gates of a recurrent
+    # kernel and the groups of a convolution have to be drawn apart.
+    blockwise: ClassVar[bool] = False
 
     seed: Any
 

@@ -1,5 +1,6 @@
 """Schemes that wrap another: scaled, drawn per gate, or repeated for subpixel upsampling."""
 
+import math
 from typing import Any
 
 from keras import ops
@@ -34,10 +35,22 @@ class Wrapper(KernelScheme):
             config.update(input_axes=self.input_axes, output_axes=self.output_axes)
         return type(self.initializer).from_config(config)
 
-    def inner_std(self, shape: Shape) -> float | None:
-        """The wrapped scheme's deviation, where it is one of this package."""
-        inner = self.inner()
-        return inner.expected_std(shape) if isinstance(inner, Scheme) else None
+    def part(self, shape: Shape) -> Shape:
+        """The shape that the wrapped initializer draws, of a weight of this shape."""
+        return shape
+
+    def check_shape(self, shape: Any) -> Shape:
+        """The shape as a tuple, if the wrapped scheme can draw its part."""
+        dims = super().check_shape(shape)
+        inner, part = self.inner(), self.part(dims)
+        if isinstance(inner, Scheme):
+            inner.check_shape(part)
+        return dims
+
+    def expected_std(self, shape: Any) -> float | None:
+        """The wrapped scheme's deviation for its part, where it is a scheme of this package."""
+        inner, part = self.inner(), self.part(self.check_shape(shape))
+        return inner.expected_std(part) if isinstance(inner, Scheme) else None
 
 
 @register("scaled", formula="factor · initializer", source="Radford et al. 2019, GPT-2")
@@ -79,7 +92,7 @@ class Scaled(Wrapper):
 
     def expected_std(self, shape: Any) -> float | None:
         """|factor| times the wrapped deviation."""
-        std = self.inner_std(self.check_shape(shape))
+        std = super().expected_std(shape)
         return None if std is None else abs(self.factor) * std
 
 
@@ -125,22 +138,17 @@ class PerGate(Wrapper):
         self.gates = as_int("gates", gates, minimum=1)
         self.wrap(initializer, seed, input_axes, output_axes)
 
-    def gate_shape(self, shape: Any) -> Shape:
+    def part(self, shape: Shape) -> Shape:
         """The shape of one gate."""
-        dims = self.check_shape(shape)
-        if dims[-1] % self.gates:
+        if shape[-1] % self.gates:
             raise ValueError(
-                f"`gates` must divide the last dimension. Received: gates={self.gates} for shape={dims!r}."
+                f"`gates` must divide the last dimension. Received: gates={self.gates} for shape={shape!r}."
             )
-        return (*dims[:-1], dims[-1] // self.gates)
+        return (*shape[:-1], shape[-1] // self.gates)
 
     def draw(self, shape: Shape, dtype: str) -> Any:
-        gate = self.gate_shape(shape)
+        gate = self.part(shape)
         return ops.concatenate([self.inner("gate", i)(gate, dtype) for i in range(self.gates)], axis=-1)
-
-    def expected_std(self, shape: Any) -> float | None:
-        """The wrapped deviation for the shape of one gate."""
-        return self.inner_std(self.gate_shape(shape))
 
 
 @register(
@@ -188,22 +196,58 @@ class ICNR(Wrapper):
         self.factor = as_int("factor", factor, minimum=1)
         self.wrap(initializer, seed, input_axes, output_axes)
 
-    def pixel_shape(self, shape: Any) -> Shape:
+    def part(self, shape: Shape) -> Shape:
         """The shape of the kernel of one subpixel."""
-        dims = self.check_shape(shape)
-        repeats = self.factor ** (len(dims) - 2)
-        if dims[-1] % repeats:
+        repeats = self.factor ** (len(shape) - 2)
+        if shape[-1] % repeats:
             raise ValueError(
-                f"ICNR needs output channels that divide by factor^{len(dims) - 2} = {repeats}. "
-                f"Received: factor={self.factor} for shape={dims!r} with {dims[-1]} output channels."
+                f"ICNR needs output channels that divide by factor^{len(shape) - 2} = {repeats}. "
+                f"Received: factor={self.factor} for shape={shape!r} with {shape[-1]} output channels."
             )
-        return (*dims[:-1], dims[-1] // repeats)
+        return (*shape[:-1], shape[-1] // repeats)
 
     def draw(self, shape: Shape, dtype: str) -> Any:
-        pixel = self.pixel_shape(shape)
+        pixel = self.part(shape)
         kernel = self.inner()(pixel, dtype)
         return ops.tile(kernel, (1,) * (len(shape) - 1) + (shape[-1] // pixel[-1],))
 
+
+@register(
+    "summed",
+    formula="the sum of `terms` independent draws of initializer",
+    source="PyTorch's recurrent layers, which have two biases where Keras has their sum",
+)
+class Summed(Wrapper):
+    """The sum of several independent draws of the wrapped initializer.
+
+    Args:
+        initializer: what to draw: a name of a scheme, a config or an initializer.
+        terms: how many draws to add, a positive integer.
+        {seed}
+        {axes}
+
+    Example:
+
+    >>> round(Summed("he_normal", terms=2).expected_std((300, 100)), 6)  # √(2·2/300)
+    0.11547
+    """
+
+    def __init__(
+        self,
+        initializer: Any = "fan_in_uniform",
+        terms: int = 2,
+        seed: Any = None,
+        *,
+        input_axes: Any = None,
+        output_axes: Any = None,
+    ) -> None:
+        self.terms = as_int("terms", terms, minimum=1)
+        self.wrap(initializer, seed, input_axes, output_axes)
+
+    def draw(self, shape: Shape, dtype: str) -> Any:
+        return sum(self.inner("term", i)(shape, dtype) for i in range(self.terms))
+
     def expected_std(self, shape: Any) -> float | None:
-        """The wrapped deviation for the kernel of one subpixel."""
-        return self.inner_std(self.pixel_shape(shape))
+        """√terms times the wrapped deviation."""
+        std = super().expected_std(shape)
+        return None if std is None else math.sqrt(self.terms) * std

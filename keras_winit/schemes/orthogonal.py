@@ -52,6 +52,7 @@ class Orthogonal(KernelScheme):
     """
 
     ranks = (2, None)
+    blockwise = True
 
     def __init__(
         self, gain: float = 1.0, seed: Any = None, *, input_axes: Any = None, output_axes: Any = None
@@ -100,6 +101,7 @@ class DeltaOrthogonal(Scheme):
     """
 
     ranks = (3, 5)
+    blockwise = True
 
     def __init__(self, gain: float = 1.0, seed: Any = None) -> None:
         self.gain = as_float("gain", gain, positive=True)

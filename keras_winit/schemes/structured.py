@@ -44,6 +44,7 @@ class Identity(KernelScheme):
 
     ranks = (2, None)
     random = False
+    blockwise = True
 
     def __init__(
         self, gain: float = 1.0, seed: Any = None, *, input_axes: Any = None, output_axes: Any = None
@@ -91,6 +92,7 @@ class Dirac(Scheme):
 
     ranks = (3, 5)
     random = False
+    blockwise = True
 
     def __init__(self, groups: int | str = 1, gain: float = 1.0) -> None:
         self.groups = groups if groups == "depthwise" else as_int("groups", groups, minimum=1)

@@ -1,0 +1,128 @@
+"""The activation that follows a layer: its own, or the next one in the model's graph."""
+
+from typing import Any
+
+import keras
+from keras import layers
+
+from keras_winit.activations import Activation, builtin_names, resolve
+from keras_winit.models.slots import Slot
+
+# What a signal passes through with its distribution more or less as it was.
+_TRANSPARENT = (
+    layers.BatchNormalization,
+    layers.LayerNormalization,
+    layers.GroupNormalization,
+    layers.RMSNormalization,
+    layers.UnitNormalization,
+    layers.Normalization,
+    layers.Dropout,
+    layers.SpatialDropout1D,
+    layers.SpatialDropout2D,
+    layers.SpatialDropout3D,
+    layers.AlphaDropout,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    layers.ActivityRegularization,
+    layers.AveragePooling1D,
+    layers.AveragePooling2D,
+    layers.AveragePooling3D,
+    layers.MaxPooling1D,
+    layers.MaxPooling2D,
+    layers.MaxPooling3D,
+    layers.GlobalAveragePooling1D,
+    layers.GlobalAveragePooling2D,
+    layers.GlobalAveragePooling3D,
+    layers.GlobalMaxPooling1D,
+    layers.GlobalMaxPooling2D,
+    layers.GlobalMaxPooling3D,
+    layers.Flatten,
+    layers.Reshape,
+    layers.Permute,
+    layers.RepeatVector,
+    layers.Identity,
+    layers.InputLayer,
+    layers.Cropping1D,
+    layers.Cropping2D,
+    layers.Cropping3D,
+    layers.UpSampling1D,
+    layers.UpSampling2D,
+    layers.UpSampling3D,
+    layers.ZeroPadding1D,
+    layers.ZeroPadding2D,
+    layers.ZeroPadding3D,
+)
+_ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU, layers.Softmax)
+
+
+class Graph:
+    """Which operation of a model reads another's output, through nested models."""
+
+    def __init__(self, model: keras.layers.Layer) -> None:
+        self._readers: dict[int, list[Any]] = {}
+        self._after_nested: dict[int, Any] = {}
+        self._first: dict[int, list[Any]] = {}
+        for layer in model._flatten_layers():
+            function = getattr(layer, "_functional", None) if isinstance(layer, keras.Sequential) else layer
+            if not isinstance(function, keras.Model) or not hasattr(function, "operations"):
+                continue
+            self._read(layer, function)
+
+    def _read(self, model: Any, function: Any) -> None:
+        for nodes in function._nodes_by_depth.values():
+            for node in nodes:
+                for parent in node.parent_nodes:
+                    self._readers.setdefault(id(parent.operation), []).append(node.operation)
+        outputs = [tensor._keras_history.operation for tensor in function.outputs]
+        inputs = [tensor._keras_history.operation for tensor in function.inputs]
+        for place in {id(model): model, id(function): function}.values():
+            self._first[id(place)] = inputs
+        if len(outputs) == 1:
+            self._after_nested[id(outputs[0])] = model
+
+    def activation_after(self, slot: Slot) -> tuple[Activation, str]:
+        """The activation that a slot's layer feeds, and how it was found."""
+        own = getattr(slot.layer, "activation", None)
+        if own is not None and own is not keras.activations.linear:
+            return resolve(own), "the layer's own activation"
+        start = slot.layer
+        for parent in reversed(slot.parents):  # a wrapped layer is called by its wrapper
+            if id(start) in self._readers or not isinstance(parent, (layers.Wrapper, layers.RNN)):
+                break
+            start = parent
+        return self._search(start)
+
+    def _search(self, start: Any) -> tuple[Activation, str]:
+        queue, seen = self._next(start), set()
+        while queue:
+            operation = queue.pop(0)
+            if id(operation) in seen:
+                continue
+            seen.add(id(operation))
+            found = _activation_of(operation)
+            if found is not None:
+                return found, f"{operation.name} follows"
+            if id(operation) in self._first:
+                queue = [*self._first[id(operation)], *queue]
+            elif isinstance(operation, _TRANSPARENT):
+                queue = [*self._next(operation), *queue]
+        return resolve(None), "no activation follows"
+
+    def _next(self, operation: Any) -> list[Any]:
+        """The readers of an operation's output, or of the nested model's whose output it is."""
+        readers = list(self._readers.get(id(operation), []))
+        nested = self._after_nested.get(id(operation))
+        if nested is not None and nested is not operation:
+            readers += self._next(nested)
+        return readers
+
+
+def _activation_of(operation: Any) -> Activation | None:
+    """The activation that an operation of the graph is, or None."""
+    if isinstance(operation, _ACTIVATIONS):
+        return resolve(operation)
+    if isinstance(operation, layers.Layer):
+        return None
+    name = type(operation).__name__.lower()  # an operation of keras.ops, such as Relu
+    matches = [known for known in builtin_names() if known.replace("_", "") == name]
+    return resolve(matches[0]) if matches else None

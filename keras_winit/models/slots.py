@@ -1,0 +1,265 @@
+"""A model's variables in order, each with its layer, place, role and fans.
+
+This is the only file that knows what Keras' layers call their attributes.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+from keras import layers
+
+from keras_winit.checks import Shape
+from keras_winit.fans import Fans
+from keras_winit.models.layer_fans import einsum_axes, layer_fans, owned
+
+# What a variable is for, by its name; everything else is "other".
+_ROLES = {
+    "kernel": ("kernel", "depthwise_kernel", "pointwise_kernel"),
+    "recurrent": ("recurrent_kernel",),
+    "embedding": ("embeddings", "reverse_embeddings"),
+    "bias": ("bias",),
+    "norm": ("gamma", "beta"),
+    "statistic": (
+        "moving_mean",
+        "moving_variance",
+        "moving_stddev",
+        "renorm_mean",
+        "renorm_stddev",
+        "vector_u",
+    ),
+}
+_ROLE_OF = {name: role for role, names in _ROLES.items() for name in names}
+
+# Where the attribute that holds the initializer is not the variable's name with _initializer.
+_INITIALIZERS = {
+    "recurrent_kernel": "recurrent_initializer",
+    "depthwise_kernel": "depthwise_initializer",
+    "pointwise_kernel": "pointwise_initializer",
+    "reverse_embeddings": "embeddings_initializer",
+}
+_DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+_TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
+_CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
+_ATTENTION = (layers.MultiHeadAttention, layers.GroupQueryAttention)
+_CONV_LSTM_CELL = type(layers.ConvLSTM1D(1, 1).cell)
+_GATED = (layers.LSTMCell, _CONV_LSTM_CELL)
+
+# Initial values that Keras writes into its layers' code instead of an attribute.
+_WRITTEN_IN_CODE = {
+    (layers.RMSNormalization, "scale"): "ones",
+    (layers.SpectralNormalization, "vector_u"): keras.initializers.TruncatedNormal(stddev=0.02),
+    (layers.BatchNormalization, "moving_stddev"): "ones",
+    (layers.BatchNormalization, "renorm_mean"): "zeros",
+    (layers.BatchNormalization, "renorm_stddev"): "ones",
+    (layers.AdditiveAttention, "scale"): "glorot_uniform",
+    (layers.Attention, "scale"): "ones",
+    (layers.Attention, "concat_score_weight"): "ones",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Slot:
+    """One variable of a model.
+
+    Attributes:
+        variable: the Keras variable.
+        layer: the layer that owns it.
+        parents: the layers around that one, from the model inwards.
+        place: where it is in the model, with automatic names counted in the model: the same in
+            every process, and not changed by layers with names of their own.
+        role: kernel, recurrent, embedding, bias, norm, statistic or other.
+        blocks: how many independent matrices stand side by side on the last axis: gates, groups.
+        axes: input and output axes, where the shape does not tell; else None.
+        fans: the exact fans, or None for what has none.
+        attribute: the name of the layer's attribute that holds the initializer, or None.
+        kept: why it must not be drawn, or None.
+    """
+
+    variable: Any
+    layer: Any
+    parents: tuple[Any, ...]
+    place: str
+    role: str
+    blocks: int
+    axes: tuple[list[int], list[int]] | None
+    fans: Fans | None
+    attribute: str | None
+    kept: str | None
+
+    @property
+    def path(self) -> str:
+        """The path that Keras gives the variable."""
+        return str(self.variable.path)
+
+    @property
+    def shape(self) -> Shape:
+        """The variable's shape."""
+        return tuple(int(size) for size in self.variable.shape)
+
+    @property
+    def configured(self) -> Any:
+        """The initializer that the layer itself was given, or what Keras' code says; None if unknown."""
+        if self.attribute:
+            return getattr(self.layer, self.attribute)
+        for (kind, name), initializer in _WRITTEN_IN_CODE.items():
+            if isinstance(self.layer, kind) and self.variable.name == name:
+                return keras.initializers.get(initializer)
+        return None
+
+    @property
+    def axes_by_keras(self) -> tuple[list[int], list[int]] | None:
+        """The axes that Keras gives this layer's own initializer, or None."""
+        if self.role == "kernel" and isinstance(self.layer, layers.EinsumDense):
+            return einsum_axes(self.layer, by_keras=True)
+        return None
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether each input channel has a kernel of its own."""
+        return self.variable.name == "depthwise_kernel" or isinstance(self.layer, _DEPTHWISE)
+
+    @property
+    def attention(self) -> Any:
+        """The attention layer that this projection belongs to, or None."""
+        return next((parent for parent in reversed(self.parents) if isinstance(parent, _ATTENTION)), None)
+
+    @property
+    def forget_bias(self) -> bool:
+        """Whether Keras sets the forget gate of this bias to one."""
+        return self.role == "bias" and bool(getattr(self.layer, "unit_forget_bias", False))
+
+    def recorders(self) -> list[tuple[Any, str]]:
+        """The attributes, as (owner, name), that a saved model keeps the initializer in."""
+        result = [(self.layer, self.attribute)] if self.attribute else []
+        # An attention layer keeps one initializer for all its projections: that of the query.
+        if self.attribute and self.attention is not None and self.layer is self.attention.query_dense:
+            prefix = "_" if isinstance(self.attention, layers.MultiHeadAttention) else ""
+            result.append((self.attention, prefix + self.attribute))
+        return result
+
+
+def slots(model: keras.layers.Layer) -> list[Slot]:
+    """Every variable of a built model, once, in the order of its layers."""
+    if not isinstance(model, layers.Layer):
+        raise TypeError(f"`model` must be a Keras model. Received: {model!r} of type {type(model).__name__}.")
+    unbuilt = [layer.name for layer in model._flatten_layers() if not layer.built and _has_weights(layer)]
+    if not model.built or unbuilt:
+        which = f"its layers {unbuilt[:5]} are" if unbuilt and model.built else "it is"
+        raise ValueError(
+            f"The model {model.name!r} has no weights to work on yet: {which} not built. "
+            "Call the model on data, or `model.build(input_shape)`, first."
+        )
+    result, seen = [], set()
+    for layer, parents, chain in _walk(model, (), (), set()):
+        names: Counter[str] = Counter()
+        for variable in owned(layer):
+            if id(variable) in seen:
+                continue
+            seen.add(id(variable))
+            names[variable.name] += 1
+            count = f"_{names[variable.name]}" if names[variable.name] > 1 else ""
+            result.append(_slot(variable, layer, parents, "/".join([*chain, variable.name + count])))
+    return result
+
+
+def children(layer: keras.layers.Layer) -> list[Any]:
+    """The layers directly inside a layer, in the order in which it was given them."""
+    inner = layer.layers if isinstance(layer, keras.Model) else None
+    # A Sequential model also holds the functional model that it runs as.
+    return list(inner) if inner else list(layer._flatten_layers(include_self=False, recursive=False))
+
+
+def _walk(
+    layer: Any, parents: tuple[Any, ...], chain: tuple[str, ...], seen: set[int]
+) -> Iterator[tuple[Any, tuple[Any, ...], tuple[str, ...]]]:
+    """Each layer once, with the layers around it and the names that lead to it."""
+    if id(layer) in seen:
+        return
+    seen.add(id(layer))
+    yield layer, parents, chain
+    counts: Counter[str] = Counter()
+    for child in children(layer):
+        name, automatic = _stable_name(child)
+        if automatic:
+            counts[name] += 1
+            name = f"{name}_{counts[name]}"
+        yield from _walk(child, (*parents, layer), (*chain, name), seen)
+
+
+def _stable_name(layer: Any) -> tuple[str, bool]:
+    """A layer's name, and whether Keras made it: `dense_37` becomes `dense`, to be counted."""
+    kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(layer).__name__).lower()
+    base = re.sub(r"_\d+$", "", layer.name)
+    core = re.sub(r"^(forward|backward)_", "", base)  # the halves of a Bidirectional
+    automatic = core.replace("_", "") == kind.replace("_", "")
+    return (base, True) if automatic else (str(layer.name), False)
+
+
+def _has_weights(layer: Any) -> bool:
+    return type(layer).build is not layers.Layer.build and not isinstance(layer, keras.Model)
+
+
+def _slot(variable: Any, layer: Any, parents: tuple[Any, ...], place: str) -> Slot:
+    role = _ROLE_OF.get(variable.name, "other")
+    if role == "other" and isinstance(layer, layers.RMSNormalization):
+        role = "norm"
+    attribute = _INITIALIZERS.get(variable.name, f"{variable.name}_initializer")
+    if isinstance(layer, _DEPTHWISE) and variable.name == "kernel":
+        attribute = "depthwise_initializer"
+    drawn = role in ("kernel", "recurrent", "embedding", "bias")
+    return Slot(
+        variable=variable,
+        layer=layer,
+        parents=parents,
+        place=place,
+        role=role,
+        blocks=_blocks(layer, role),
+        axes=_axes(layer, variable, role),
+        fans=layer_fans(layer, variable) if drawn else None,
+        attribute=attribute if hasattr(layer, attribute) else None,
+        kept=_reason_to_keep(variable, layer, role),
+    )
+
+
+def _blocks(layer: Any, role: str) -> int:
+    if role not in ("kernel", "recurrent"):
+        return 1
+    if isinstance(layer, _GATED):
+        return 4
+    if isinstance(layer, layers.GRUCell):
+        return 3
+    return int(layer.groups) if isinstance(layer, _CONVOLUTIONS) else 1
+
+
+def _axes(layer: Any, variable: Any, role: str) -> tuple[list[int], list[int]] | None:
+    rank = len(variable.shape)
+    spatial = list(range(rank - 2))
+    if role != "kernel":
+        return None
+    if isinstance(layer, layers.EinsumDense):
+        return einsum_axes(layer)
+    if isinstance(layer, _TRANSPOSED):
+        return [rank - 1], [*spatial, rank - 2]
+    if isinstance(layer, _DEPTHWISE) or variable.name == "depthwise_kernel":
+        return spatial, [rank - 1]
+    return None
+
+
+def _reason_to_keep(variable: Any, layer: Any, role: str) -> str | None:
+    if getattr(layer, "quantization_mode", None):
+        return f"quantized to {layer.quantization_mode}"
+    if variable.name.startswith("lora_"):
+        return "a low-rank adapter"
+    if not keras.backend.is_float_dtype(variable.dtype):
+        return f"not of real numbers, but {variable.dtype}"
+    if isinstance(layer, layers.Normalization):
+        return "learned from data by adapt()"
+    if isinstance(layer, layers.STFTSpectrogram):
+        return "a fixed transform"
+    if not layer.trainable or (role != "statistic" and not variable.trainable):
+        return "frozen"
+    return None
