@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import warnings
 from pathlib import Path
 
 import keras
@@ -22,8 +23,22 @@ def read_model(path: str) -> keras.Model:
         raise ValueError(f"There is no file {path!r}.")
     try:
         return keras.models.load_model(path)
-    except Exception as error:
-        raise ValueError(f"Keras cannot load {path!r}: {_first_lines(error)}") from error
+    except Exception as error:  # whatever a damaged file makes Keras raise
+        model = _without_compile_state(path)
+        if model is None:
+            raise ValueError(f"Keras cannot load {path!r}: {_first_lines(error)}") from error
+        warnings.warn(f"The compile state of {path!r} is left out: {_first_lines(error)}", stacklevel=2)
+        return model
+
+
+def _without_compile_state(path: str) -> keras.Model | None:
+    """An h5 model whose losses or metrics Keras cannot read, though the model itself it can."""
+    if not path.endswith(".h5"):
+        return None
+    try:
+        return keras.models.load_model(path, compile=False)
+    except Exception:  # then it is not the compile state
+        return None
 
 
 def write_model(model: keras.Model, path: str) -> None:

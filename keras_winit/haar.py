@@ -93,8 +93,8 @@ def _wy_factor(vectors: Any, transposed: Any, dtype: str) -> Any:
     width = vectors.shape[-1]
     if width <= _LEAF:
         gram = ops.matmul(transposed, vectors)
-        upper = ops.convert_to_tensor(np.triu(np.ones((width, width), dtype), 1))
-        eye = ops.convert_to_tensor(np.broadcast_to(np.eye(width, dtype=dtype), gram.shape))
+        upper = ops.convert_to_tensor(np.triu(np.ones((width, width)), 1), dtype=dtype)
+        eye = ops.convert_to_tensor(np.broadcast_to(np.eye(width), gram.shape), dtype=dtype)
         return ops.solve_triangular(gram * upper + 0.5 * eye, eye, lower=False)
     half = width // 2
     first = _wy_factor(vectors[:, :, :half], transposed[:, :half], dtype)

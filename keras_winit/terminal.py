@@ -29,6 +29,14 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str 
     return result
 
 
+def table_text(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """A table as plain text, for `str` of a result."""
+    screen = Console(width=_PIPE_WIDTH, color_system=None, force_terminal=False, force_jupyter=False)
+    with screen.capture() as captured:
+        screen.print(table(headings, rows))
+    return "\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines())
+
+
 def progress() -> Progress:
     """A progress bar on standard error, silent where that is no terminal."""
     output = Console(stderr=True)

@@ -116,6 +116,14 @@ CASES = [
         gates=4,
         shapes=((300, 160), CONV),
     ),
+    # A sum of independent uniforms is no uniform: of normals it stays one.
+    _by_fans(
+        "summed",
+        lambda i, o: sqrt(3 * 2 / (i + o)),
+        "normal",
+        initializer="glorot_normal",
+        terms=3,
+    ),
     Case("icnr", {"factor": 2}, {CONV: sqrt(2 / 360)}, home="conv4", shapes=(CONV,)),
     Case("prior_bias", {"prior": 0.2}, home="bias"),
     Case("prior_bias", {"counts": [1.0, 2.0, 5.0], "activation": "softmax"}, home="bias", shapes=((3,),)),

@@ -1,5 +1,7 @@
 """The command line, as a user runs it."""
 
+import keras
+import numpy as np
 import pytest
 from helpers import BACKEND, run_python
 
@@ -70,6 +72,95 @@ def test_demo_in_a_process_of_its_own(tmp_path):
     assert path.exists()
     # A pipe gets no progress bar.
     assert "━" not in finished.stdout + finished.stderr
+
+
+def saved(folder, ending="keras"):
+    hidden = keras.layers.Dense(5, "relu", kernel_initializer="winit>he_normal")
+    model = keras.Sequential([keras.Input((6,)), hidden, keras.layers.Dense(2)])
+    model.compile("adam", keras.losses.MeanSquaredError())
+    path = folder / f"model.{ending}"
+    model.save(path)
+    return model, path
+
+
+@pytest.mark.parametrize("ending", ["keras", "h5"])
+def test_initialize_and_portable(ending, tmp_path, capsys):
+    model, path = saved(tmp_path, ending)
+    out = tmp_path / f"out.{ending}"
+    assert main(["initialize", str(path), str(out), "--scheme", "orthogonal", "--seed", "3"]) == 0
+    printed = capsys.readouterr().out
+    assert "orthogonal" in printed
+    assert "seed 3" in printed
+    winit.initialize(model, "orthogonal", seed=3)
+    found = keras.models.load_model(out)
+    for one, other in zip(found.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert type(found.layers[0].kernel_initializer) is winit.Orthogonal
+    # In place, and without this package afterwards.
+    assert main(["portable", str(out), str(out)]) == 0
+    again = keras.models.load_model(out)
+    assert type(again.layers[0].kernel_initializer) is keras.initializers.Orthogonal
+    for one, other in zip(again.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert again.compiled
+    assert sorted(item.name for item in tmp_path.iterdir()) == sorted([path.name, out.name])
+
+
+def test_an_h5_file_whose_loss_keras_cannot_read(tmp_path):
+    model, path = saved(tmp_path, "h5")
+    model.compile("adam", "mse")  # Keras writes this so that it cannot load it itself
+    model.save(path)
+    with pytest.warns(UserWarning, match="compile state .* is left out"):
+        assert main(["portable", str(path), str(tmp_path / "out.h5")]) == 0
+    for one, other in zip(
+        keras.models.load_model(tmp_path / "out.h5").get_weights(), model.get_weights(), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_dry_run_writes_nothing(tmp_path, capsys):
+    _, path = saved(tmp_path)
+    assert main(["initialize", str(path), str(tmp_path / "out.keras"), "--dry-run"]) == 0
+    assert "would be drawn" in capsys.readouterr().out
+    assert [item.name for item in tmp_path.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["initialize", "{path}", "{folder}/out.txt"], "ends in .keras or .h5"),
+        (["initialize", "{folder}/none.keras", "{folder}/out.keras"], "There is no file"),
+        (["initialize", "{path}", "{folder}/no/out.keras"], "There is no folder"),
+        (["initialize", "{path}", "{folder}/out.keras", "--scheme", "he_norml"], 'Did you mean "he_normal"'),
+        (["portable", "{broken}", "{folder}/out.keras"], "Keras cannot load"),
+        (["portable", "{path}", "{folder}/out"], "ends in .keras or .h5"),
+    ],
+)
+def test_model_commands_exit_2_and_write_nothing(arguments, message, tmp_path, capsys):
+    _, path = saved(tmp_path)
+    broken = tmp_path / "broken.keras"
+    broken.write_bytes(path.read_bytes()[:100])
+    before = sorted(item.name for item in tmp_path.iterdir())
+    filled = [part.format(path=path, folder=tmp_path, broken=broken) for part in arguments]
+    assert main(filled) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(item.name for item in tmp_path.iterdir()) == before
+
+
+def test_a_failure_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
+    _, path = saved(tmp_path)
+    old = path.read_bytes()
+
+    def fail(self, target):
+        with open(target, "wb") as file:
+            file.write(b"half")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(keras.Sequential, "save", fail)
+    with pytest.raises(KeyboardInterrupt):
+        main(["initialize", str(path), str(path)])
+    assert path.read_bytes() == old
+    assert [item.name for item in tmp_path.iterdir()] == [path.name]
 
 
 def test_a_new_process_exits_with_the_status():

@@ -40,6 +40,7 @@ BAD = {
     "timesteps": (*NUMBERS, 2, -3),
     "connections": (*NUMBERS, 0, -1, 2.5),
     "gates": (*NUMBERS, 0, -1, 2.5),
+    "terms": (*NUMBERS, 0, -1, 2.5),
     "groups": (*NUMBERS, 0, -1, 2.5),
     "cell": ("rnn", None, 3),
     "activation": ("relu", None, 3),

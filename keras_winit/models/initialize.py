@@ -151,6 +151,8 @@ def _scheme(item: Any) -> Any:
             f"`scheme` must be one of {list(MODES)}, the name of a scheme, an initializer, or a mapping of "
             f"regular expressions to these. Received: {item!r}.{hint}"
         )
+    if callable(item) and not isinstance(item, (type, keras.initializers.Initializer)):
+        return item  # a function of shape and dtype, as Keras takes it
     return get(item)
 
 
@@ -277,8 +279,9 @@ def _without_place(initializer: Any) -> Any:
 def _reset_optimizer(model: keras.Model, undo: Undo) -> None:
     optimizer = model.optimizer
     fresh = type(optimizer).from_config(optimizer.get_config())
-    fresh.build(model.trainable_variables)
-    if [v.shape for v in fresh.variables] != [v.shape for v in optimizer.variables]:
+    # What it was built for, which after loading an h5 file may be nothing yet.
+    fresh.build(getattr(optimizer, "inner_optimizer", optimizer)._trainable_variables)
+    if [tuple(v.shape) for v in fresh.variables] != [tuple(v.shape) for v in optimizer.variables]:
         raise ValueError(
             f"The state of the optimizer {type(optimizer).__name__} does not belong to this model's weights. "
             "Compile the model again."

@@ -6,6 +6,7 @@ transposed convolutions, strides, embeddings, and recurrent kernels that hold se
 
 import math
 import re
+import sys
 from collections.abc import Callable
 from functools import singledispatch
 from typing import Any
@@ -15,6 +16,9 @@ from keras import layers
 
 from keras_winit.checks import did_you_mean
 from keras_winit.fans import Fans, compute_fans
+
+# Keras does not export the cell of a convolutional LSTM; making a layer to ask it takes too long.
+CONV_LSTM_CELL = sys.modules[layers.ConvLSTM1D.__bases__[0].__module__].ConvLSTMCell
 
 Rule = Callable[[Any, Any], Fans | None]
 
@@ -199,8 +203,7 @@ for _class in (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTran
 _rule.register(layers.SimpleRNNCell, _recurrent(1))
 _rule.register(layers.GRUCell, _recurrent(3))
 _rule.register(layers.LSTMCell, _recurrent(4))
-# Keras does not export the cell of a convolutional LSTM.
-_rule.register(type(layers.ConvLSTM1D(1, 1).cell), _recurrent(4))
+_rule.register(CONV_LSTM_CELL, _recurrent(4))
 
 
 @_rule.register(layers.Embedding)

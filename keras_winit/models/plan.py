@@ -1,13 +1,9 @@
 """What `initialize` did to a model, or would do."""
 
 from dataclasses import dataclass
-from typing import Any
-
-from rich.console import Console
 
 from keras_winit.checks import Shape
 from keras_winit.fans import Fans
-from keras_winit.terminal import table
 
 
 @dataclass(frozen=True)
@@ -61,22 +57,16 @@ class Plan:
         return tuple(row for row in self.rows if row.scheme is None)
 
     def __str__(self) -> str:
-        width = 150
-        screen = Console(width=width, color_system=None, force_terminal=False, force_jupyter=False)
-        with screen.capture() as captured:
-            screen.print(self._table())
-        lines = [line.rstrip() for line in captured.get().splitlines()]
-        would = "would be " if self.dry_run else ""
-        lines.append(
-            f"{len(self.drawn)} variables {would}drawn, {len(self.kept)} kept; "
-            f"seed {self.seed}; {self.optimizer}"
-        )
-        return "\n".join(lines)
+        from keras_winit.terminal import table_text  # noqa: PLC0415 - rich is slow to import
 
-    def _table(self) -> Any:
         rows = []
         for row in self.rows:
             fans = f"{row.fans.fan_in:.6g}, {row.fans.fan_out:.6g}" if row.fans else "–"
             shape = "×".join(map(str, row.shape)) or "scalar"
             rows.append((row.path, shape, fans, row.activation or "–", row.scheme or "kept", row.reason))
-        return table(("variable", "shape", "fan_in, fan_out", "activation", "scheme", "reason"), rows)
+        headings = ("variable", "shape", "fan_in, fan_out", "activation", "scheme", "reason")
+        would = "would be " if self.dry_run else ""
+        return (
+            f"{table_text(headings, rows)}\n{len(self.drawn)} variables {would}drawn, {len(self.kept)} kept; "
+            f"seed {self.seed}; {self.optimizer}"
+        )

@@ -205,7 +205,8 @@ def _check_same(model: keras.Model, copy: keras.Model) -> None:
     weights, copies = model.get_weights(), copy.get_weights()
     same = len(weights) == len(copies) and all(map(_equal, weights, copies))
     if same and getattr(model, "inputs", None):
-        probe = keras.tree.map_structure(_probe, model._inputs_struct)
+        function = getattr(model, "_functional", model)  # what a Sequential model runs as
+        probe = keras.tree.map_structure(_probe, function._inputs_struct)
         outputs = [keras.tree.flatten(each(probe, training=False)) for each in (model, copy)]
         same = all(
             np.allclose(_numbers(one), _numbers(other), equal_nan=True)

@@ -14,7 +14,7 @@ from keras import layers
 
 from keras_winit.checks import Shape
 from keras_winit.fans import Fans
-from keras_winit.models.layer_fans import einsum_axes, layer_fans, owned
+from keras_winit.models.layer_fans import CONV_LSTM_CELL, einsum_axes, layer_fans, owned
 
 # What a variable is for, by its name; everything else is "other".
 _ROLES = {
@@ -45,8 +45,7 @@ _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 _ATTENTION = (layers.MultiHeadAttention, layers.GroupQueryAttention)
-_CONV_LSTM_CELL = type(layers.ConvLSTM1D(1, 1).cell)
-_GATED = (layers.LSTMCell, _CONV_LSTM_CELL)
+_GATED = (layers.LSTMCell, CONV_LSTM_CELL)
 
 # Initial values that Keras writes into its layers' code instead of an attribute.
 _WRITTEN_IN_CODE = {
@@ -136,7 +135,7 @@ class Slot:
         """The attributes, as (owner, name), that a saved model keeps the initializer in."""
         result = [(self.layer, self.attribute)] if self.attribute else []
         # An attention layer keeps one initializer for all its projections: that of the query.
-        if self.attribute and self.attention is not None and self.layer is self.attention.query_dense:
+        if self.attribute and self.attention is not None and self.layer.name == "query":
             prefix = "_" if isinstance(self.attention, layers.MultiHeadAttention) else ""
             result.append((self.attention, prefix + self.attribute))
         return result

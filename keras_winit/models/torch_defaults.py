@@ -57,11 +57,17 @@ def _attention(slot: Slot) -> tuple[Any, str]:
     if slot.fans is None or slot.role != "kernel":
         return None, ""
     fan_in, fan_out = slot.fans
-    if slot.layer is slot.attention.output_dense:
+    if slot.layer.name == "attention_output":
         return FanInUniform(fans=(fan_in, fan_out)), "the output projection of torch.nn.MultiheadAttention"
-    projections = (slot.attention.query_dense, slot.attention.key_dense, slot.attention.value_dense)
-    shapes = {projection.kernel.shape for projection in projections}
-    if isinstance(slot.attention, layers.MultiHeadAttention) and len(shapes) == 1:
+    if _packed(slot.attention):
         packed = "torch.nn.MultiheadAttention packs query, key and value: Xavier with three times the outputs"
         return GlorotUniform(fans=(fan_in, 3 * fan_out)), packed
     return GlorotUniform(fans=(fan_in, fan_out)), "torch.nn.MultiheadAttention with separate projections"
+
+
+def _packed(attention: Any) -> bool:
+    """Whether torch would keep query, key and value in one weight: all read and write as many."""
+    if not isinstance(attention, layers.MultiHeadAttention):
+        return False  # torch has no grouped queries
+    projections = (attention.query_dense, attention.key_dense, attention.value_dense)
+    return len({tuple(projection.kernel.shape) for projection in projections}) == 1

@@ -1,0 +1,507 @@
+"""`initialize` on models of every kind: what it draws, keeps, records and takes back."""
+
+import json
+import math
+import re
+
+import keras
+import numpy as np
+import pytest
+from helpers import array, run_python, std_tolerance
+from keras import layers
+from zoo import MODELS, assert_unchanged, data, functional, nested, sequential, snapshot
+
+import keras_winit as winit
+from keras_winit.schemes import Scheme
+
+each_model = pytest.mark.parametrize("name", MODELS)
+
+
+def row(plan, path):
+    rows = [row for row in plan.rows if re.search(path, row.path)]
+    assert len(rows) == 1, [row.path for row in plan.rows]
+    return rows[0]
+
+
+def weights_by_path(model):
+    """Arrays by the path inside the model."""
+    return {short(variable.path): array(variable) for variable in model.variables}
+
+
+def short(path):
+    return re.sub(r"^sequential(_\d+)?/", "", path)
+
+
+@each_model
+@pytest.mark.parametrize("scheme", ["auto", "configured", "torch", "he_normal", "keep"])
+def test_every_scheme_on_every_kind_of_model(name, scheme):
+    model = MODELS[name]()
+    inputs = data(model, name)
+    before = snapshot(model)
+    dry = winit.initialize(model, scheme, seed=3, dry_run=True)
+    assert_unchanged(model, before)
+    assert dry.dry_run
+    plan = winit.initialize(model, scheme, seed=3)
+    assert plan.rows == dry.rows
+    assert plan.seed == 3
+    states = {
+        id(g.state) for layer in model._flatten_layers() for g in getattr(layer, "_seed_generators", ())
+    }
+    variables = [v for v in model.variables if id(v) not in states]
+    assert sorted(row.path for row in plan.rows) == sorted(v.path for v in variables)
+    assert np.isfinite(array(model(inputs))).all()
+    if scheme == "keep":
+        assert_unchanged(model, before)
+        assert not plan.drawn
+    else:
+        assert not plan.kept
+        kernels = [row for row in plan.rows if row.role in ("kernel", "recurrent", "embedding")]
+        assert len({row.seed for row in kernels}) == len(kernels)
+    text = str(plan)
+    assert f"seed {plan.seed}" in text
+    for each in plan.rows:
+        assert each.path[:20] in text
+        assert each.reason
+
+
+@each_model
+def test_the_record_draws_the_weights_again(name):
+    model = MODELS[name]()
+    plan = winit.initialize(model, "auto", seed=3)
+    checked = 0
+    for layer in model._flatten_layers():
+        owned = {id(variable) for variable in layer._trainable_variables}
+        for variable in layer.variables:
+            record = getattr(layer, f"{variable.name}_initializer", None)
+            record = getattr(layer, "depthwise_initializer", record) if variable.name == "kernel" else record
+            forget = variable.name == "bias" and getattr(layer, "unit_forget_bias", False)
+            if isinstance(record, Scheme) and id(variable) in owned and not forget:
+                np.testing.assert_array_equal(array(record(variable.shape)), array(variable))
+                checked += 1
+    assert checked
+    assert plan.drawn
+
+
+@each_model
+def test_a_saved_model_says_how_it_was_made(name, tmp_path):
+    if name == "subclassed":
+        pytest.skip("what a subclass keeps in its configuration is its own")
+    model = MODELS[name]()
+    winit.initialize(model, "auto", seed=3)
+    model.save(tmp_path / "model.keras")
+    again = keras.models.load_model(tmp_path / "model.keras")
+    inputs = data(model, name)
+    np.testing.assert_allclose(array(again(inputs)), array(model(inputs)), rtol=1e-4, atol=1e-5)
+    for layer, twin in zip(model._flatten_layers(), again._flatten_layers(), strict=True):
+        assert type(layer) is type(twin)
+        for key, value in vars(layer).items():
+            if isinstance(value, Scheme) and "attention" not in layer.path:
+                assert getattr(twin, key).get_config() == value.get_config()
+    assert "winit>" in json.dumps(keras.saving.serialize_keras_object(model))
+
+
+def test_auto_looks_for_the_activation_that_follows():
+    plan = winit.initialize(functional(), seed=0)
+    expected = {
+        r"^conv2d(_\d+)?/kernel": ("gelu", "he_uniform"),  # through the normalization
+        r"^depthwise_conv2d(_\d+)?/kernel": ("leaky_relu", "he_uniform"),
+        r"separable.*pointwise_kernel": ("linear", "glorot_uniform"),  # an addition follows
+        r"^conv2d_transpose(_\d+)?/kernel": ("relu", "he_uniform"),  # an operation of keras.ops
+        r"^dense(_\d+)?/kernel": ("linear", "glorot_uniform"),
+    }
+    for path, (activation, scheme) in expected.items():
+        assert (row(plan, path).activation, row(plan, path).scheme) == (activation, scheme), path
+    assert row(plan, r"^depthwise_conv2d(_\d+)?/kernel").fans == (9, 9)
+
+
+def test_auto_looks_through_nested_models():
+    model = nested()
+    plan = winit.initialize(model, seed=0)
+    kernels = [row for row in plan.rows if row.role == "kernel"]
+    # relu inside; tanh after the nested model; nothing after the last ones.
+    assert [row.activation for row in kernels] == ["relu", "tanh", "linear", "linear"]
+
+
+def test_slopes_reach_the_weights():
+    model = keras.Sequential(
+        [keras.Input((500,)), layers.Dense(400), layers.Dropout(0.5), layers.LeakyReLU(negative_slope=0.7)]
+    )
+    winit.initialize(model, seed=1)
+    kernel = array(model.layers[0].kernel)
+    assert kernel.std() == pytest.approx(math.sqrt(2 / 1.49 / 500), rel=std_tolerance("uniform", kernel.size))
+
+
+def test_a_wrapped_layer_is_followed_from_its_wrapper():
+    model = keras.Sequential([keras.Input((4, 5)), layers.TimeDistributed(layers.Dense(3)), layers.ReLU()])
+    assert row(winit.initialize(model, seed=0), "kernel").activation == "relu"
+
+
+def test_names_and_instances():
+    model = keras.Sequential([keras.Input((300,)), layers.Dense(200), layers.Dense(10)])
+    for scheme in (
+        "lecun_normal",
+        "winit>lecun_normal",
+        winit.LecunNormal(seed=9),
+        keras.initializers.LecunNormal(9),
+    ):
+        winit.initialize(model, scheme, seed=4)
+        kernel = array(model.layers[0].kernel)
+        # Keras' own is a truncated normal, of smaller spread than the tolerance of a normal.
+        assert kernel.std() == pytest.approx(1 / math.sqrt(300), rel=std_tolerance("normal", kernel.size))
+        assert not np.allclose(kernel[:10, :10], array(model.layers[1].kernel)[:10, :10])
+    winit.initialize(model, winit.Scaled("orthogonal", factor=0.5), seed=4)
+    kernel = array(model.layers[0].kernel)
+    np.testing.assert_allclose(kernel.T @ kernel, 0.25 * np.eye(200), atol=1e-5)
+    winit.initialize(model, lambda shape, dtype=None: keras.ops.ones(shape, dtype), seed=4)
+    assert (array(model.layers[0].kernel) == 1).all()
+
+
+def test_wrappers_get_the_exact_fans():
+    model = keras.Sequential([keras.Input((8, 8, 2000)), layers.DepthwiseConv2D(3)])
+    winit.initialize(model, winit.Scaled("lecun_normal", factor=2.0), seed=0)
+    kernel = array(model.layers[0].kernel)
+    assert kernel.std() == pytest.approx(2 / 3, rel=std_tolerance("normal", kernel.size))
+
+
+def test_structured_schemes_draw_gates_and_groups_apart():
+    model = keras.Sequential([keras.Input((4, 12)), layers.LSTM(12)])
+    winit.initialize(model, {"kernel": "orthogonal"}, seed=0)
+    for variable in model.trainable_variables[:2]:
+        for gate in np.split(array(variable), 4, axis=1):
+            np.testing.assert_allclose(gate.T @ gate, np.eye(12), atol=1e-5)
+    model = keras.Sequential(
+        [keras.Input((8, 8, 6)), layers.Conv2D(6, 3, groups=2, padding="same", use_bias=False)]
+    )
+    winit.initialize(model, "identity", seed=0)
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 6)).astype("float32")
+    np.testing.assert_allclose(array(model(images)), images, atol=1e-6)
+
+
+def test_identity_of_a_depthwise_layer():
+    model = keras.Sequential([keras.Input((8, 8, 6)), layers.DepthwiseConv2D(3, padding="same")])
+    winit.initialize(model, "identity", seed=0)
+    images = np.random.default_rng(0).normal(size=(2, 8, 8, 6)).astype("float32")
+    np.testing.assert_allclose(array(model(images)), images, atol=1e-6)
+
+
+def test_orthogonal_attention_is_orthogonal():
+    data = keras.Input((4, 12))
+    model = keras.Model(data, layers.MultiHeadAttention(3, 4, use_bias=False)(data, data))
+    winit.initialize(model, "orthogonal", seed=0)
+    for variable in model.variables:
+        kernel = array(variable).reshape(12, 12)
+        np.testing.assert_allclose(kernel.T @ kernel, np.eye(12), atol=1e-5)
+
+
+def test_recurrent_defaults():
+    model = keras.Sequential([keras.Input((4, 6)), layers.LSTM(5)])
+    winit.initialize(model, seed=0)
+    _, recurrent, bias = (array(v) for v in model.trainable_variables)
+    for gate in np.split(recurrent, 4, axis=1):
+        np.testing.assert_allclose(gate.T @ gate, np.eye(5), atol=1e-5)
+    np.testing.assert_array_equal(bias, np.repeat([0, 1, 0, 0], 5))
+
+
+def test_a_reset_is_a_fresh_draw_of_the_layers_own():
+    model = keras.Sequential(
+        [
+            keras.Input((50,)),
+            layers.Dense(40, kernel_initializer="he_normal", bias_initializer="ones"),
+            layers.BatchNormalization(gamma_initializer=keras.initializers.Constant(0.5)),
+            layers.EinsumDense("ab,bcd->acd", (6, 7), kernel_initializer="lecun_normal"),
+        ]
+    )
+    model.compile("sgd", "mse")
+    model.fit(np.random.default_rng(0).normal(size=(32, 50)), np.zeros((32, 6, 7)), verbose=0)
+    trained = model.get_weights()
+    winit.initialize(model, "configured", seed=0)
+    kernel, bias, gamma, beta, mean, variance, einsum = (array(v) for v in model.variables)
+    assert kernel.std() == pytest.approx(math.sqrt(2 / 50), rel=0.08)
+    assert einsum.std() == pytest.approx(math.sqrt(1 / 40), rel=0.08)
+    for values, expected in ((bias, 1), (gamma, 0.5), (beta, 0), (mean, 0), (variance, 1)):
+        np.testing.assert_array_equal(values, expected)
+    assert not np.allclose(kernel, trained[0])
+    assert type(model.layers[0].kernel_initializer) is keras.initializers.HeNormal
+
+
+def test_a_mapping_of_expressions():
+    model = keras.Sequential(
+        [
+            keras.Input((6,)),
+            layers.Dense(6, name="encoder_1"),
+            layers.Dense(6, name="encoder_2"),
+            layers.Dense(3, name="head"),
+        ]
+    )
+    before = weights_by_path(model)
+    plan = winit.initialize(
+        model,
+        {
+            "encoder_1": "orthogonal",
+            "head/bias": winit.Constant(0.25),
+            "encoder_2/kernel": "zeros",
+            "head": "keep",
+        },
+        seed=0,
+    )
+    after = weights_by_path(model)
+    kernel = after["encoder_1/kernel"]
+    np.testing.assert_allclose(kernel.T @ kernel, np.eye(6), atol=1e-5)
+    assert (after["encoder_1/bias"] == 0).all()  # the rule is about the layer
+    assert (after["head/bias"] == 0.25).all()  # the rule is about the variable
+    assert (after["encoder_2/kernel"] == 0).all()
+    np.testing.assert_array_equal(after["head/kernel"], before["head/kernel"])
+    assert row(plan, "head/kernel").reason == "as the rule says"
+    assert row(plan, "encoder_2/bias").reason == "no expression matches"
+    assert row(plan, "head/bias").reason == "the rule names this variable"
+
+
+def test_what_is_kept_and_why():
+    model = keras.Sequential(
+        [
+            keras.Input((8,)),
+            layers.Normalization(mean=None),
+            layers.Dense(8, name="frozen", trainable=False),
+            layers.Dense(8, name="adapted"),
+            layers.Dense(8, name="quantized"),
+            layers.Dense(4, name="free"),
+        ]
+    )
+    model.get_layer("adapted").enable_lora(2)
+    model.get_layer("quantized").quantize("int8")
+    before = weights_by_path(model)
+    plan = winit.initialize(model, "he_normal", seed=0)
+    reasons = {short(row.path): row.reason for row in plan.kept}
+    assert "adapt()" in row(plan, "normalization.*mean").reason
+    assert reasons["frozen/kernel"] == "frozen"
+    assert reasons["adapted/kernel"] == "frozen"
+    assert reasons["adapted/lora_kernel_a"] == "a low-rank adapter"
+    assert reasons["quantized/kernel"] == "quantized to int8"
+    assert {short(row.path) for row in plan.drawn} >= {"free/kernel", "free/bias"}
+    after = weights_by_path(model)
+    for path in reasons:
+        np.testing.assert_array_equal(after[path], before[path])
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "bfloat16"])
+def test_precision(policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = functional()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    dtypes = [v.dtype for v in model.variables]
+    winit.initialize(model, "orthogonal", seed=0)
+    assert [v.dtype for v in model.variables] == dtypes
+    assert np.isfinite(array(model(np.ones((2, 8, 8, 3), "float32")))).all()
+
+
+def scaled_adam():
+    return keras.optimizers.LossScaleOptimizer(keras.optimizers.Adam())
+
+
+@pytest.mark.parametrize(
+    "optimizer", ["sgd", "adam", "nadam", "adagrad", "ftrl", "lion", "rmsprop", scaled_adam], ids=str
+)
+def test_the_optimizer_starts_over(optimizer):
+    make = optimizer if callable(optimizer) else lambda: optimizer
+    model = sequential()
+    model.compile(make(), "mse")
+    fresh = sequential()
+    fresh.compile(make(), "mse")
+    fresh.optimizer.build(fresh.trainable_variables)
+    inputs = data(model, "sequential")
+    model.fit(inputs, np.ones((3, 4)), epochs=2, verbose=0)
+    plan = winit.initialize(model, seed=0)
+    assert plan.optimizer == "the optimizer's state is reset too"
+    for state, expected in zip(model.optimizer.variables, fresh.optimizer.variables, strict=True):
+        np.testing.assert_array_equal(array(state), array(expected))
+    model.fit(inputs, np.ones((3, 4)), verbose=0)
+
+
+def test_without_training_there_is_no_state():
+    assert "no optimizer state" in winit.initialize(sequential(), seed=0).optimizer
+
+
+def test_compiled_models_use_the_new_weights():
+    model = sequential()
+    model.compile("sgd", "mse")
+    inputs = data(model, "sequential")
+    before = model.predict(inputs, verbose=0)
+    winit.initialize(model, "he_normal", seed=0)
+    after = model.predict(inputs, verbose=0)
+    assert not np.allclose(before, after)
+    np.testing.assert_allclose(after, array(model(inputs)), rtol=1e-5, atol=1e-6)
+
+
+# ---- Seeds ----
+
+
+@each_model
+def test_the_same_seed_gives_the_same_weights_in_a_second_model(name):
+    drawn = []
+    for _ in range(2):
+        model = MODELS[name]()
+        winit.initialize(model, seed=7)
+        drawn.append(model.get_weights())
+    for one, other in zip(*drawn, strict=True):
+        np.testing.assert_array_equal(one, other)
+    winit.initialize(model, seed=8)
+    assert not np.allclose(model.get_weights()[0], drawn[0][0])
+
+
+CHECKSUM = """
+import keras, numpy as np, keras_winit, zoo
+{before}
+sums = []
+for name in ("functional", "attention", "recurrent", "nested"):
+    model = zoo.MODELS[name]()
+    keras_winit.initialize(model, seed=7)
+    sums += [float(np.abs(np.asarray(w, "float64")).sum()) for w in model.get_weights()]
+print("SUMS", sums)
+"""
+
+
+def test_the_same_seed_gives_the_same_weights_in_another_process():
+    outputs = []
+    for before in ("", "[zoo.MODELS[name]() for name in ('recurrent', 'functional')]"):
+        finished = run_python("-c", CHECKSUM.format(before=before), PYTHONHASHSEED="random")
+        assert finished.returncode == 0, finished.stderr[-2000:]
+        outputs.append(finished.stdout.split("SUMS")[1])
+    assert outputs[0] == outputs[1]
+
+
+def test_adding_a_named_layer_changes_no_other():
+    def model(*extra):
+        named = ["a", *extra, "b", "c"]
+        return keras.Sequential([keras.Input((6,)), *(layers.Dense(6, name=name) for name in named)])
+
+    small, large = model(), model("extra", "another")
+    for each in (small, large):
+        winit.initialize(each, seed=1)
+    for name in "abc":
+        np.testing.assert_array_equal(
+            array(small.get_layer(name).kernel), array(large.get_layer(name).kernel)
+        )
+
+
+def shared_draws(first, second):
+    """Whether two arrays begin with the same numbers, up to a factor: the mark of an equal seed."""
+    size = min(first.size, second.size, 8)
+    one, other = first.ravel()[:size], second.ravel()[:size]
+    return size > 3 and abs(np.corrcoef(one, other)[0, 1]) > 0.9999
+
+
+@each_model
+@pytest.mark.parametrize("scheme", ["auto", "he_normal", "configured", "torch"])
+def test_no_two_kernels_share_draws(name, scheme):
+    model = MODELS[name]()
+    winit.initialize(model, scheme, seed=5)
+    kernels = [array(v) for v in model.trainable_variables if len(v.shape) > 1 and array(v).std() > 0]
+    gates = [gate for kernel in kernels if kernel.shape[-1] % 4 == 0 for gate in np.split(kernel, 4, -1)]
+    for group in (kernels, gates):
+        for i, one in enumerate(group):
+            assert not any(shared_draws(one, other) for other in group[i + 1 :])
+
+
+def test_query_key_and_value_differ_where_keras_draws_them_equal():
+    inputs = keras.Input((4, 8))
+    mha = layers.MultiHeadAttention(2, 4, kernel_initializer=keras.initializers.HeNormal(seed=1))
+    model = keras.Model(inputs, mha(inputs, inputs))
+    np.testing.assert_array_equal(array(mha.query_dense.kernel), array(mha.key_dense.kernel))  # Keras'
+    winit.initialize(model, "configured", seed=1)
+    assert not np.allclose(array(mha.query_dense.kernel), array(mha.key_dense.kernel))
+
+
+# ---- All or nothing ----
+
+
+class Interrupting(keras.initializers.Initializer):
+    """Draws ones, until it raises."""
+
+    def __init__(self, after, error):
+        self.after, self.error, self.calls = after, error, 0
+
+    def __call__(self, shape, dtype=None):
+        self.calls += 1
+        if self.calls > self.after:
+            raise self.error
+        return keras.ops.ones(shape, dtype)
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt(), MemoryError()])
+@pytest.mark.parametrize("name", ["sequential", "functional", "recurrent", "attention"])
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_failure_leaves_the_model_as_it_was(name, error, after):
+    model = MODELS[name]()
+    model.compile("adam", "mse")
+    winit.initialize(model, "torch", seed=1)
+    if name == "sequential":
+        model.fit(data(model, name), np.ones((3, 4)), verbose=0)
+    before, state = snapshot(model), [array(v) for v in model.optimizer.variables]
+    # One instance for all: a function is not copied, so that it counts the calls.
+    source = Interrupting(after, error)
+    with pytest.raises(type(error)):
+        winit.initialize(
+            model, {"kernel": lambda shape, dtype=None: source(shape, dtype), ".*": "auto"}, seed=0
+        )
+    assert_unchanged(model, before)
+    for one, other in zip(model.optimizer.variables, state, strict=True):
+        np.testing.assert_array_equal(array(one), other)
+
+
+def test_a_wrong_shape_leaves_the_model_as_it_was():
+    model = sequential()
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="returned shape"):
+        winit.initialize(model, lambda shape, dtype=None: keras.ops.ones((2, 2), dtype))
+    assert_unchanged(model, before)
+
+
+def test_a_scheme_that_cannot_draw_a_weight_names_it():
+    model = functional()
+    before = snapshot(model)
+    for dry_run in (True, False):
+        with pytest.raises(ValueError, match=r"delta_orthogonal cannot draw .*kernel.*Give a mapping"):
+            winit.initialize(model, "delta_orthogonal", dry_run=dry_run)
+    assert_unchanged(model, before)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: winit.initialize("model"), "must be a Keras model"),
+        (lambda: winit.initialize(keras.Sequential([layers.Dense(3)])), "not built"),
+        (lambda: winit.initialize(sequential(), "he_unifrom"), 'Did you mean "he_uniform"'),
+        (lambda: winit.initialize(sequential(), "atuo"), 'Did you mean "auto"'),
+        (lambda: winit.initialize(sequential(), 3), "Pass the name of a scheme"),
+        (lambda: winit.initialize(sequential(), {"(": "auto"}), "regular expression over variable paths"),
+        (lambda: winit.initialize(sequential(), {3: "auto"}), "regular expression over variable paths"),
+        (lambda: winit.initialize(sequential(), {".*": "nothing"}), "`scheme` must be one of"),
+        (lambda: winit.initialize(sequential(), seed="x"), "`seed` must be"),
+        (
+            lambda: winit.initialize(sequential(), seed=keras.random.SeedGenerator(1)),
+            "must be an integer or None",
+        ),
+        (lambda: winit.initialize(sequential(), dry_run="no"), "`dry_run` must be True or False"),
+    ],
+)
+def test_bad_input(call, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        call()
+
+
+@pytest.mark.parametrize("name", ["MobileNetV2", "ResNet50"])
+def test_applications(name):
+    model = getattr(keras.applications, name)(weights=None, input_shape=(32, 32, 3), classes=5)
+    plan = winit.initialize(model, seed=0)
+    assert not plan.kept
+    rectified = [row for row in plan.rows if row.role == "kernel" and row.activation in ("relu", "relu6")]
+    assert len(rectified) > 20
+    assert np.isfinite(array(model(np.ones((2, 32, 32, 3), "float32")))).all()
+
+
+def test_a_layer_alone():
+    layer = layers.Dense(3, activation="relu")
+    layer.build((None, 4))
+    assert row(winit.initialize(layer, seed=0), "kernel").scheme == "he_uniform"
