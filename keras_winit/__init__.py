@@ -4,9 +4,10 @@ Importing registers every scheme, so that `kernel_initializer="winit>he_uniform"
 layer and saved models reload with their initializers.
 """
 
-from keras_winit.choose import Recommendation, for_activation, for_layer, recommend
+from keras_winit.choose import Recommendation, for_activation, recommend
 from keras_winit.fans import Fans, compute_fans
 from keras_winit.gains import gain
+from keras_winit.models.for_layer import for_layer
 from keras_winit.models.initialize import initialize
 from keras_winit.models.layer_fans import layer_fans
 from keras_winit.models.plan import Plan

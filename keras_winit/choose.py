@@ -1,9 +1,7 @@
 """From an activation to the scheme for the layer before it, with the reason."""
 
 from dataclasses import dataclass, field
-from typing import Any
-
-import keras
+from typing import Any, NamedTuple
 
 from keras_winit.activations import Activation, resolve
 from keras_winit.checks import one_of
@@ -95,24 +93,9 @@ def recommend(
       source        He et al. 2015, arXiv:1502.01852
       alternatives  he_normal, orthogonal, variance_scaling
     """
-    if distribution is not None:
-        one_of("distribution", distribution, ("uniform", "normal"))
-    one_of("method", method, ("published", "exact"))
     known = resolve(activation)
-    if known.name == "selu" and method == "published":
-        shape = distribution or "normal"
-    else:
-        shape = distribution or "uniform"
-    family, arguments, reason, source = _choice(known, method)
-    alternatives: tuple[str, ...]
-    if family == "variance_scaling":
-        name, alternatives = family, ("orthogonal",)
-        arguments = {"scale": gain(known) ** 2, "mode": "fan_in", "distribution": shape}
-    else:
-        name = f"{family}_{shape}"
-        other = f"{family}_{'normal' if shape == 'uniform' else 'uniform'}"
-        alternatives = (other, "orthogonal", "variance_scaling")
-    return Recommendation(known.name, name, gain(known), reason, source, alternatives, arguments)
+    choice = _choose(known, distribution, method)
+    return Recommendation(activation=known.name, gain=gain(known), **choice._asdict())
 
 
 def for_activation(
@@ -137,41 +120,33 @@ def for_activation(
     >>> for_activation("tanh", distribution="normal", seed=7)
     GlorotNormal(seed=7)
     """
-    return recommend(activation, distribution=distribution, method=method).initializer(seed)
+    choice = _choose(resolve(activation), distribution, method)
+    scheme: Scheme = get(choice.name, **choice.arguments, seed=seed)
+    return scheme
 
 
-def for_layer(
-    layer: Any, *, distribution: str | None = None, method: str = "published", seed: Any = None
-) -> Scheme:
-    """The initializer for a layer's kernel, from the layer's own activation.
-
-    Args:
-        layer: a Keras layer with an `activation`, such as `Dense` or `Conv2D`; without one it is
-            taken as linear.
-        distribution, method, seed: as in `for_activation`.
-
-    Returns:
-        A scheme for the layer's `kernel_initializer`.
-
-    Raises:
-        TypeError, ValueError: for what is no layer, and as `recommend`.
-
-    Example:
-
-    >>> import keras
-    >>> for_layer(keras.layers.Dense(3, activation="relu"))
-    HeUniform()
-    """
-    if not isinstance(layer, keras.layers.Layer):
-        raise TypeError(
-            f"`layer` must be a Keras layer. Received: {layer!r} of type {type(layer).__name__}. "
-            "Use `for_activation` for the name of an activation."
-        )
-    activation = getattr(layer, "activation", None)
-    return for_activation(activation, distribution=distribution, method=method, seed=seed)
+class _Choice(NamedTuple):
+    name: str
+    arguments: dict[str, Any]
+    alternatives: tuple[str, ...]
+    reason: str
+    source: str
 
 
-def _choice(known: Activation, method: str) -> tuple[str, dict[str, Any], str, str]:
+def _choose(known: Activation, distribution: str | None, method: str) -> _Choice:
+    if distribution is not None:
+        one_of("distribution", distribution, ("uniform", "normal"))
+    one_of("method", method, ("published", "exact"))
+    family, arguments, reason, source = _family(known, method)
+    shape = distribution or ("normal" if family == "lecun" else "uniform")
+    if family == "variance_scaling":
+        arguments = {"scale": gain(known) ** 2, "mode": "fan_in", "distribution": shape}
+        return _Choice(family, arguments, ("orthogonal",), reason, source)
+    other = f"{family}_{'normal' if shape == 'uniform' else 'uniform'}"
+    return _Choice(f"{family}_{shape}", arguments, (other, "orthogonal", "variance_scaling"), reason, source)
+
+
+def _family(known: Activation, method: str) -> tuple[str, dict[str, Any], str, str]:
     """Family, arguments, reason and source."""
     name, slope = known.name, known.negative_slope
     if method == "published":

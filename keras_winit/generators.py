@@ -5,14 +5,23 @@ several small operations first, which for a small weight are most of its time. A
 `SeedGenerator`, still goes through it.
 """
 
+import math
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_winit.checks import Shape
 from keras_winit.seeds import Seed, drawable
+
+# The number of elements from which a graph is faster than TensorFlow's eager operations, whose
+# every result is new memory.
+_GRAPH_PAYS = 2**19
+
+_ERF_SQRT2 = math.erf(math.sqrt(2))
 
 Sampler = Callable[[Shape, float, str, int], Any]
 
@@ -33,21 +42,52 @@ def normal(shape: Shape, stddev: float, dtype: str, seed: Seed) -> Any:
     return keras.random.normal(shape, 0.0, stddev, dtype=dtype, seed=seed)
 
 
-def _tensorflow() -> tuple[Sampler, Sampler]:
+def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: Seed) -> Any:
+    """N(0, stddev²) cut at two deviations, by the inverse of its distribution: nothing is rejected."""
+    seed = drawable(seed)
+    if isinstance(seed, int) and len(_BACKEND) > 2:
+        return _BACKEND[2](shape, stddev, dtype, seed)
+    quantile = ops.erfinv(uniform(shape, _ERF_SQRT2, dtype, seed))
+    return ops.clip(quantile * (math.sqrt(2) * stddev), -2 * stddev, 2 * stddev)
+
+
+def _tensorflow() -> tuple[Sampler, ...]:
     import tensorflow as tf  # noqa: PLC0415 - the backend in use
 
-    def uniform(shape: Shape, limit: float, dtype: str, seed: int) -> Any:
-        key = np.array([seed, 0], "int32")
-        return tf.random.stateless_uniform(shape, key, minval=-limit, maxval=limit, dtype=dtype)
+    # The operations themselves: `tf.random` adds a pass over the tensor.
+    def uniform(shape: Any, limit: Any, dtype: str, seed: Any) -> Any:
+        return tf.raw_ops.StatelessRandomUniform(shape=shape, seed=seed, dtype=dtype) * (2 * limit) - limit
 
-    def normal(shape: Shape, stddev: float, dtype: str, seed: int) -> Any:
-        key = np.array([seed, 0], "int32")
-        return tf.random.stateless_normal(shape, key, stddev=stddev, dtype=dtype)
+    def normal(shape: Any, stddev: Any, dtype: str, seed: Any) -> Any:
+        return tf.raw_ops.StatelessRandomNormal(shape=shape, seed=seed, dtype=dtype) * stddev
 
-    return uniform, normal
+    def truncated_normal(shape: Any, stddev: Any, dtype: str, seed: Any) -> Any:
+        quantile = tf.math.erfinv(uniform(shape, tf.constant(_ERF_SQRT2, dtype), dtype, seed))
+        return tf.clip_by_value(quantile * (math.sqrt(2) * stddev), -2 * stddev, 2 * stddev)
+
+    @cache
+    def in_a_graph(sampler: Any, dtype: str) -> Any:
+        """The sampler for any shape, as a graph: it computes in place what eager code copies."""
+        signature = [tf.TensorSpec([None], "int32"), tf.TensorSpec([], dtype), tf.TensorSpec([2], "int32")]
+        return tf.function(
+            lambda shape, scale, key: sampler(shape, scale, dtype, key),
+            input_signature=signature,
+            autograph=False,
+        )
+
+    def best(sampler: Any) -> Sampler:
+        def sample(shape: Shape, scale: float, dtype: str, seed: int) -> Any:
+            key = np.array([seed, 0], "int32")
+            if math.prod(shape) < _GRAPH_PAYS or not tf.executing_eagerly():
+                return sampler(shape, scale, dtype, key)
+            return in_a_graph(sampler, dtype)(np.array(shape, "int32"), tf.constant(scale, dtype), key)
+
+        return sample
+
+    return best(uniform), best(normal), best(truncated_normal)
 
 
-def _jax() -> tuple[Sampler, Sampler]:
+def _jax() -> tuple[Sampler, ...]:
     import jax  # noqa: PLC0415
 
     def uniform(shape: Shape, limit: float, dtype: str, seed: int) -> Any:
@@ -61,7 +101,7 @@ def _jax() -> tuple[Sampler, Sampler]:
     return uniform, normal
 
 
-def _torch() -> tuple[Sampler, Sampler]:
+def _torch() -> tuple[Sampler, ...]:
     import torch  # noqa: PLC0415
 
     def empty(shape: Shape, dtype: str, seed: int) -> tuple[Any, Any]:
@@ -83,4 +123,4 @@ def _torch() -> tuple[Sampler, Sampler]:
 
 
 _MAKERS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
-_BACKEND = _MAKERS[keras.backend.backend()]() if keras.backend.backend() in _MAKERS else None
+_BACKEND = _MAKERS[keras.backend.backend()]() if keras.backend.backend() in _MAKERS else ()

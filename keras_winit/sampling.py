@@ -8,15 +8,14 @@ import math
 from typing import Any
 
 import keras
-from keras import ops
 
+from keras_winit import generators
 from keras_winit.checks import Shape
 from keras_winit.generators import normal, uniform
 from keras_winit.seeds import Seed
 
 # The deviation of a standard normal cut at two deviations: √(1 − 4·φ(2)/(2·Φ(2) − 1)).
 TRUNCATED_STD = 0.8796256610342398
-_ERF_SQRT2 = math.erf(math.sqrt(2))
 
 
 def compute_dtype(dtype: str) -> str:
@@ -30,13 +29,8 @@ def compute_dtype(dtype: str) -> str:
 
 
 def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: Seed) -> Any:
-    """A normal cut at two of its deviations, scaled so that its own deviation is `stddev`.
-
-    The inverse of the distribution function at a uniform number: nothing is rejected.
-    """
-    quantile = ops.erfinv(uniform(shape, _ERF_SQRT2, dtype, seed))
-    scale = stddev / TRUNCATED_STD
-    return ops.clip(quantile * (math.sqrt(2) * scale), -2 * scale, 2 * scale)
+    """A normal cut at two of its deviations, whose own deviation, after the cut, is `stddev`."""
+    return generators.truncated_normal(shape, stddev / TRUNCATED_STD, dtype, seed)
 
 
 DISTRIBUTIONS = {"uniform": uniform, "normal": normal, "truncated_normal": truncated_normal}

@@ -118,6 +118,7 @@ def test_registered_and_serialized_activations():
         (layers.LSTM(3), winit.GlorotUniform),
         (layers.Embedding(3, 4), winit.GlorotUniform),
         (layers.Dense(3, activation="softplus"), winit.VarianceScaling),
+        (layers.TimeDistributed(layers.Dense(3, activation="relu")), winit.HeUniform),
     ],
 )
 def test_for_layer(layer, scheme):
@@ -129,6 +130,25 @@ def test_for_layer_in_use():
     layer.kernel_initializer = winit.for_layer(layer, distribution="normal", seed=1)
     layer.build((None, 4000))
     assert array(layer.kernel).std() == pytest.approx((2 / 1.25 / 4000) ** 0.5, rel=5 * (1 / 40000) ** 0.5)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "fans"),
+    [
+        (layers.DepthwiseConv2D(3, activation="relu", strides=2), (8, 8, 32), (9, 9 / 4)),
+        (layers.Conv2DTranspose(64, 4, strides=2, activation="relu"), (8, 8, 32), (128, 1024)),
+        (layers.TimeDistributed(layers.Dense(7, activation="relu")), (3, 5), (5, 7)),
+        (layers.LSTM(5), (3, 4), (4, 5)),
+        (layers.Bidirectional(layers.GRU(5)), (3, 4), (4, 5)),
+        (layers.SeparableConv2D(7, 3, activation="relu"), (8, 8, 32), None),  # two kernels, two fans
+        (layers.Embedding(3, 4), (5,), None),
+    ],
+)
+def test_for_layer_has_the_fans_of_a_built_layer(layer, shape, fans):
+    layer.build((None, *shape))
+    scheme = winit.for_layer(layer)
+    assert scheme.fans == (fans if fans is None else pytest.approx(fans))
+    assert scheme.name == ("he_uniform" if "relu" in str(layer.get_config()) else "glorot_uniform")
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ LAYERS = [
     {"models.layer_fans", "models.undo", "models.plan"},
     {"models.slots"},
     {"models.following", "models.torch_defaults", "models.portable"},
-    {"models.initialize"},
+    {"models.initialize", "models.for_layer"},
     {"demo"},
     {""},
     {"__main__"},

@@ -249,6 +249,7 @@ def _with(initializer: Any, seed: int | None, fans: Any, axes: Any) -> Any:
 
 def _draw(slot: Slot, choice: _Choice, undo: Undo) -> None:
     variable, initializer = slot.variable, choice.initializer
+    undo.keep(variable)  # before the new value is drawn: two copies at a time, never three
     value = initializer(slot.shape, dtype=variable.dtype)
     if tuple(value.shape) != slot.shape:
         raise ValueError(
@@ -261,7 +262,7 @@ def _draw(slot: Slot, choice: _Choice, undo: Undo) -> None:
         value = ops.concatenate([value[:units], ones, value[2 * units :]])
     elif slot.forget_bias:
         undo.set_attribute(slot.layer, "unit_forget_bias", False)
-    undo.assign(variable, value)
+    variable.assign(value)
     for owner, attribute in slot.recorders():
         record = initializer if owner is slot.layer else _without_place(initializer)
         undo.set_attribute(owner, attribute, record)

@@ -159,10 +159,15 @@ def _convolution(layer: Any, variable: Any) -> Fans | None:
     return Fans(taps * channels, taps * filters / (layer.groups * steps))
 
 
+def depthwise_fans(layer: Any, kernel_size: tuple[int, ...], multiplier: int) -> Fans:
+    """The fans of a depthwise kernel, which do not depend on how many channels there are."""
+    taps, steps = math.prod(kernel_size), math.prod(_tuple(layer.strides, len(kernel_size)))
+    return Fans(taps, taps * multiplier / steps)
+
+
 def _depthwise(layer: Any, variable: Any) -> Fans | None:
     *spatial, _channels, multiplier = variable.shape
-    taps, steps = math.prod(spatial), math.prod(_tuple(layer.strides, len(spatial)))
-    return Fans(taps, taps * multiplier / steps)
+    return depthwise_fans(layer, tuple(spatial), multiplier)
 
 
 def _separable(layer: Any, variable: Any) -> Fans | None:

@@ -1,12 +1,15 @@
 """Changes to a model that are taken back where something fails, or all kept."""
 
 import contextlib
+import math
 import tempfile
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from keras import ops
+
+_PIECE = 2**18  # elements that are copied at a time
 
 
 class Undo:
@@ -20,12 +23,16 @@ class Undo:
         self._saved: list[tuple[Any, int, tuple[int, ...], Any]] = []
         self._attributes: list[tuple[Any, str, Any]] = []
 
+    def keep(self, variable: Any) -> None:
+        """Note a variable's value, to give it back on failure."""
+        start, shape = self._file.tell(), tuple(variable.shape)
+        for piece in _pieces(variable, math.prod(shape)):
+            self._file.write(piece.tobytes())
+        self._saved.append((variable, start, shape, piece.dtype))  # only once it can be taken back
+
     def assign(self, variable: Any, value: Any) -> None:
         """Assign to a variable, its old value kept."""
-        old = np.ascontiguousarray(ops.convert_to_numpy(variable.value))
-        start = self._file.tell()
-        self._file.write(old.tobytes() if old.dtype.kind == "V" else old.data)
-        self._saved.append((variable, start, old.shape, old.dtype))  # only once it can be taken back
+        self.keep(variable)
         variable.assign(value)
 
     def set_attribute(self, owner: Any, name: str, value: Any) -> None:
@@ -37,10 +44,20 @@ class Undo:
         """Give everything its old value."""
         for variable, start, shape, dtype in reversed(self._saved):
             self._file.seek(start)
-            count = int(np.prod(shape)) * dtype.itemsize
+            count = math.prod(shape) * dtype.itemsize
             variable.assign(np.frombuffer(self._file.read(count), dtype).reshape(shape))
         for owner, name, value in reversed(self._attributes):
             setattr(owner, name, value)
+
+
+def _pieces(variable: Any, size: int) -> Iterator[Any]:
+    """A variable's values as arrays, of which a large one is never copied whole."""
+    if size <= _PIECE:
+        yield ops.convert_to_numpy(variable)
+        return
+    flat = ops.reshape(variable.value, (-1,))
+    for first in range(0, size, _PIECE):
+        yield ops.convert_to_numpy(flat[first : first + _PIECE])
 
 
 @contextlib.contextmanager

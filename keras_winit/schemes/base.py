@@ -20,6 +20,7 @@ from keras_winit.seeds import check_seed, settle
 PACKAGE = "winit"
 _SCHEMES: dict[str, type["Scheme"]] = {}
 _ALIASES: dict[str, str] = {}
+_PARAMETERS: dict[type, Mapping[str, inspect.Parameter]] = {}  # reading a signature is slow
 
 # Arguments that many schemes share, put into their docstrings in place of {seed}, {axes}, {fans}.
 _SHARED = {
@@ -287,9 +288,11 @@ def get(identifier: Any, **arguments: Any) -> Any:
     )
 
 
-def parameters(cls: type) -> dict[str, inspect.Parameter]:
+def parameters(cls: type) -> Mapping[str, inspect.Parameter]:
     """The arguments of a class' constructor by name."""
-    return dict(inspect.signature(cls).parameters)
+    if cls not in _PARAMETERS:
+        _PARAMETERS[cls] = inspect.signature(cls).parameters
+    return _PARAMETERS[cls]
 
 
 def _revive(value: Any) -> Any:

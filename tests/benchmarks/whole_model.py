@@ -1,0 +1,106 @@
+"""`initialize` on EfficientNetB7: its time against Keras' own draws, and its peak memory.
+
+Usage: python tests/benchmarks/whole_model.py [--pairs N] [--model NAME]
+
+A pair draws every weight once from the initializers that Keras built the model with, as the build
+does, and once with `initialize`. Memory is the resident set, watched while `initialize` runs a
+second time; the allocator is told to give freed memory back at once, so that it is what is in use.
+"""
+
+import argparse
+import math
+import os
+import statistics
+import sys
+import threading
+import time
+
+import keras
+
+import keras_winit as winit
+from keras_winit.models.slots import slots
+
+
+def resident_bytes():
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def run_with_frugal_malloc():
+    settings = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+    os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **settings})
+
+
+class Peak:
+    """The largest resident set while a block runs, above what it was before."""
+
+    def __enter__(self):
+        self.start = self.peak = resident_bytes()
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self.watch)
+        self.thread.start()
+        return self
+
+    def watch(self):
+        while not self.done.is_set():
+            self.peak = max(self.peak, resident_bytes())
+            time.sleep(0.0005)
+
+    def __exit__(self, *_):
+        self.done.set()
+        self.thread.join()
+        self.above = self.peak - self.start
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--model", default="EfficientNetB7")
+    parser.add_argument("--memory", action="store_true", help="measure memory instead of time")
+    options = parser.parse_args()
+    if options.memory and "MALLOC_MMAP_THRESHOLD_" not in os.environ:
+        run_with_frugal_malloc()
+    model = getattr(keras.applications, options.model)(weights=None)
+    (memory if options.memory else speed)(model, options)
+
+
+def memory(model, options):
+    winit.initialize(model, seed=0)  # what a backend compiles or sets up once is not counted
+    largest = max(4 * math.prod(slot.shape) for slot in slots(model))
+    with Peak() as peak:
+        winit.initialize(model, seed=1)
+    print(
+        f"{options.model} on {keras.backend.backend()}: peak {peak.above / 2**20:.1f} MiB above the model, "
+        f"{peak.above / largest:.2f} times its largest weight"
+    )
+
+
+def wait(configured):
+    """Until every value is there: JAX works on while Python has gone ahead."""
+    for variable, _ in configured:
+        getattr(variable.value, "block_until_ready", lambda: None)()
+
+
+def speed(model, options):
+    configured = [(slot.variable, slot.configured) for slot in slots(model) if not slot.kept]
+    times = []
+    for index in range(options.pairs + 1):
+        start = time.perf_counter()
+        for variable, initializer in configured:
+            variable.assign(initializer(variable.shape, dtype=variable.dtype))
+        wait(configured)
+        middle = time.perf_counter()
+        winit.initialize(model, seed=index)
+        wait(configured)
+        if index:  # the first is a warm-up
+            times.append((middle - start, time.perf_counter() - middle))
+    ratios = [ours / theirs for theirs, ours in times]
+    theirs, ours = (statistics.median(column) for column in zip(*times, strict=True))
+    print(
+        f"{options.model} on {keras.backend.backend()}: Keras' draws {theirs:.2f} s, "
+        f"initialize {ours:.2f} s, ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+    )
+
+
+if __name__ == "__main__":
+    main()
