@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
@@ -27,7 +28,7 @@ class Undo:
         """Note a variable's value, to give it back on failure."""
         start, shape = self._file.tell(), tuple(variable.shape)
         for piece in _pieces(variable, math.prod(shape)):
-            self._file.write(piece.tobytes())
+            self._file.write(np.ascontiguousarray(piece).reshape(-1).view("uint8").data)
         self._saved.append((variable, start, shape, piece.dtype))  # only once it can be taken back
 
     def assign(self, variable: Any, value: Any) -> None:
@@ -51,8 +52,11 @@ class Undo:
 
 
 def _pieces(variable: Any, size: int) -> Iterator[Any]:
-    """A variable's values as arrays, of which a large one is never copied whole."""
-    if size <= _PIECE:
+    """A variable's values as arrays, of which a large one is never copied whole.
+
+    JAX and PyTorch show an array's own memory; TensorFlow copies, and so shows a piece at a time.
+    """
+    if size <= _PIECE or keras.backend.backend() != "tensorflow":
         yield ops.convert_to_numpy(variable)
         return
     flat = ops.reshape(variable.value, (-1,))

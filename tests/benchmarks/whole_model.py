@@ -94,11 +94,11 @@ def speed(model, options):
         wait(configured)
         if index:  # the first is a warm-up
             times.append((middle - start, time.perf_counter() - middle))
-    ratios = [ours / theirs for theirs, ours in times]
+    ratios = sorted(ours / theirs for theirs, ours in times)
     theirs, ours = (statistics.median(column) for column in zip(*times, strict=True))
     print(
         f"{options.model} on {keras.backend.backend()}: Keras' draws {theirs:.2f} s, "
-        f"initialize {ours:.2f} s, ratio {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})"
+        f"initialize {ours:.2f} s, ratio {statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
     )
 
 
