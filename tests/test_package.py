@@ -11,7 +11,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
-from helpers import run_python
+from helpers import BACKEND, run_python
 
 import keras_winit as winit
 
@@ -112,6 +112,10 @@ print("JSON" + json.dumps([seconds, sorted(set(sys.modules) - before)]))
 """
 
 
+once = pytest.mark.skipif(BACKEND != "tensorflow", reason="the same on every backend, and slow")
+
+
+@once
 def test_importing_is_light():
     runs = []
     run_python("-c", "import keras_winit", PYTHONDONTWRITEBYTECODE="")  # compiles it, if pip has not
@@ -125,6 +129,7 @@ def test_importing_is_light():
     assert not heavy & set(modules)
 
 
+@once
 def test_it_survives_stripped_docstrings():
     code = "import keras_winit as w; print(w.HeUniform.__doc__, w.HeUniform(seed=1)((2, 3)).shape[0])"
     finished = run_python("-OO", "-c", code)
