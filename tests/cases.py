@@ -64,6 +64,8 @@ CASES = [
     _by_fans("glorot_uniform", lambda i, o: sqrt(6 / (i + o)) / sqrt(3), "uniform"),
     _by_fans("glorot_normal", lambda i, o: sqrt(2 / (i + o)), "normal"),
     _by_fans("glorot_normal", lambda i, o: sqrt(2 / (i + o)), "truncated_normal", truncated=True),
+    _by_fans("glorot_normal", lambda i, o: 0.2, "truncated_normal", truncated=True, fans=[30.0, 20.0]),
+    _by_fans("glorot_uniform", lambda i, o: 0.2, "uniform", fans=[30.0, 20.0]),
     _by_fans("he_uniform", lambda i, o: sqrt(6 / i) / sqrt(3), "uniform"),
     _by_fans("he_uniform", _he(0.3), "uniform", negative_slope=0.3),
     _by_fans("he_uniform", lambda i, o: sqrt(2 / o), "uniform", mode="fan_out"),
@@ -73,7 +75,7 @@ CASES = [
     _by_fans("lecun_uniform", lambda i, o: sqrt(3 / i) / sqrt(3), "uniform"),
     _by_fans("lecun_normal", lambda i, o: 1 / sqrt(i), "normal"),
     _by_fans("lecun_normal", lambda i, o: 1 / sqrt(i), "truncated_normal", truncated=True),
-    _by_fans("lecun_normal", lambda i, o: 1 / sqrt(77.5), "normal", fans=(77.5, 3)),
+    _by_fans("lecun_normal", lambda i, o: 1 / sqrt(77.5), "normal", fans=[77.5, 3.0]),
     _by_fans("variance_scaling", lambda i, o: 1 / sqrt(i), "normal"),
     _by_fans(
         "variance_scaling",

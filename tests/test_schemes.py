@@ -146,6 +146,8 @@ def test_attributes_are_the_arguments(case):
     for key, value in case.arguments.items():
         if key == "initializer":
             assert isinstance(scheme.initializer, Scheme)
+        elif key == "fans":
+            assert list(scheme.fans) == value
         elif key == "distribution" and value == "untruncated_normal":
             assert scheme.distribution == "normal"
         else:
