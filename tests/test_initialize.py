@@ -334,6 +334,115 @@ def test_compiled_models_use_the_new_weights():
     np.testing.assert_allclose(after, array(model(inputs)), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (lambda: layers.Conv2DTranspose(48, 4, strides=2, use_bias=False), (12, 12, 64)),
+        (lambda: layers.DepthwiseConv2D(3, use_bias=False), (12, 12, 2000)),
+        (lambda: layers.Dense(200, use_bias=False), (300,)),
+    ],
+)
+def test_instances_of_keras_get_the_exact_fans(layer, shape):
+    model = keras.Sequential([keras.Input(shape), layer()])
+    winit.initialize(model, keras.initializers.LecunNormal(), seed=0)
+    inputs = np.random.default_rng(0).normal(size=(4, *shape)).astype("float32")
+    outputs = array(model(inputs))
+    inside = outputs[:, 4:-4, 4:-4] if len(shape) > 1 and outputs.shape[1] > 12 else outputs
+    assert inside.var() == pytest.approx(1, rel=0.05 if len(shape) > 1 else 0.2)
+
+
+@pytest.mark.parametrize("scheme", [winit.Scaled("orthogonal"), keras.initializers.Orthogonal()], ids=repr)
+def test_wrapped_and_foreign_orthogonal_gates(scheme):
+    model = keras.Sequential([keras.Input((4, 3)), layers.LSTM(6)])
+    winit.initialize(model, {"recurrent": scheme}, seed=0)
+    for gate in np.split(array(model.layers[0].cell.recurrent_kernel), 4, axis=1):
+        np.testing.assert_allclose(gate.T @ gate, np.eye(6), atol=1e-5)
+
+
+def test_a_separable_stack_keeps_its_signal():
+    stack = [layers.SeparableConv2D(64, 3, activation="relu") for _ in range(5)]
+    model = keras.Sequential([keras.Input((24, 24, 64)), *stack])
+    plan = winit.initialize(model, "auto", seed=0)
+    assert {row.activation for row in plan.rows if "depthwise" in row.path} == {"linear"}
+    assert {row.activation for row in plan.rows if "pointwise" in row.path} == {"relu"}
+
+
+def test_layers_that_a_functional_subclass_holds_beside_its_graph():
+    class Model(keras.Model):
+        def __init__(self):
+            inputs = keras.Input((3,))
+            super().__init__(inputs, layers.Dense(4, name="body")(inputs))
+            self.extra = layers.Dense(2, name="extra")
+            self.extra.build((None, 4))
+
+    model = Model()
+    rows = winit.initialize(model, seed=0).rows
+    assert sorted(row.path for row in rows) == sorted(v.path for v in model.variables)
+
+
+def test_a_layer_that_is_never_called_is_named():
+    class Model(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.used, self.spare = layers.Dense(2), layers.Dense(3, name="spare")
+
+        def call(self, x):
+            return self.used(x)
+
+    model = Model()
+    model(np.ones((1, 4), "float32"))
+    plan = winit.initialize(model, seed=0)
+    assert plan.unbuilt == ("spare",)
+    assert "not drawn: spare" in str(plan)
+
+
+def test_auto_goes_on_where_an_activation_has_no_gain():
+    def normalized(x):
+        return x / keras.ops.norm(x, axis=-1, keepdims=True)
+
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(4, activation=normalized)])
+    found = row(winit.initialize(model, seed=0), "kernel")
+    assert found.scheme == "glorot_uniform"
+    assert "has no gain" in found.reason
+
+
+def test_auto_looks_through_reshaping_operations():
+    inputs = keras.Input((6,))
+    x = keras.ops.expand_dims(keras.ops.reshape(layers.Dense(4)(inputs), (-1, 2, 2)), -1)
+    model = keras.Model(inputs, layers.ReLU()(x))
+    assert row(winit.initialize(model, seed=0), "kernel").activation == "relu"
+
+
+def test_torch_leaves_a_gamma_of_the_users_own():
+    class LayerScale(layers.Layer):
+        gamma_initializer = "zeros"
+
+        def build(self, shape):
+            self.gamma = self.add_weight(name="gamma", shape=(shape[-1],), initializer=self.gamma_initializer)
+
+        def call(self, x):
+            return x * self.gamma
+
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(4), LayerScale()])
+    for scheme in ("torch", "auto"):
+        winit.initialize(model, scheme, seed=0)
+        np.testing.assert_array_equal(array(model.layers[1].gamma), 0)
+
+
+def test_delta_orthogonal_knows_a_transposed_kernel():
+    model = keras.Sequential([keras.Input((8, 8, 4)), layers.Conv2DTranspose(4, 3)])
+    with pytest.raises(ValueError, match="transposed convolution has its outputs before"):
+        winit.initialize(model, "delta_orthogonal")
+
+
+def test_an_attention_layer_records_no_place_of_one_projection():
+    inputs = keras.Input((4, 8))
+    mha = layers.MultiHeadAttention(2, 4)
+    model = keras.Model(inputs, mha(inputs, inputs))
+    winit.initialize(model, winit.Scaled("he_normal", factor=0.5), seed=0)
+    assert repr(mha._kernel_initializer) == "Scaled(initializer=HeNormal(), factor=0.5)"
+
+
 # ---- Seeds ----
 
 

@@ -106,6 +106,7 @@ def test_a_twin_has_the_same_deviation(case):
         (winit.Zeros(), keras.initializers.Zeros),
         (winit.PriorBias(0.1), keras.initializers.Constant),
         (winit.Scaled("ones", factor=3.0), keras.initializers.Constant),
+        (winit.Summed("ones", terms=3), keras.initializers.Constant),
         (winit.Scaled("he_normal", factor=0.0), keras.initializers.Zeros),
         (winit.Scaled(keras.initializers.HeNormal(), factor=2.0), keras.initializers.VarianceScaling),
         (winit.HeNormal(seed=keras.random.SeedGenerator(3)), keras.initializers.VarianceScaling),
@@ -146,6 +147,94 @@ def test_mixed_precision(policy):
     # Keras itself reloads an input layer as float32.
     policies = [[layer.dtype_policy.name for layer in each.layers[1:]] for each in (model, copy)]
     assert policies[0] == policies[1]
+
+
+def assert_portable(model):
+    copy = winit.portable(model)
+    for one, other in zip(model.get_weights(), copy.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    config = json.dumps(keras.saving.serialize_keras_object(copy))
+    assert '"winit>' not in config
+    return copy
+
+
+@pytest.mark.parametrize(
+    "stack",
+    [
+        lambda: [keras.Input((None, None, 3)), layers.Conv2D(4, 5, kernel_initializer="winit>he_uniform")],
+        lambda: [keras.Input((None,)), layers.Embedding(10, 3), layers.Conv1D(4, 9)],
+        lambda: [keras.Input((4, 3), batch_size=2), layers.LSTM(3, stateful=True)],
+        lambda: [keras.Input((5,)), layers.Dense(4, dtype="bfloat16", kernel_initializer="winit>orthogonal")],
+        lambda: [
+            keras.Input((6, 6, 4)),
+            layers.Conv2D(4, 3, dtype="bfloat16", kernel_initializer="winit>dirac"),
+        ],
+    ],
+    ids=["open sizes", "open length", "stateful", "bfloat16", "bfloat16 taps"],
+)
+def test_models_that_are_hard_to_probe(stack):
+    assert_portable(keras.Sequential(stack()))
+
+
+def test_the_model_itself_is_not_called():
+    model = keras.Sequential(
+        [keras.Input((4, 3), batch_size=2), layers.LSTM(3, stateful=True), layers.Dropout(0.5)]
+    )
+    model(np.ones((2, 4, 3), "float32"), training=True)
+    before = [array(v) for v in [*model.variables, *model.layers[0].states]]
+    assert_portable(model)
+    for one, other in zip(before, [*model.variables, *model.layers[0].states], strict=True):
+        np.testing.assert_array_equal(one, array(other))
+
+
+def test_an_adapted_model():
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(4, kernel_initializer="winit>he_normal")])
+    model.layers[0].enable_lora(2)
+    model.layers[0].lora_kernel_b.assign(np.ones((2, 4)))
+    inputs = np.random.default_rng(0).normal(size=(3, 5)).astype("float32")
+    np.testing.assert_allclose(
+        array(winit.portable(model)(inputs)), array(model(inputs)), rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_layer_that_keeps_the_name_of_its_initializer():
+    @keras.saving.register_keras_serializable("test_portable")
+    class Own(layers.Layer):
+        def __init__(self, kernel_initializer="winit>he_uniform", **kwargs):
+            super().__init__(**kwargs)
+            self.kernel_initializer = kernel_initializer
+
+        def build(self, shape):
+            self.kernel = self.add_weight(
+                name="kernel", shape=(shape[-1], 4), initializer=self.kernel_initializer
+            )
+
+        def call(self, x):
+            return keras.ops.matmul(x, self.kernel)
+
+        def get_config(self):
+            return {**super().get_config(), "kernel_initializer": self.kernel_initializer}
+
+    model = keras.Sequential([keras.Input((3,)), Own()])
+    assert_portable(model)
+    for scheme in ("auto", "configured"):
+        winit.initialize(model, scheme, seed=0)
+        assert array(model.layers[0].kernel).std() > 0
+    assert_portable(model)
+
+
+def test_functions_of_the_users_own():
+    def double(x):
+        return 2 * x
+
+    def loss(y, z):
+        return keras.ops.mean(keras.ops.square(y - z))
+
+    model = keras.Sequential(
+        [keras.Input((3,)), layers.Dense(4, activation=double, kernel_initializer="winit>eye")]
+    )
+    model.compile("sgd", loss)
+    assert assert_portable(model).compiled
 
 
 def test_models_without_a_configuration_are_refused():

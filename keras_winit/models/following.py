@@ -52,6 +52,11 @@ _TRANSPARENT = (
     layers.ZeroPadding2D,
     layers.ZeroPadding3D,
 )
+# The same of keras.ops in a functional model, by the names of their classes.
+_TRANSPARENT_OPERATIONS = {
+    *("Reshape", "Transpose", "Squeeze", "ExpandDims", "SwapAxes", "Moveaxis", "Ravel", "Pad", "Flip"),
+    *("GetItem", "Cast", "MaxPool", "AveragePool"),
+}
 _ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU, layers.Softmax)
 
 
@@ -82,6 +87,8 @@ class Graph:
 
     def activation_after(self, slot: Slot) -> tuple[Activation, str]:
         """The activation that a slot's layer feeds, and how it was found."""
+        if slot.variable.name == "depthwise_kernel":  # of a separable convolution
+            return resolve(None), "the pointwise kernel follows"
         own = getattr(slot.layer, "activation", None)
         if own is not None and own is not keras.activations.linear:
             return resolve(own), "the layer's own activation"
@@ -104,7 +111,7 @@ class Graph:
                 return found, f"{operation.name} follows"
             if id(operation) in self._first:
                 queue = [*self._first[id(operation)], *queue]
-            elif isinstance(operation, _TRANSPARENT):
+            elif isinstance(operation, _TRANSPARENT) or type(operation).__name__ in _TRANSPARENT_OPERATIONS:
                 queue = [*self._next(operation), *queue]
         return resolve(None), "no activation follows"
 

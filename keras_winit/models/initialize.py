@@ -11,13 +11,15 @@ from keras_winit.checks import as_bool, did_you_mean
 from keras_winit.choose import for_activation
 from keras_winit.models.following import Graph
 from keras_winit.models.plan import Plan, Row
-from keras_winit.models.slots import Slot, slots
+from keras_winit.models.slots import Slot, slots, unbuilt
 from keras_winit.models.torch_defaults import torch_default
 from keras_winit.models.undo import Undo, undo_on_failure
 from keras_winit.schemes import Scheme, names
 from keras_winit.schemes.base import get
 from keras_winit.schemes.compose import PerGate, Wrapper
+from keras_winit.schemes.orthogonal import DeltaOrthogonal, Orthogonal
 from keras_winit.schemes.structured import Dirac, Identity
+from keras_winit.schemes.variance import VarianceScaling
 from keras_winit.seeds import check_seed, fold, settle
 
 MODES = ("auto", "configured", "torch", "keep")
@@ -52,7 +54,8 @@ def initialize(
     kernels are drawn orthogonal, gate by gate; biases go to zero (an LSTM's forget gate to one, as
     the layer says); normalizations return to their initial values. Frozen, quantized and adapted
     weights are kept, and the plan says why. Each draw is recorded in the layer's own initializer,
-    so that a saved model says how it was made. Where anything fails, the model is as it was.
+    so that a saved model says how it was made (where an LSTM's forget gate is drawn too, as "torch"
+    does, its `unit_forget_bias` becomes False). Where anything fails, the model is as it was.
 
     Args:
         model: a built model of any kind, or a built layer. If it is compiled, the optimizer's state
@@ -111,7 +114,7 @@ def initialize(
             if stateful:
                 _reset_optimizer(model, undo)
     note = "the optimizer's state is reset too" if stateful else "there is no optimizer state to reset"
-    return Plan(tuple(row for _, _, row in steps), root, note, dry_run)
+    return Plan(tuple(row for _, _, row in steps), root, note, dry_run, unbuilt(model))
 
 
 def _root_seed(seed: Any) -> int:
@@ -207,7 +210,11 @@ def _choose(slot: Slot, rules: list[_Rule], graph: Graph) -> _Choice:
         return _own(slot, "its initial value")
     if rule.scheme == "auto":
         activation, how = graph.activation_after(slot)
-        return _Choice(for_activation(activation), how, activation.name)
+        try:
+            return _Choice(for_activation(activation), how, activation.name)
+        except ValueError:  # one that joins features, or is not finite
+            reason = f"{how}, and has no gain: as a linear layer"
+            return _Choice(for_activation(None), reason, activation.name)
     return _Choice(rule.scheme, "as asked")
 
 
@@ -221,6 +228,12 @@ def _fit(initializer: Any, slot: Slot, seed: int) -> Any:
     """A copy of an initializer with the slot's seed, fans and axes."""
     if initializer is slot.configured:
         return _with(initializer, seed, None, slot.axes_by_keras)
+    initializer = _ours(initializer)
+    if isinstance(initializer, DeltaOrthogonal) and slot.transposed:
+        raise ValueError(
+            f"delta_orthogonal cannot draw {slot.path!r}: the kernel of a transposed convolution has its "
+            "outputs before its inputs. Give a mapping that names another scheme for it."
+        )
     if isinstance(initializer, (Identity, Dirac)):
         if slot.depthwise:
             return Dirac("depthwise", gain=initializer.gain)
@@ -232,6 +245,20 @@ def _fit(initializer: Any, slot: Slot, seed: int) -> Any:
     return fitted
 
 
+def _ours(initializer: Any) -> Any:
+    """This package's scheme for one of Keras' own that cannot be told its fans, axes or gates."""
+    own = keras.initializers
+    config = initializer.get_config() if isinstance(initializer, own.Initializer) else {}
+    if isinstance(initializer, Scheme) or not type(initializer).__module__.startswith("keras."):
+        return initializer
+    if isinstance(initializer, own.VarianceScaling):
+        axes = {key: config[key] for key in ("input_axes", "output_axes")}
+        return VarianceScaling(initializer.scale, initializer.mode, initializer.distribution, **axes)
+    if isinstance(initializer, own.Orthogonal):
+        return Orthogonal(initializer.gain)
+    return Identity(initializer.gain) if isinstance(initializer, own.Identity) else initializer
+
+
 def _with(initializer: Any, seed: int | None, fans: Any, axes: Any) -> Any:
     if not isinstance(initializer, keras.initializers.Initializer):
         return initializer  # a function of shape and dtype
@@ -239,7 +266,7 @@ def _with(initializer: Any, seed: int | None, fans: Any, axes: Any) -> Any:
     if "seed" in config and seed is not None:
         config["seed"] = seed
     if isinstance(initializer, Wrapper):
-        config["initializer"] = _with(initializer.initializer, None, fans, axes)
+        config["initializer"] = _with(_ours(initializer.initializer), None, fans, axes)
     elif "fans" in config and fans is not None:
         config["fans"] = config["fans"] or list(fans)
     elif axes is not None and config.get("input_axes", ()) is None:
@@ -274,6 +301,8 @@ def _without_place(initializer: Any) -> Any:
         return initializer
     config = dict(initializer.get_config())
     config.update({key: None for key in ("seed", "fans", "input_axes", "output_axes") if key in config})
+    if isinstance(initializer, Wrapper):
+        config["initializer"] = _without_place(initializer.initializer)
     return type(initializer).from_config(config)
 
 

@@ -30,6 +30,7 @@ class Plan:
         seed: the root seed: with it, `initialize` does the same again.
         optimizer: what became of the optimizer's state.
         dry_run: whether the model was left as it was.
+        unbuilt: the names of layers that the model holds but never called: they have no weights.
 
     Example:
 
@@ -45,6 +46,7 @@ class Plan:
     seed: int
     optimizer: str
     dry_run: bool
+    unbuilt: tuple[str, ...] = ()
 
     @property
     def drawn(self) -> tuple[Row, ...]:
@@ -66,7 +68,8 @@ class Plan:
             rows.append((row.path, shape, fans, row.activation or "–", row.scheme or "kept", row.reason))
         headings = ("variable", "shape", "fan_in, fan_out", "activation", "scheme", "reason")
         would = "would be " if self.dry_run else ""
+        never = f"; not built, and so not drawn: {', '.join(self.unbuilt)}" if self.unbuilt else ""
         return (
             f"{table_text(headings, rows)}\n{len(self.drawn)} variables {would}drawn, {len(self.kept)} kept; "
-            f"seed {self.seed}; {self.optimizer}"
+            f"seed {self.seed}; {self.optimizer}{never}"
         )

@@ -1,5 +1,6 @@
 """A copy of a model that loads where this package is not installed."""
 
+import inspect
 import json
 import math
 import tempfile
@@ -12,7 +13,7 @@ import numpy as np
 from keras import initializers, ops
 
 from keras_winit.sampling import TRUNCATED_STD
-from keras_winit.schemes import Scheme
+from keras_winit.schemes import Scheme, get, names
 from keras_winit.schemes.base import PACKAGE
 from keras_winit.schemes.basic import Constant, Ones, RandomNormal, RandomUniform, TruncatedNormal, Zeros
 from keras_winit.schemes.bias import PriorBias
@@ -20,6 +21,10 @@ from keras_winit.schemes.compose import Scaled, Summed, Wrapper
 from keras_winit.schemes.orthogonal import DeltaOrthogonal, Orthogonal
 from keras_winit.schemes.structured import Sparse
 from keras_winit.schemes.variance import VarianceScheme
+
+# Sizes to try for the dimensions that a model leaves open.
+_PROBES = (2, 32, 128)
+_KNOWN = frozenset(names(aliases=True))
 
 
 def portable(model: keras.Model) -> keras.Model:
@@ -52,46 +57,78 @@ def portable(model: keras.Model) -> keras.Model:
     if not model.built:
         raise ValueError(f"The model {model.name!r} is not built. Call it on data, or `build`, first.")
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.keras"
-        own_classes = {
-            type(layer).__name__: type(layer)
-            for layer in model._flatten_layers()
-            if not type(layer).__module__.startswith("keras.")
-        }
+        path, rewritten = Path(folder) / "model.keras", Path(folder) / "portable.keras"
         try:
             model.save(path)
-            _rewrite(path)
-            copy = keras.models.load_model(path, custom_objects=own_classes, safe_mode=False)
-        except (TypeError, ValueError, NotImplementedError, KeyError, AttributeError) as error:
+            _rewrite(path, rewritten)
+            own = _own_objects(model)
+            same, copy = (
+                keras.models.load_model(each, custom_objects=own, safe_mode=False)
+                for each in (path, rewritten)
+            )
+        except Exception as error:  # whatever Keras, a backend or the model's own code raises
             raise ValueError(
                 f"The model {model.name!r} cannot be made portable: Keras cannot rebuild it from a "
-                f"configuration. Give its classes a `get_config`. Keras said: {error}"
+                "configuration. Give its classes a `get_config`, and register them and its functions "
+                f"with `keras.saving.register_keras_serializable`. Keras said: {error}"
             ) from error
-    _check_same(model, copy)
+    _check_same(model, same, copy)
     return copy
 
 
-def _rewrite(path: Path) -> None:
-    """Replace the schemes in the configuration inside a `.keras` file."""
-    with zipfile.ZipFile(path) as archive:
-        members = {name: archive.read(name) for name in archive.namelist()}
-    config = _replace(json.loads(members["config.json"]))
-    members["config.json"] = json.dumps(config).encode()
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, content in members.items():
-            archive.writestr(name, content)
+def _own_objects(model: keras.Model) -> dict[str, Any]:
+    """The classes and functions of the model that are not Keras' own, by name."""
+    found: list[Any] = []
+    for layer in model._flatten_layers():
+        found += [layer, *vars(layer).values()]
+    compiled = getattr(model, "_compile_config", None)
+    found += keras.tree.flatten(dict(compiled.config)) if compiled is not None else []
+    result = {}
+    for item in found:
+        kind = item if inspect.isfunction(item) or inspect.isclass(item) else type(item)
+        serializable = inspect.isfunction(item) or hasattr(kind, "get_config")
+        if serializable and not kind.__module__.startswith(("keras.", "keras_winit.", "builtins")):
+            result[kind.__name__] = kind
+    return result
 
 
-def _replace(config: Any) -> Any:
+def _rewrite(path: Path, rewritten: Path) -> None:
+    """Copy a `.keras` file with the schemes in its configuration replaced."""
+    with zipfile.ZipFile(path) as archive, zipfile.ZipFile(rewritten, "w") as result:
+        for name in archive.namelist():
+            content = archive.read(name)
+            if name == "config.json":
+                text = json.dumps(_replace(json.loads(content), False))
+                if f'"{PACKAGE}>' in text:
+                    raise ValueError(f"its configuration names {PACKAGE}> where no initializer can be")
+                content = text.encode()
+            result.writestr(name, content)
+
+
+def _replace(config: Any, half: bool) -> Any:
+    """The configuration with twins in place of schemes; `half` where weights are of half precision."""
     if isinstance(config, list):
-        return [_replace(item) for item in config]
+        return [_replace(item, half) for item in config]
+    if isinstance(config, str) and config.removeprefix(f"{PACKAGE}>") in _KNOWN and ">" in config:
+        return _serialized_twin(get(config), half)  # as a layer of the user's own may keep it
     if not isinstance(config, dict):
         return config
     name = config.get("registered_name") or config.get("class_name")
     if isinstance(name, str) and name.startswith(f"{PACKAGE}>") and "config" in config:
-        scheme = keras.saving.deserialize_keras_object(config)
-        return keras.saving.serialize_keras_object(twin(scheme))
-    return {key: _replace(value) for key, value in config.items()}
+        return _serialized_twin(keras.saving.deserialize_keras_object(config), half)
+    policy = config.get("dtype")
+    if isinstance(policy, dict):
+        policy = policy.get("config", {}).get("name")
+    if isinstance(policy, str):
+        half = policy in ("bfloat16", "float16")
+    return {key: _replace(value, half) for key, value in config.items()}
+
+
+def _serialized_twin(scheme: Any, half: bool) -> Any:
+    found = twin(scheme)
+    if half and isinstance(found, initializers.Orthogonal):  # Keras cannot draw it so
+        found = initializers.VarianceScaling(found.gain**2, "fan_avg", "untruncated_normal", found.seed)
+    return keras.saving.serialize_keras_object(found)
 
 
 def twin(scheme: Scheme) -> Any:
@@ -172,11 +209,13 @@ def _named_twin(scheme: VarianceScheme) -> Any:
 def _wrapper_twin(scheme: Wrapper) -> Any:
     inner = scheme.inner()
     result = twin(inner) if isinstance(inner, Scheme) else inner
+    # Numbers that are all the same add up with their signs, random ones in their variance.
+    constant = isinstance(result, (initializers.Ones, initializers.Constant))
     factor = 1.0
     if isinstance(scheme, Scaled):
-        factor = abs(scheme.factor)
+        factor = scheme.factor if constant else abs(scheme.factor)
     elif isinstance(scheme, Summed):
-        factor = math.sqrt(scheme.terms)
+        factor = scheme.terms if constant else math.sqrt(scheme.terms)
     if factor == 0:
         return initializers.Zeros()
     return result if factor == 1 else _times(result, factor)
@@ -200,32 +239,53 @@ def _times(initializer: Any, factor: float) -> Any:
     return type(initializer).from_config(config)
 
 
-def _check_same(model: keras.Model, copy: keras.Model) -> None:
-    """The weights, and where the inputs are known, the outputs, are equal."""
-    weights, copies = model.get_weights(), copy.get_weights()
-    same = len(weights) == len(copies) and all(map(_equal, weights, copies))
-    if same and getattr(model, "inputs", None):
-        function = getattr(model, "_functional", model)  # what a Sequential model runs as
-        probe = keras.tree.map_structure(_probe, function._inputs_struct)
-        outputs = [keras.tree.flatten(each(probe, training=False)) for each in (model, copy)]
-        same = all(
-            np.allclose(_numbers(one), _numbers(other), equal_nan=True)
-            for one, other in zip(*outputs, strict=True)
-        )
-    if not same:
+def _check_same(model: keras.Model, same: keras.Model, copy: keras.Model) -> None:
+    """The copy has the weights, and computes the outputs, of the model and of its own plain reload.
+
+    The model itself is not called: that would move its random and recurrent state.
+    """
+    adapted = any(getattr(layer, "lora_enabled", False) for layer in model._flatten_layers())
+    originals = same if adapted else model  # Keras merges an adapter into the weight it saves
+    weights, copies = originals.get_weights(), copy.get_weights()
+    equal = len(weights) == len(copies) and all(map(_equal, weights, copies))
+    if equal and getattr(same, "inputs", None):
+        equal = _same_outputs(same, copy)
+    if not equal:
         raise ValueError(
             f"The model {model.name!r} cannot be made portable: its copy does not compute the same. "
-            "Something in it is not in its configuration."
+            "Something in it is not in its configuration, or two of its classes have one name."
         )
+
+
+def _same_outputs(same: keras.Model, copy: keras.Model) -> bool:
+    """Whether both give equal outputs for random inputs, of the first size that the model takes."""
+    for size in _PROBES:
+        probe = keras.tree.map_structure(
+            lambda tensor, size=size: _probe(tensor, size),
+            getattr(same, "_functional", same)._inputs_struct,  # what a Sequential model runs as
+        )
+        try:
+            expected = keras.tree.flatten(same(probe, training=False))
+        except Exception:  # too small an input for this model
+            continue
+        found = keras.tree.flatten(copy(probe, training=False))
+        return all(
+            np.allclose(_numbers(one), _numbers(other), equal_nan=True)
+            for one, other in zip(expected, found, strict=True)
+        )
+    return True  # it takes none of these: its weights are equal
 
 
 def _numbers(tensor: Any) -> np.ndarray:
     return np.asarray(ops.convert_to_numpy(ops.cast(tensor, "float32")))
 
 
-def _probe(tensor: Any) -> Any:
-    shape = tuple(2 if size is None else size for size in tensor.shape)
+def _probe(tensor: Any, size: int) -> Any:
+    batch = 2 if tensor.shape[:1] in ((), (None,)) else tensor.shape[0]
+    shape = (batch, *(size if dim is None else dim for dim in tensor.shape[1:]))
     if not keras.backend.is_float_dtype(tensor.dtype):
+        if tensor.dtype == "string":
+            return ops.convert_to_tensor(np.full(shape, ""))
         return ops.zeros(shape, dtype=tensor.dtype)
     values = np.random.default_rng(0).normal(size=shape)
     return ops.convert_to_tensor(values, dtype=tensor.dtype)

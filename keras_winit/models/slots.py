@@ -103,11 +103,18 @@ class Slot:
     def configured(self) -> Any:
         """The initializer that the layer itself was given, or what Keras' code says; None if unknown."""
         if self.attribute:
-            return getattr(self.layer, self.attribute)
+            given = getattr(self.layer, self.attribute)
+            # A layer of the user's own may keep the string that it was given.
+            return given if callable(given) else keras.initializers.get(given)
         for (kind, name), initializer in _WRITTEN_IN_CODE.items():
             if isinstance(self.layer, kind) and self.variable.name == name:
                 return keras.initializers.get(initializer)
         return None
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the kernel is (spatial…, outputs, inputs)."""
+        return self.role == "kernel" and isinstance(self.layer, _TRANSPOSED)
 
     @property
     def axes_by_keras(self) -> tuple[list[int], list[int]] | None:
@@ -145,11 +152,9 @@ def slots(model: keras.layers.Layer) -> list[Slot]:
     """Every variable of a built model, once, in the order of its layers."""
     if not isinstance(model, layers.Layer):
         raise TypeError(f"`model` must be a Keras model. Received: {model!r} of type {type(model).__name__}.")
-    unbuilt = [layer.name for layer in model._flatten_layers() if not layer.built and _has_weights(layer)]
-    if not model.built or unbuilt:
-        which = f"its layers {unbuilt[:5]} are" if unbuilt and model.built else "it is"
+    if not model.built:
         raise ValueError(
-            f"The model {model.name!r} has no weights to work on yet: {which} not built. "
+            f"The model {model.name!r} has no weights to work on yet: it is not built. "
             "Call the model on data, or `model.build(input_shape)`, first."
         )
     result, seen = [], set()
@@ -167,9 +172,12 @@ def slots(model: keras.layers.Layer) -> list[Slot]:
 
 def children(layer: keras.layers.Layer) -> list[Any]:
     """The layers directly inside a layer, in the order in which it was given them."""
-    inner = layer.layers if isinstance(layer, keras.Model) else None
-    # A Sequential model also holds the functional model that it runs as.
-    return list(inner) if inner else list(layer._flatten_layers(include_self=False, recursive=False))
+    inner = list(layer.layers) if isinstance(layer, keras.Model) else []
+    # A model may hold layers beside those of its graph; a Sequential one also holds the functional
+    # model that it runs as.
+    known = {id(child) for child in (*inner, getattr(layer, "_functional", None))}
+    held = layer._flatten_layers(include_self=False, recursive=False)
+    return inner + [child for child in held if id(child) not in known]
 
 
 def _walk(
@@ -192,14 +200,21 @@ def _walk(
 def _stable_name(layer: Any) -> tuple[str, bool]:
     """A layer's name, and whether Keras made it: `dense_37` becomes `dense`, to be counted."""
     kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(layer).__name__).lower()
+    if layer.name.replace("_", "") == kind.replace("_", ""):
+        return str(layer.name), True  # the class itself may end in a number
     base = re.sub(r"_\d+$", "", layer.name)
     core = re.sub(r"^(forward|backward)_", "", base)  # the halves of a Bidirectional
     automatic = core.replace("_", "") == kind.replace("_", "")
     return (base, True) if automatic else (str(layer.name), False)
 
 
-def _has_weights(layer: Any) -> bool:
-    return type(layer).build is not layers.Layer.build and not isinstance(layer, keras.Model)
+def unbuilt(model: keras.layers.Layer) -> tuple[str, ...]:
+    """The names of layers that a built model holds but has never called, and which have no weights yet."""
+    return tuple(
+        layer.name
+        for layer in model._flatten_layers()
+        if not layer.built and type(layer).build is not layers.Layer.build
+    )
 
 
 def _slot(variable: Any, layer: Any, parents: tuple[Any, ...], place: str) -> Slot:

@@ -16,6 +16,12 @@ from keras_winit.schemes.compose import Summed
 from keras_winit.schemes.variance import FanInUniform, GlorotUniform
 
 _CELLS = (layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell)
+_NORMALIZATIONS = (
+    layers.BatchNormalization,
+    layers.LayerNormalization,
+    layers.GroupNormalization,
+    layers.RMSNormalization,
+)
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 
 
@@ -24,7 +30,7 @@ def torch_default(slot: Slot) -> tuple[Any, str]:
     layer, name = slot.layer, slot.variable.name
     if isinstance(layer, layers.PReLU):
         return Constant(0.25), "torch.nn.PReLU"
-    if slot.role == "norm":
+    if isinstance(layer, _NORMALIZATIONS) and slot.role == "norm":
         return (Zeros() if name == "beta" else Ones()), "torch's normalization layers"
     if slot.role == "embedding":
         return RandomNormal(stddev=1.0), "torch.nn.Embedding: N(0, 1)"
@@ -57,12 +63,14 @@ def _attention(slot: Slot) -> tuple[Any, str]:
     if slot.fans is None or slot.role != "kernel":
         return None, ""
     fan_in, fan_out = slot.fans
+    if slot.layer.name == "gate":
+        return FanInUniform(fans=(fan_in, fan_out)), "torch has no gate here; as torch.nn.Linear"
     if slot.layer.name == "attention_output":
         return FanInUniform(fans=(fan_in, fan_out)), "the output projection of torch.nn.MultiheadAttention"
     if _packed(slot.attention):
         packed = "torch.nn.MultiheadAttention packs query, key and value: Xavier with three times the outputs"
         return GlorotUniform(fans=(fan_in, 3 * fan_out)), packed
-    return GlorotUniform(fans=(fan_in, fan_out)), "torch.nn.MultiheadAttention with separate projections"
+    return GlorotUniform(fans=(fan_in, fan_out)), "as torch.nn.MultiheadAttention with separate projections"
 
 
 def _packed(attention: Any) -> bool:

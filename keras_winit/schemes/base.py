@@ -50,7 +50,7 @@ class Scheme(keras.initializers.Initializer):
     random: ClassVar[bool] = True
     # Whether an output's weights are drawn in view of another's, so that the gates of a recurrent
     # kernel and the groups of a convolution have to be drawn apart.
-    blockwise: ClassVar[bool] = False
+    blockwise: bool = False
 
     seed: Any
 

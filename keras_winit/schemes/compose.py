@@ -21,6 +21,7 @@ class Wrapper(KernelScheme):
     def wrap(self, initializer: Any, seed: Any, input_axes: Any, output_axes: Any) -> None:
         """Keep the wrapped initializer and what is to be handed to it."""
         self.initializer = get(initializer)
+        self.blockwise = getattr(self.initializer, "blockwise", False)
         self.set_axes(input_axes, output_axes)
         self.set_seed(seed)
         if seed is None:
@@ -137,6 +138,7 @@ class PerGate(Wrapper):
     ) -> None:
         self.gates = as_int("gates", gates, minimum=1)
         self.wrap(initializer, seed, input_axes, output_axes)
+        self.blockwise = False  # it is what draws them apart
 
     def part(self, shape: Shape) -> Shape:
         """The shape of one gate."""
@@ -195,6 +197,7 @@ class ICNR(Wrapper):
     ) -> None:
         self.factor = as_int("factor", factor, minimum=1)
         self.wrap(initializer, seed, input_axes, output_axes)
+        self.blockwise = False  # subpixels go before groups
 
     def part(self, shape: Shape) -> Shape:
         """The shape of the kernel of one subpixel."""
