@@ -8,6 +8,8 @@ form, I − V·T·Vᵀ with T⁻¹ = ½·I + triu(VᵀV, 1) for unit vectors, is
 G. W. Stewart 1980, "The efficient generation of random orthogonal matrices", SIAM J. Numer.
 Anal. 17; F. Mezzadri 2007, "How to generate random matrices from the classical compact groups",
 arXiv:math-ph/0609050.
+
+Products are written with @: on PyTorch `keras.ops.matmul` computes float64 in float32.
 """
 
 from typing import Any
@@ -80,26 +82,26 @@ def _reflect(vectors: Any, change: Any, columns: int, dtype: str) -> Any:
     transposed = ops.swapaxes(vectors, -1, -2)
     projection = transposed[:, :, :columns]
     if change is not None:
-        inner = ops.matmul(transposed[:, :, width:], change)
+        inner = transposed[:, :, width:] @ change
         projection = ops.concatenate([projection[:, :, :width], projection[:, :, width:] + inner], axis=-1)
-    step = ops.matmul(_wy_factor(vectors, transposed, dtype), projection)
+    step = _wy_factor(vectors, transposed, dtype) @ projection
     if change is None:
-        return -ops.matmul(vectors, step)
-    return ops.pad(change, [[0, 0], [width, 0], [width, 0]]) - ops.matmul(vectors, step)
+        return -(vectors @ step)
+    return ops.pad(change, [[0, 0], [width, 0], [width, 0]]) - vectors @ step
 
 
 def _wy_factor(vectors: Any, transposed: Any, dtype: str) -> Any:
     """T of the product of the reflections, I − V·T·Vᵀ: the inverse of ½·I + triu(VᵀV, 1)."""
     width = vectors.shape[-1]
     if width <= _LEAF:
-        gram = ops.matmul(transposed, vectors)
+        gram = transposed @ vectors
         upper = ops.convert_to_tensor(np.triu(np.ones((width, width)), 1), dtype=dtype)
         eye = ops.convert_to_tensor(np.broadcast_to(np.eye(width), gram.shape), dtype=dtype)
         return ops.solve_triangular(gram * upper + 0.5 * eye, eye, lower=False)
     half = width // 2
     first = _wy_factor(vectors[:, :, :half], transposed[:, :half], dtype)
     second = _wy_factor(vectors[:, :, half:], transposed[:, half:], dtype)
-    across = ops.matmul(transposed[:, :half], vectors[:, :, half:])
-    corner = -ops.matmul(ops.matmul(first, across), second)
+    across = transposed[:, :half] @ vectors[:, :, half:]
+    corner = -(first @ across @ second)
     below = ops.zeros_like(ops.swapaxes(corner, -1, -2))
     return ops.concatenate([ops.concatenate([first, corner], -1), ops.concatenate([below, second], -1)], -2)

@@ -5,7 +5,7 @@ import math
 import keras
 import numpy as np
 import pytest
-from helpers import array
+from helpers import BACKEND, array
 from keras import layers, ops
 from scipy import stats
 
@@ -25,6 +25,12 @@ def assert_semi_orthogonal(matrix, gain=1.0, tolerance=5e-6):
 def test_orthogonal_tall_wide_and_kernels(shape):
     kernel = array(winit.Orthogonal(gain=1.3, seed=4)(shape))
     assert_semi_orthogonal(kernel.reshape(-1, shape[-1]), 1.3)
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="JAX has no float64 unless it is enabled for the whole process")
+def test_orthogonal_in_float64():
+    for shape in ((5, 3), (300, 170), (200, 600)):
+        assert_semi_orthogonal(array(winit.Orthogonal(seed=4)(shape, dtype="float64")), tolerance=1e-13)
 
 
 def test_orthogonal_by_axes_keeps_each_expert_apart():
