@@ -359,6 +359,19 @@ def test_wrapped_and_foreign_orthogonal_gates(scheme):
         np.testing.assert_allclose(gate.T @ gate, np.eye(6), atol=1e-5)
 
 
+def test_an_initializer_of_the_users_own_without_a_configuration():
+    class Filled(keras.initializers.Initializer):
+        def __init__(self, value):
+            self.value = value
+
+        def __call__(self, shape, dtype=None):
+            return keras.ops.full(shape, self.value, dtype=dtype)
+
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(4)])
+    winit.initialize(model, Filled(0.5), seed=0)
+    np.testing.assert_array_equal(array(model.layers[0].kernel), 0.5)
+
+
 def test_a_separable_stack_keeps_its_signal():
     stack = [layers.SeparableConv2D(64, 3, activation="relu") for _ in range(5)]
     model = keras.Sequential([keras.Input((24, 24, 64)), *stack])

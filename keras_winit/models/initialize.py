@@ -43,6 +43,7 @@ class _Choice(NamedTuple):
     reason: str
     activation: str | None = None
     forget_bias: bool = True
+    own: bool = False  # the layer's own initializer, to be drawn as the layer would
 
 
 def initialize(
@@ -162,7 +163,7 @@ def _scheme(item: Any) -> Any:
 def _step(slot: Slot, rules: list[_Rule], graph: Graph, seed: int) -> tuple[_Choice, Row]:
     choice = _choose(slot, rules, graph)
     if choice.initializer is not None:
-        fitted = _fit(choice.initializer, slot, seed)
+        fitted = _fit(choice, slot, seed)
         choice = choice._replace(initializer=fitted)
         if isinstance(fitted, Scheme):
             try:
@@ -219,16 +220,17 @@ def _choose(slot: Slot, rules: list[_Rule], graph: Graph) -> _Choice:
 
 
 def _own(slot: Slot, reason: str) -> _Choice:
-    if slot.configured is None:
+    configured = slot.configured
+    if configured is None:
         return _Choice(None, "no initial value is known for it")
-    return _Choice(slot.configured, reason)
+    return _Choice(configured, reason, own=True)
 
 
-def _fit(initializer: Any, slot: Slot, seed: int) -> Any:
+def _fit(choice: _Choice, slot: Slot, seed: int) -> Any:
     """A copy of an initializer with the slot's seed, fans and axes."""
-    if initializer is slot.configured:
-        return _with(initializer, seed, None, slot.axes_by_keras)
-    initializer = _ours(initializer)
+    if choice.own:
+        return _with(choice.initializer, seed, None, slot.axes_by_keras)
+    initializer = _ours(choice.initializer)
     if isinstance(initializer, DeltaOrthogonal) and slot.transposed:
         raise ValueError(
             f"delta_orthogonal cannot draw {slot.path!r}: the kernel of a transposed convolution has its "
@@ -271,7 +273,10 @@ def _with(initializer: Any, seed: int | None, fans: Any, axes: Any) -> Any:
         config["fans"] = config["fans"] or list(fans)
     elif axes is not None and config.get("input_axes", ()) is None:
         config["input_axes"], config["output_axes"] = axes
-    return type(initializer).from_config(config)
+    try:
+        return type(initializer).from_config(config)
+    except TypeError:  # one of the user's own that has no configuration is used as it is
+        return initializer
 
 
 def _draw(slot: Slot, choice: _Choice, undo: Undo) -> None:
@@ -303,7 +308,10 @@ def _without_place(initializer: Any) -> Any:
     config.update({key: None for key in ("seed", "fans", "input_axes", "output_axes") if key in config})
     if isinstance(initializer, Wrapper):
         config["initializer"] = _without_place(initializer.initializer)
-    return type(initializer).from_config(config)
+    try:
+        return type(initializer).from_config(config)
+    except TypeError:
+        return initializer
 
 
 def _reset_optimizer(model: keras.Model, undo: Undo) -> None:
