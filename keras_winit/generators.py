@@ -98,7 +98,11 @@ def _jax() -> tuple[Sampler, ...]:
         key = np.array([seed, 0], "uint32")
         return jax.random.normal(key, shape, dtype) * stddev
 
-    return uniform, normal
+    def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: int) -> Any:
+        key = np.array([seed, 0], "uint32")
+        return jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype) * stddev
+
+    return uniform, normal, truncated_normal
 
 
 def _torch() -> tuple[Sampler, ...]:
