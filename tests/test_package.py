@@ -34,7 +34,7 @@ LAYERS = [
     {"models"},
     {"models.layer_fans", "models.undo", "models.plan"},
     {"models.slots"},
-    {"models.following", "models.torch_defaults", "models.portable"},
+    {"models.following", "models.fitting", "models.torch_defaults", "models.portable"},
     {"models.initialize", "models.for_layer"},
     {"demo"},
     {""},

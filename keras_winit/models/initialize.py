@@ -9,6 +9,7 @@ from keras import ops
 
 from keras_winit.checks import as_bool, did_you_mean
 from keras_winit.choose import for_activation
+from keras_winit.models.fitting import fit, without_place
 from keras_winit.models.following import Graph
 from keras_winit.models.plan import Plan, Row
 from keras_winit.models.slots import Slot, slots, unbuilt
@@ -16,10 +17,7 @@ from keras_winit.models.torch_defaults import torch_default
 from keras_winit.models.undo import Undo, undo_on_failure
 from keras_winit.schemes import Scheme, names
 from keras_winit.schemes.base import get
-from keras_winit.schemes.compose import PerGate, Wrapper
-from keras_winit.schemes.orthogonal import DeltaOrthogonal, Orthogonal
-from keras_winit.schemes.structured import Dirac, Identity
-from keras_winit.schemes.variance import VarianceScaling
+from keras_winit.schemes.compose import Wrapper
 from keras_winit.seeds import check_seed, fold, settle
 
 MODES = ("auto", "configured", "torch", "keep")
@@ -163,7 +161,7 @@ def _scheme(item: Any) -> Any:
 def _step(slot: Slot, rules: list[_Rule], graph: Graph, seed: int) -> tuple[_Choice, Row]:
     choice = _choose(slot, rules, graph)
     if choice.initializer is not None:
-        fitted = _fit(choice, slot, seed)
+        fitted = fit(choice.initializer, slot, seed, own=choice.own)
         choice = choice._replace(initializer=fitted)
         if isinstance(fitted, Scheme):
             try:
@@ -226,59 +224,6 @@ def _own(slot: Slot, reason: str) -> _Choice:
     return _Choice(configured, reason, own=True)
 
 
-def _fit(choice: _Choice, slot: Slot, seed: int) -> Any:
-    """A copy of an initializer with the slot's seed, fans and axes."""
-    if choice.own:
-        return _with(choice.initializer, seed, None, slot.axes_by_keras)
-    initializer = _ours(choice.initializer)
-    if isinstance(initializer, DeltaOrthogonal) and slot.transposed:
-        raise ValueError(
-            f"delta_orthogonal cannot draw {slot.path!r}: the kernel of a transposed convolution has its "
-            "outputs before its inputs. Give a mapping that names another scheme for it."
-        )
-    if isinstance(initializer, (Identity, Dirac)):
-        if slot.depthwise:
-            return Dirac("depthwise", gain=initializer.gain)
-        fitted = _with(initializer, seed, None, slot.axes_by_keras and slot.axes)
-    else:
-        fitted = _with(initializer, seed, slot.fans, slot.axes)
-    if slot.blocks > 1 and isinstance(fitted, Scheme) and fitted.blockwise:
-        return PerGate(fitted, gates=slot.blocks, seed=seed)
-    return fitted
-
-
-def _ours(initializer: Any) -> Any:
-    """This package's scheme for one of Keras' own that cannot be told its fans, axes or gates."""
-    own = keras.initializers
-    config = initializer.get_config() if isinstance(initializer, own.Initializer) else {}
-    if isinstance(initializer, Scheme) or not type(initializer).__module__.startswith("keras."):
-        return initializer
-    if isinstance(initializer, own.VarianceScaling):
-        axes = {key: config[key] for key in ("input_axes", "output_axes")}
-        return VarianceScaling(initializer.scale, initializer.mode, initializer.distribution, **axes)
-    if isinstance(initializer, own.Orthogonal):
-        return Orthogonal(initializer.gain)
-    return Identity(initializer.gain) if isinstance(initializer, own.Identity) else initializer
-
-
-def _with(initializer: Any, seed: int | None, fans: Any, axes: Any) -> Any:
-    if not isinstance(initializer, keras.initializers.Initializer):
-        return initializer  # a function of shape and dtype
-    config = dict(initializer.get_config())
-    if "seed" in config and seed is not None:
-        config["seed"] = seed
-    if isinstance(initializer, Wrapper):
-        config["initializer"] = _with(_ours(initializer.initializer), None, fans, axes)
-    elif "fans" in config and fans is not None:
-        config["fans"] = config["fans"] or list(fans)
-    elif axes is not None and config.get("input_axes", ()) is None:
-        config["input_axes"], config["output_axes"] = axes
-    try:
-        return type(initializer).from_config(config)
-    except TypeError:  # one of the user's own that has no configuration is used as it is
-        return initializer
-
-
 def _draw(slot: Slot, choice: _Choice, undo: Undo) -> None:
     variable, initializer = slot.variable, choice.initializer
     undo.keep(variable)  # before the new value is drawn: two copies at a time, never three
@@ -296,22 +241,8 @@ def _draw(slot: Slot, choice: _Choice, undo: Undo) -> None:
         undo.set_attribute(slot.layer, "unit_forget_bias", False)
     variable.assign(value)
     for owner, attribute in slot.recorders():
-        record = initializer if owner is slot.layer else _without_place(initializer)
+        record = initializer if owner is slot.layer else without_place(initializer)
         undo.set_attribute(owner, attribute, record)
-
-
-def _without_place(initializer: Any) -> Any:
-    """An initializer for all projections of an attention layer: no one's fans, axes or seed."""
-    if not isinstance(initializer, keras.initializers.Initializer):
-        return initializer
-    config = dict(initializer.get_config())
-    config.update({key: None for key in ("seed", "fans", "input_axes", "output_axes") if key in config})
-    if isinstance(initializer, Wrapper):
-        config["initializer"] = _without_place(initializer.initializer)
-    try:
-        return type(initializer).from_config(config)
-    except TypeError:
-        return initializer
 
 
 def _reset_optimizer(model: keras.Model, undo: Undo) -> None:
