@@ -2,6 +2,7 @@
 
 import copy
 import json
+import zipfile
 from pathlib import Path
 
 import keras
@@ -12,6 +13,7 @@ from helpers import BACKEND, array, run_python
 from reload import describe
 
 import keras_winit as winit
+from keras_winit.schemes import scheme_class
 
 GOLDEN = Path(__file__).parent / "golden"
 RELOAD = str(Path(__file__).parent / "reload.py")
@@ -41,6 +43,24 @@ def test_golden_files_of_every_scheme_load():
     assert wanted <= set(expected), "run tests/golden/make.py for a new scheme"
     for name, found in zip(expected, in_a_new_process(GOLDEN / name for name in expected), strict=True):
         assert_same(found, expected[name])
+
+
+@pytest.mark.parametrize("name", winit.names())
+def test_golden_files_load_under_every_alias(name, tmp_path):
+    """No file is written with an alias, but one made by hand, or by an older name, has to load."""
+    cls = scheme_class(name)
+    with zipfile.ZipFile(GOLDEN / f"{name}.keras") as archive:
+        members = {member: archive.read(member) for member in archive.namelist()}
+    expected = json.loads((GOLDEN / "expected.json").read_text())[f"{name}.keras"]
+    for alias in (*cls.aliases, cls.__name__):
+        path = tmp_path / f"{alias}.keras"
+        with zipfile.ZipFile(path, "w") as archive:
+            for member, content in members.items():
+                archive.writestr(
+                    member, content.replace(f'winit>{name}"'.encode(), f'winit>{alias}"'.encode())
+                )
+        assert f'winit>{alias}"'.encode() in zipfile.ZipFile(path).read("config.json")
+        assert_same(describe(str(path)), expected)
 
 
 def test_every_scheme_reloads_in_a_new_process(tmp_path):
