@@ -88,21 +88,9 @@ def _tensorflow() -> tuple[Sampler, ...]:
 
 
 def _jax() -> tuple[Sampler, ...]:
-    import jax  # noqa: PLC0415
+    from keras_winit import jax_random  # noqa: PLC0415
 
-    def uniform(shape: Shape, limit: float, dtype: str, seed: int) -> Any:
-        key = np.array([seed, 0], "uint32")
-        return jax.random.uniform(key, shape, dtype, -limit, limit)
-
-    def normal(shape: Shape, stddev: float, dtype: str, seed: int) -> Any:
-        key = np.array([seed, 0], "uint32")
-        return jax.random.normal(key, shape, dtype) * stddev
-
-    def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: int) -> Any:
-        key = np.array([seed, 0], "uint32")
-        return jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype) * stddev
-
-    return uniform, normal, truncated_normal
+    return jax_random.uniform, jax_random.normal, jax_random.truncated_normal
 
 
 def _torch() -> tuple[Sampler, ...]:

@@ -24,7 +24,8 @@ MODULES = sorted(
 LAYERS = [
     {"checks"},
     {"seeds", "fans", "matrix_view", "terminal", "files"},
-    {"generators", "activations"},
+    {"jax_random", "activations"},
+    {"generators"},
     {"sampling", "haar", "gains"},
     {"schemes.base"},
     {"schemes.basic", "schemes.variance", "schemes.orthogonal", "schemes.compose", "schemes.bias"},
@@ -72,6 +73,8 @@ def test_imports_go_only_downwards(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_doctests(module):
+    if module == "keras_winit.jax_random":
+        pytest.importorskip("jax")
     loaded = importlib.import_module(module)
     finder = doctest.DocTestFinder(exclude_empty=True)
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE)

@@ -1,5 +1,6 @@
 """Initialize, or reset, a whole built model: right scheme, right fans, independent seeds."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -19,6 +20,9 @@ from keras_winit.schemes import Scheme, names
 from keras_winit.schemes.base import get
 from keras_winit.schemes.compose import Wrapper
 from keras_winit.seeds import check_seed, fold, settle
+
+# JAX goes ahead of Python. From this many elements it is waited for: one such tensor at a time.
+_LARGE = 2**18
 
 MODES = ("auto", "configured", "torch", "keep")
 
@@ -240,6 +244,8 @@ def _draw(slot: Slot, choice: _Choice, undo: Undo) -> None:
     elif slot.forget_bias:
         undo.set_attribute(slot.layer, "unit_forget_bias", False)
     variable.assign(value)
+    if math.prod(slot.shape) >= _LARGE:
+        getattr(value, "block_until_ready", lambda: None)()
     for owner, attribute in slot.recorders():
         record = initializer if owner is slot.layer else without_place(initializer)
         undo.set_attribute(owner, attribute, record)
