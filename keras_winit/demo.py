@@ -12,7 +12,8 @@ import numpy as np
 
 from keras_winit.choose import for_activation, recommend
 from keras_winit.schemes import Scheme
-from keras_winit.terminal import console, progress, table
+from keras_winit.progress import progress
+from keras_winit.terminal import console, table
 
 DEPTH, WIDTH, ACTIVATION = 20, 128, "relu"
 EPOCHS = 12
@@ -82,19 +83,18 @@ def run(epochs: int = EPOCHS, seed: int = 0, save: str | None = None) -> int:
         f"keras_winit: {recommend(ACTIVATION).name}": for_activation(ACTIVATION),
     }
     rows, results = [], []
-    with progress() as bar:
-        for title, initializer in choices.items():
-            task = bar.add_task(title, total=epochs)
-            advance = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_, task=task: bar.advance(task))
-            start = time.perf_counter()
-            model = network(initializer, seed)
+    for title, initializer in choices.items():
+        start = time.perf_counter()
+        model = network(initializer, seed)
+        with progress(title, epochs) as advance:
+            callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_, step=advance: step())
             history = model.fit(
-                inputs, labels, batch_size=_BATCH, epochs=epochs, verbose=0, callbacks=[advance]
+                inputs, labels, batch_size=_BATCH, epochs=epochs, verbose=0, callbacks=[callback]
             ).history
-            accuracy = model.evaluate(held_out, held_out_labels, verbose=0)[1]
-            seconds = time.perf_counter() - start
-            rows.append((title, f"{history['loss'][-1]:.3f}", f"{accuracy:.1%}", f"{seconds:.1f} s"))
-            results.append((accuracy, title, model))
+        accuracy = model.evaluate(held_out, held_out_labels, verbose=0)[1]
+        seconds = time.perf_counter() - start
+        rows.append((title, f"{history['loss'][-1]:.3f}", f"{accuracy:.1%}", f"{seconds:.1f} s"))
+        results.append((accuracy, title, model))
     screen.print(table(("initializer", "last loss", "validation accuracy", "time"), rows))
     _, title, model = max(results, key=lambda result: result[0])
     difference = _reload_difference(model, held_out, save)

@@ -1,4 +1,4 @@
-"""Tables and progress bars in one style: plain enough for a pipe, readable without colour."""
+"""Tables in one style: plain enough for a pipe, readable without colour."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -6,7 +6,6 @@ from typing import Any
 from rich import box
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 # Wide enough in a pipe that a table is not folded; a terminal has a width of its own.
@@ -35,19 +34,6 @@ def table_text(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     with screen.capture() as captured:
         screen.print(table(headings, rows))
     return "\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines())
-
-
-def progress() -> Progress:
-    """A progress bar on standard error, silent where that is no terminal."""
-    output = Console(stderr=True)
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        console=output,
-        disable=not output.is_terminal,
-    )
 
 
 def _escape(cell: Any) -> str:

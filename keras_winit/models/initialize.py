@@ -16,6 +16,7 @@ from keras_winit.models.plan import Plan, Row
 from keras_winit.models.slots import Slot, slots, unbuilt
 from keras_winit.models.torch_defaults import torch_default
 from keras_winit.models.undo import Undo, undo_on_failure
+from keras_winit.progress import progress
 from keras_winit.schemes import Scheme, names
 from keras_winit.schemes.base import get
 from keras_winit.schemes.compose import Wrapper
@@ -95,29 +96,57 @@ def initialize(
     ['orthogonal', 'zeros', 'orthogonal', 'zeros']
     """
     as_bool("dry_run", dry_run)
-    root = _root_seed(seed)
-    rules = _rules(scheme)
-    found = slots(model)
-    graph = Graph(model)
-    drawn_seeds: set[int] = set()
-    steps = []
-    for slot in found:
-        place_seed = fold(root, slot.place)
-        while place_seed in drawn_seeds:  # one in two thousand million for each pair of weights
-            place_seed = fold(place_seed, "again")
-        drawn_seeds.add(place_seed)
-        steps.append((slot, *_step(slot, rules, graph, place_seed)))
-    optimizer = getattr(model, "optimizer", None)
-    stateful = optimizer is not None and optimizer.built and any(choice.initializer for _, choice, _ in steps)
+    drawing = Drawing(model, scheme, seed)
     if not dry_run:
         with undo_on_failure() as undo:
-            for slot, choice, _ in steps:
-                if choice.initializer is not None:
-                    _draw(slot, choice, undo)
-            if stateful:
-                _reset_optimizer(model, undo)
-    note = "the optimizer's state is reset too" if stateful else "there is no optimizer state to reset"
-    return Plan(tuple(row for _, _, row in steps), root, note, dry_run, unbuilt(model))
+            drawing.carry_out(undo)
+    return drawing.plan(dry_run=dry_run)
+
+
+class Drawing:
+    """What is to be drawn in a model, every decision made and checked, nothing changed yet.
+
+    Attributes:
+        seed: the root seed.
+        slots: the variables of the model.
+    """
+
+    def __init__(self, model: keras.Model, scheme: Any, seed: int | None) -> None:
+        self.seed = _root_seed(seed)
+        rules = _rules(scheme)
+        self.slots = slots(model)
+        self._model = model
+        graph = Graph(model)
+        drawn_seeds: set[int] = set()
+        self._steps = []
+        for slot in self.slots:
+            place_seed = fold(self.seed, slot.place)
+            while place_seed in drawn_seeds:  # one in two thousand million for each pair of weights
+                place_seed = fold(place_seed, "again")
+            drawn_seeds.add(place_seed)
+            self._steps.append((slot, *_step(slot, rules, graph, place_seed)))
+        optimizer = getattr(model, "optimizer", None)
+        self.stateful = optimizer is not None and optimizer.built
+
+    @property
+    def _draws(self) -> bool:
+        return any(choice.initializer is not None for _, choice, _ in self._steps)
+
+    def carry_out(self, undo: Undo) -> None:
+        """Draw, and reset the optimizer's state; what is changed is noted in `undo`."""
+        todo = [(slot, choice) for slot, choice, _ in self._steps if choice.initializer is not None]
+        with progress("drawing", len(todo)) as advance:
+            for slot, choice in todo:
+                _draw(slot, choice, undo)
+                advance()
+        if self.stateful and todo:
+            reset_optimizer(self._model, undo)
+
+    def plan(self, *, dry_run: bool) -> Plan:
+        """What is done, or would be."""
+        resets = self.stateful and self._draws
+        note = "the optimizer's state is reset too" if resets else "there is no optimizer state to reset"
+        return Plan(tuple(row for _, _, row in self._steps), self.seed, note, dry_run, unbuilt(self._model))
 
 
 def _root_seed(seed: Any) -> int:
@@ -251,7 +280,8 @@ def _draw(slot: Slot, choice: _Choice, undo: Undo) -> None:
         undo.set_attribute(owner, attribute, record)
 
 
-def _reset_optimizer(model: keras.Model, undo: Undo) -> None:
+def reset_optimizer(model: keras.Model, undo: Undo) -> None:
+    """Give the optimizer's state the values that it starts with."""
     optimizer = model.optimizer
     fresh = type(optimizer).from_config(optimizer.get_config())
     # What it was built for, which after loading an h5 file may be nothing yet.

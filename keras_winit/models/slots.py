@@ -45,6 +45,7 @@ _DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 _TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 _CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 _ATTENTION = (layers.MultiHeadAttention, layers.GroupQueryAttention)
+CELLS = (layers.SimpleRNNCell, layers.LSTMCell, layers.GRUCell, CONV_LSTM_CELL)
 _GATED = (layers.LSTMCell, CONV_LSTM_CELL)
 
 # Initial values that Keras writes into its layers' code instead of an attribute.

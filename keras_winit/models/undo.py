@@ -22,14 +22,18 @@ class Undo:
     def __init__(self, file: Any) -> None:
         self._file = file
         self._saved: list[tuple[Any, int, tuple[int, ...], Any]] = []
+        self._kept: set[int] = set()
         self._attributes: list[tuple[Any, str, Any]] = []
 
     def keep(self, variable: Any) -> None:
-        """Note a variable's value, to give it back on failure."""
+        """Note a variable's value, to give it back on failure; of several, the first counts."""
+        if id(variable) in self._kept:
+            return
         start, shape = self._file.tell(), tuple(variable.shape)
         for piece in _pieces(variable, math.prod(shape)):
             self._file.write(np.ascontiguousarray(piece).reshape(-1).view("uint8").data)
         self._saved.append((variable, start, shape, piece.dtype))  # only once it can be taken back
+        self._kept.add(id(variable))
 
     def assign(self, variable: Any, value: Any) -> None:
         """Assign to a variable, its old value kept."""

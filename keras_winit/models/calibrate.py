@@ -1,0 +1,203 @@
+"""Scale every kernel of a model by what one pass of data measures."""
+
+import contextlib
+from typing import Any
+
+import keras
+from keras import layers, ops
+
+from keras_winit.checks import as_bool, as_float
+from keras_winit.models.batch import Batch, batch_for, taken_as_data
+from keras_winit.models.calibration import Calibration, CalibrationRow
+from keras_winit.models.initialize import Drawing, reset_optimizer
+from keras_winit.models.rescaling import CellRescaler, RecurrentRescaler, Rescaler, exact
+from keras_winit.models.slots import CELLS, Slot
+from keras_winit.models.undo import Undo, undo_on_failure
+from keras_winit.models.watching import intercepted, no_gradients, untouched
+from keras_winit.progress import progress as progress_bar
+from keras_winit.schemes.compose import Scaled
+
+_NOT_CALLED = "not called on this data"
+
+
+def calibrate(
+    model: keras.Model,
+    data: Any = None,
+    *,
+    target_std: float = 1.0,
+    scheme: Any = "orthogonal",
+    seed: int | None = None,
+    progress: bool = True,
+) -> Calibration:
+    """Give every layer's pre-activation the same standard deviation, in one forward pass.
+
+    The weights are drawn as `initialize` draws them. Then a batch goes through the model: when a
+    layer is reached, the deviation of what it computes before its activation is measured, its
+    kernel divided by it, and the pass goes on with the output of the new kernel. The input kernels
+    of recurrent layers are scaled gate by gate; their recurrent kernels are left as drawn. Layers
+    called more than once count at their first call. Statistics, seeds and losses of the model stay
+    as they were, and where anything fails, everything does.
+
+    Args:
+        model: a built model of any kind that `initialize` takes.
+        data: a batch as the model takes it, an array or a nest of arrays, of which at most 256
+            samples are used; or a tf.data.Dataset, a keras.utils.PyDataset or a torch DataLoader,
+            whose first batch is used, without its labels. None stands for a probe: 32 samples of
+            standard normal numbers, which an Embedding reads as random tokens and layers that only
+            rescale data hand on.
+        target_std: the deviation to reach, a positive number.
+        scheme: what to draw from first, as `initialize` takes it; "keep" rescales the weights that
+            are there.
+        seed: the root seed, an integer; None draws one, and the result has it.
+        progress: whether to show a bar in a terminal.
+
+    Returns:
+        A `Calibration`: what was measured, the factor for each kernel, and what was left alone and
+        why. Printing it shows a table; `plot()` draws before and after.
+
+    Raises:
+        TypeError, ValueError: for an unbuilt model, bad data, or data that the model cannot take.
+
+    Example:
+
+    >>> model = keras.Sequential([keras.Input((50,)), keras.layers.Dense(40, "relu"), keras.layers.Dense(3)])
+    >>> calibration = calibrate(model, seed=0)
+    >>> len(calibration.calibrated), len(calibration.skipped)
+    (2, 0)
+
+    Source: D. Mishkin, J. Matas 2015, "All you need is a good init", arXiv:1511.06422, which takes
+    several passes for each layer.
+    """
+    as_bool("progress", progress)
+    target = as_float("target_std", target_std, positive=True)
+    drawing = Drawing(model, scheme, seed)
+    batch = batch_for(model, data, seed=drawing.seed)
+    with undo_on_failure() as undo:
+        drawing.carry_out(undo)
+        measured = _Pass(drawing.slots, target, undo)
+        measured.run(model, batch, show=progress)
+        reset = drawing.stateful and bool(measured.rows)
+        if reset:
+            reset_optimizer(model, undo)
+    note = "the optimizer's state is reset too" if reset else "there is no optimizer state to reset"
+    return Calibration(tuple(measured.rows), target, drawing.seed, str(batch), note)
+
+
+class _Pass:
+    """One forward pass that rescales what it reaches."""
+
+    def __init__(self, slots: list[Slot], target: float, undo: Undo) -> None:
+        self.rows: list[CalibrationRow] = []
+        self._target = target
+        self._undo = undo
+        self._open: dict[int, Slot] = {}  # the kernels that are still to be reached
+        self._advance: Any = lambda: None
+        self._hooks = self._hooks_for(slots)
+
+    def run(self, model: keras.Model, batch: Batch, *, show: bool) -> None:
+        """Send the batch through the model."""
+        for slot in self._open.values():  # before any layer of mixed precision is entered
+            self._undo.keep(slot.variable)
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(no_gradients())
+            stack.enter_context(untouched(model))
+            stack.enter_context(taken_as_data(model, batch))
+            stack.enter_context(intercepted(self._hooks))
+            self._advance = stack.enter_context(progress_bar("calibrating", len(self._open), show=show))
+            call_on(model, batch)
+        for slot in list(self._open.values()):
+            self._settle(slot, [None], None, _NOT_CALLED)
+
+    def _hooks_for(self, slots: list[Slot]) -> dict[Any, Any]:
+        kernels: dict[int, list[Slot]] = {}
+        for slot in slots:
+            if slot.role not in ("kernel", "embedding"):
+                continue
+            reason = _reason_to_leave(slot)
+            if reason:
+                self._settle(slot, [None], None, reason)
+            else:
+                self._open[id(slot.variable)] = slot
+                kernels.setdefault(id(slot.layer), []).append(slot)
+        biases = {id(slot.layer): slot for slot in slots if slot.role == "bias"}
+        hooks: dict[Any, Any] = {}
+        recurrent: dict[int, tuple[Any, list[tuple[Any, Slot]]]] = {}
+        for found in kernels.values():
+            slot = found[0]
+            around = next((layer for layer in reversed(slot.parents) if isinstance(layer, layers.RNN)), None)
+            if isinstance(slot.layer, CELLS) and around is not None:
+                recurrent.setdefault(id(around), (around, []))[1].append((slot.layer, slot))
+                continue
+            if isinstance(slot.layer, CELLS):
+                hooks[slot.layer] = CellRescaler(slot, self._target, self._settle)
+                continue
+            hook = Rescaler(slot.layer, found, biases.get(id(slot.layer)), self._target, self._settle)
+            hooks[slot.layer] = hook
+            over_time = slot.parents[-1] if slot.parents else None
+            if isinstance(over_time, layers.TimeDistributed) and over_time.layer is slot.layer:
+                hooks[over_time] = _all_steps_at_once(slot.layer)
+        for layer, cells in recurrent.values():
+            hooks[layer] = RecurrentRescaler(layer, cells, self._target, self._settle)
+        return hooks
+
+    def _settle(
+        self, slot: Slot, found: list[float | None], factors: list[float] | None, reason: str
+    ) -> None:
+        """Rescale a kernel, by one factor or one for each gate, and write down what was done."""
+        self._open.pop(id(slot.variable), None)
+        self._advance()
+        if factors is None:
+            self.rows.append(CalibrationRow(slot.path, None, found[0], None, None, reason))
+            return
+        scale = ops.repeat(ops.convert_to_tensor(factors, "float32"), slot.shape[-1] // len(factors))
+        factor = factors[0] if len(factors) == 1 else ops.cast(scale, slot.variable.dtype)
+        slot.variable.assign(exact(slot.variable) * factor)
+        self._record(slot, factors)
+        for gate, (before, each) in enumerate(zip(found, factors, strict=True)):
+            which = None if len(factors) == 1 else gate
+            self.rows.append(CalibrationRow(slot.path, which, before, self._target, each, reason))
+
+    def _record(self, slot: Slot, factors: list[float]) -> None:
+        """Let the layer's own initializer say what its kernel is: a factor times what it was."""
+        initializer = slot.configured
+        if len(factors) > 1 or not slot.attribute:
+            return
+        if not isinstance(initializer, keras.initializers.Initializer):
+            return
+        config = {"initializer": initializer, "factor": factors[0]}
+        if isinstance(initializer, Scaled):
+            config = {**initializer.get_config(), "factor": initializer.factor * factors[0]}
+        self._undo.set_attribute(slot.layer, slot.attribute, Scaled(**config))
+
+
+def call_on(model: keras.Model, batch: Batch, *, training: bool = False) -> Any:
+    """What the model makes of a batch; where it cannot take it, an error that says so."""
+    try:
+        return model(batch.inputs, training=training)
+    except (ValueError, TypeError, IndexError, RuntimeError, ArithmeticError) as error:
+        raise ValueError(
+            f"The model {model.name!r} cannot be called on {'a probe' if batch.probe else 'this data'}: "
+            f"{' '.join(str(error).split())[:600]}" + (" Pass `data`." if batch.probe else "")
+        ) from error
+
+
+def _reason_to_leave(slot: Slot) -> str | None:
+    if slot.kept:
+        return slot.kept
+    if any(isinstance(layer, layers.SpectralNormalization) for layer in slot.parents):
+        return "SpectralNormalization divides it by its norm at each step"
+    if isinstance(slot.layer, layers.ReversibleEmbedding) and slot.layer.tie_weights:
+        return "it both reads and writes tokens: one factor cannot suit both"
+    return None
+
+
+def _all_steps_at_once(layer: Any) -> Any:
+    """A TimeDistributed layer calls what it wraps step by step; let it see all steps at its first call."""
+    pending = [layer]
+
+    def hook(call: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        if pending and None not in inputs.shape[:2]:
+            pending.pop().call(ops.reshape(inputs, (-1, *inputs.shape[2:])))
+        return call(inputs, *arguments, **options)
+
+    return hook

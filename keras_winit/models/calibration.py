@@ -1,0 +1,79 @@
+"""What `calibrate` did to a model."""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True)
+class CalibrationRow:
+    """What became of one kernel, or of one gate of it; `factor` is None where it is left alone."""
+
+    path: str
+    gate: int | None
+    before: float | None
+    after: float | None
+    factor: float | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What `calibrate` found and did, a row for each kernel and embedding.
+
+    Attributes:
+        rows: in the order in which the layers were called, then those that are left alone. Each has
+            `path`, `gate` (of a recurrent kernel, else None), the standard deviation of the
+            pre-activation `before` and `after`, the `factor` on the kernel (None: left alone) and
+            `reason`.
+        target_std: the deviation that was asked for.
+        seed: the root seed: with it, `calibrate` does the same again on the same data.
+        batch: what was sent through the model.
+        optimizer: what became of the optimizer's state.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_winit import calibrate
+    >>> model = keras.Sequential([keras.Input((40,)), keras.layers.Dense(30, "tanh"), keras.layers.Dense(9)])
+    >>> calibration = calibrate(model, seed=0)
+    >>> [round(row.after, 2) for row in calibration.rows]
+    [1.0, 1.0]
+    """
+
+    rows: tuple[CalibrationRow, ...]
+    target_std: float
+    seed: int
+    batch: str
+    optimizer: str
+
+    @property
+    def calibrated(self) -> tuple[CalibrationRow, ...]:
+        """The rows of what was rescaled."""
+        return tuple(row for row in self.rows if row.factor is not None)
+
+    @property
+    def skipped(self) -> tuple[CalibrationRow, ...]:
+        """The rows of what was left alone; their `reason` says why."""
+        return tuple(row for row in self.rows if row.factor is None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        from keras_winit.models.printing import plain  # noqa: PLC0415
+
+        return plain(self)
+
+    def __str__(self) -> str:
+        from keras_winit.models.printing import calibration_text  # noqa: PLC0415 - rich is slow to import
+
+        return calibration_text(self)
+
+    def _repr_html_(self) -> str:
+        from keras_winit.models.printing import calibration_html  # noqa: PLC0415
+
+        return calibration_html(self)
+
+    def plot(self) -> Any:
+        """A matplotlib figure: the deviation of the signal along depth, before and after."""
+        from keras_winit.models.plots import plot_calibration  # noqa: PLC0415
+
+        return plot_calibration(self)
