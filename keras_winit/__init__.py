@@ -7,11 +7,15 @@ layer and saved models reload with their initializers.
 from keras_winit.choose import Recommendation, for_activation, recommend
 from keras_winit.fans import Fans, compute_fans
 from keras_winit.gains import gain
+from keras_winit.models.calibrate import calibrate
+from keras_winit.models.calibration import Calibration
+from keras_winit.models.diagnose import diagnose
 from keras_winit.models.for_layer import for_layer
 from keras_winit.models.initialize import initialize
 from keras_winit.models.layer_fans import layer_fans
 from keras_winit.models.plan import Plan
 from keras_winit.models.portable import portable
+from keras_winit.models.report import Finding, Report
 from keras_winit.schemes import get, names
 from keras_winit.schemes.basic import Constant, Ones, RandomNormal, RandomUniform, TruncatedNormal, Zeros
 from keras_winit.schemes.bias import ChronoBias, PriorBias
@@ -35,12 +39,14 @@ __version__ = "0.1.0"
 __all__ = [
     "ICNR",
     "Bilinear",
+    "Calibration",
     "ChronoBias",
     "Constant",
     "DeltaOrthogonal",
     "Dirac",
     "FanInUniform",
     "Fans",
+    "Finding",
     "GlorotNormal",
     "GlorotUniform",
     "HeNormal",
@@ -56,6 +62,7 @@ __all__ = [
     "RandomNormal",
     "RandomUniform",
     "Recommendation",
+    "Report",
     "Scaled",
     "Siren",
     "Sparse",
@@ -63,7 +70,9 @@ __all__ = [
     "TruncatedNormal",
     "VarianceScaling",
     "Zeros",
+    "calibrate",
     "compute_fans",
+    "diagnose",
     "for_activation",
     "for_layer",
     "gain",

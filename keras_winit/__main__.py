@@ -1,12 +1,13 @@
 """The command line: `python -m keras_winit COMMAND`, or `keras-winit COMMAND`."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 
 import keras_winit
 from keras_winit import demo
-from keras_winit.files import check_model_path, read_model, write_model
+from keras_winit.files import check_model_path, check_plot_path, read_arrays, read_model, write_model
 from keras_winit.schemes import scheme_class
 from keras_winit.terminal import console, table
 
@@ -49,6 +50,26 @@ def _parser() -> argparse.ArgumentParser:
     portable.add_argument("out", help="the file to write; may be the same")
     portable.set_defaults(run=_portable)
 
+    diagnose = commands.add_parser("diagnose", help="find what keeps a saved model from learning")
+    diagnose.add_argument("model", help="a .keras or .h5 file")
+    diagnose.add_argument("--data", metavar="X.npy", help="a batch for the model; default: a random probe")
+    diagnose.add_argument("--labels", metavar="Y.npy", help="what the outputs are compared with")
+    diagnose.add_argument("--loss", help="the name of a loss; default: the compiled one")
+    diagnose.add_argument("--json", action="store_true", help="print everything as JSON")
+    diagnose.add_argument("--plot", metavar="OUT.png", help="draw it: .png, .svg or .pdf")
+    diagnose.set_defaults(run=_diagnose)
+
+    calibrate = commands.add_parser(
+        "calibrate", help="scale every kernel of a saved model by one forward pass"
+    )
+    calibrate.add_argument("model", help="a .keras or .h5 file")
+    calibrate.add_argument("out", help="the file to write; may be the same")
+    calibrate.add_argument("--data", metavar="X.npy", help="a batch for the model; default: a random probe")
+    calibrate.add_argument("--scheme", default="orthogonal", help="what to draw first; keep: nothing")
+    calibrate.add_argument("--target-std", type=float, default=1.0, help="default: %(default)s")
+    calibrate.add_argument("--seed", type=int, help="the root seed; without it one is drawn and printed")
+    calibrate.set_defaults(run=_calibrate)
+
     show = commands.add_parser("demo", help="the difference it makes, on handwritten digits, in a minute")
     show.add_argument("--epochs", type=int, default=demo.EPOCHS, help="default: %(default)s")
     show.add_argument("--seed", type=int, default=0, help="default: %(default)s")
@@ -85,6 +106,32 @@ def _portable(options: argparse.Namespace) -> int:
     check_model_path(options.out)
     write_model(keras_winit.portable(read_model(options.model)), options.out)
     print(f"{options.out} loads without keras_winit.")
+    return 0
+
+
+def _diagnose(options: argparse.Namespace) -> int:
+    check_plot_path(options.plot)
+    model = read_model(options.model)
+    data, labels = read_arrays(options.data), read_arrays(options.labels)
+    report = keras_winit.diagnose(model, data, labels, options.loss)
+    if options.plot:
+        report.plot().savefig(options.plot, dpi=120)
+    print(json.dumps(report.to_dict(), indent=1) if options.json else report)
+    return 0 if report.ok else 1
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    check_model_path(options.out)
+    model = read_model(options.model)
+    calibration = keras_winit.calibrate(
+        model,
+        read_arrays(options.data),
+        target_std=options.target_std,
+        scheme=options.scheme,
+        seed=options.seed,
+    )
+    write_model(model, options.out)
+    print(calibration)
     return 0
 
 

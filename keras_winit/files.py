@@ -1,13 +1,17 @@
 """Model files: read with a clear error, written whole or not at all."""
 
+import importlib.util
 import os
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import keras
+import numpy as np
 
 _ENDINGS = (".keras", ".h5")
+_PLOT_ENDINGS = (".png", ".svg", ".pdf")
 
 
 def check_model_path(path: str) -> Path:
@@ -54,6 +58,31 @@ def write_model(model: keras.Model, path: str) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def read_arrays(path: str | None) -> Any:
+    """The array in a .npy file, or those in a .npz file by name; None for None."""
+    if path is None:
+        return None
+    try:
+        found = np.load(path, allow_pickle=False)
+        return dict(found) if isinstance(found, np.lib.npyio.NpzFile) else found
+    except FileNotFoundError as error:
+        raise ValueError(f"There is no file {path!r}.") from error
+    except Exception as error:  # whatever a damaged file makes numpy raise
+        raise ValueError(f"numpy cannot read {path!r}: {_first_lines(error)}") from error
+
+
+def check_plot_path(path: str | None) -> None:
+    """See that a plot can be written there, before anything else takes time."""
+    if path is None:
+        return
+    if not path.endswith(_PLOT_ENDINGS):
+        raise ValueError(f"A plot ends in {', '.join(_PLOT_ENDINGS)}. Received: {path!r}.")
+    if not Path(path).parent.is_dir():
+        raise ValueError(f"There is no folder {str(Path(path).parent)!r} to write {path!r} in.")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise ImportError('Plots need matplotlib: pip install "keras-winit[plots]".')
 
 
 def _first_lines(error: Exception) -> str:

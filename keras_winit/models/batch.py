@@ -107,7 +107,9 @@ def _array(item: Any) -> Any:
         return None
     array = np.asarray(item) if not keras.ops.is_tensor(item) else ops.convert_to_numpy(item)
     if array.dtype.kind not in "fiubUSO" or array.ndim == 0:
-        raise TypeError(f"`data` must be arrays of samples. Received: {item!r} of type {type(item).__name__}.")
+        raise TypeError(
+            f"`data` must be arrays of samples. Received: {item!r} of type {type(item).__name__}."
+        )
     if array.dtype.kind in "USO":
         raise ValueError(
             "`data` must be numbers. Received: text. Pass what the model's first layers make of it, and the "
@@ -119,7 +121,9 @@ def _array(item: Any) -> Any:
 def _samples(nest: Any, name: str) -> int:
     counts = {len(array) for array in tree.flatten(nest) if array is not None}
     if len(counts) != 1:
-        raise ValueError(f"The arrays of `{name}` must have as many samples each. Received: {sorted(counts)}.")
+        raise ValueError(
+            f"The arrays of `{name}` must have as many samples each. Received: {sorted(counts)}."
+        )
     return counts.pop()
 
 
@@ -184,6 +188,17 @@ def _concrete(shape: Any) -> tuple[int, ...]:
     return PROBE_SAMPLES, *(unknown if size is None else int(size) for size in shape[1:])
 
 
+def call_on(model: keras.Model, batch: Batch, *, training: bool = False) -> Any:
+    """What the model makes of a batch; where it cannot take it, an error that says so."""
+    try:
+        return model(batch.inputs, training=training)
+    except (ValueError, TypeError, IndexError, RuntimeError, ArithmeticError) as error:
+        raise ValueError(
+            f"The model {model.name!r} cannot be called on {'a probe' if batch.probe else 'this data'}: "
+            f"{' '.join(str(error).split())[:600]}" + (" Pass `data`." if batch.probe else "")
+        ) from error
+
+
 @contextlib.contextmanager
 def taken_as_data(model: keras.Model, batch: Batch) -> Iterator[None]:
     """While a probe passes, what comes before the first weights takes it as their input.
@@ -235,4 +250,3 @@ def _note(reached: list[Any]) -> Any:
         return call(*arguments, **options)
 
     return hook
-

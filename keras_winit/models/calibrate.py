@@ -7,12 +7,12 @@ import keras
 from keras import layers, ops
 
 from keras_winit.checks import as_bool, as_float
-from keras_winit.models.batch import Batch, batch_for, taken_as_data
+from keras_winit.models.batch import Batch, batch_for, call_on, taken_as_data
 from keras_winit.models.calibration import Calibration, CalibrationRow
 from keras_winit.models.initialize import Drawing, reset_optimizer
-from keras_winit.models.rescaling import CellRescaler, RecurrentRescaler, Rescaler, exact
+from keras_winit.models.rescaling import CellRescaler, RecurrentRescaler, Rescaler
 from keras_winit.models.slots import CELLS, Slot
-from keras_winit.models.undo import Undo, undo_on_failure
+from keras_winit.models.undo import Undo, exact_value, undo_on_failure
 from keras_winit.models.watching import intercepted, no_gradients, untouched
 from keras_winit.progress import progress as progress_bar
 from keras_winit.schemes.compose import Scaled
@@ -151,7 +151,7 @@ class _Pass:
             return
         scale = ops.repeat(ops.convert_to_tensor(factors, "float32"), slot.shape[-1] // len(factors))
         factor = factors[0] if len(factors) == 1 else ops.cast(scale, slot.variable.dtype)
-        slot.variable.assign(exact(slot.variable) * factor)
+        slot.variable.assign(exact_value(slot.variable) * factor)
         self._record(slot, factors)
         for gate, (before, each) in enumerate(zip(found, factors, strict=True)):
             which = None if len(factors) == 1 else gate
@@ -168,17 +168,6 @@ class _Pass:
         if isinstance(initializer, Scaled):
             config = {**initializer.get_config(), "factor": initializer.factor * factors[0]}
         self._undo.set_attribute(slot.layer, slot.attribute, Scaled(**config))
-
-
-def call_on(model: keras.Model, batch: Batch, *, training: bool = False) -> Any:
-    """What the model makes of a batch; where it cannot take it, an error that says so."""
-    try:
-        return model(batch.inputs, training=training)
-    except (ValueError, TypeError, IndexError, RuntimeError, ArithmeticError) as error:
-        raise ValueError(
-            f"The model {model.name!r} cannot be called on {'a probe' if batch.probe else 'this data'}: "
-            f"{' '.join(str(error).split())[:600]}" + (" Pass `data`." if batch.probe else "")
-        ) from error
 
 
 def _reason_to_leave(slot: Slot) -> str | None:

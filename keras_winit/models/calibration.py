@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
+from keras_winit.models.printing import Table, as_html, as_text, number, plain
+
 
 @dataclass(frozen=True)
 class CalibrationRow:
@@ -58,22 +60,38 @@ class Calibration:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
-        from keras_winit.models.printing import plain  # noqa: PLC0415
-
         return plain(self)
 
     def __str__(self) -> str:
-        from keras_winit.models.printing import calibration_text  # noqa: PLC0415 - rich is slow to import
-
-        return calibration_text(self)
+        return as_text(self._line(), [self._table()])
 
     def _repr_html_(self) -> str:
-        from keras_winit.models.printing import calibration_html  # noqa: PLC0415
-
-        return calibration_html(self)
+        return as_html(self._line(), [self._table()])
 
     def plot(self) -> Any:
-        """A matplotlib figure: the deviation of the signal along depth, before and after."""
-        from keras_winit.models.plots import plot_calibration  # noqa: PLC0415
+        """A matplotlib figure: the deviation of each pre-activation before and after, along depth.
+
+        Returns:
+            The `matplotlib.figure.Figure`, to be shown or saved.
+
+        Raises:
+            ImportError: without matplotlib; `pip install "keras-winit[plots]"`.
+        """
+        from keras_winit.models.plots import plot_calibration  # noqa: PLC0415 - needs an extra
 
         return plot_calibration(self)
+
+    def _line(self) -> str:
+        count = len({row.path for row in self.calibrated})
+        return (
+            f"{count} kernels rescaled to a deviation of {self.target_std:g} on {self.batch}, "
+            f"{len(self.skipped)} left alone; seed {self.seed}; {self.optimizer}"
+        )
+
+    def _table(self) -> Table:
+        rows = []
+        for row in self.rows:
+            path = row.path if row.gate is None else f"{row.path} (gate {row.gate})"
+            figures = (number(row.before), number(row.after), number(row.factor))
+            rows.append((path, *figures, row.reason or "rescaled"))
+        return Table("Before the activation", ("variable", "before", "after", "factor", "reason"), rows)

@@ -1,10 +1,12 @@
 """An initializer fitted to one variable of a model: its seed, its exact fans, its axes, its gates."""
 
+import math
 from typing import Any
 
 import keras
 
 from keras_winit.models.slots import Slot
+from keras_winit.sampling import TRUNCATED_STD
 from keras_winit.schemes import Scheme
 from keras_winit.schemes.compose import PerGate, Wrapper
 from keras_winit.schemes.orthogonal import DeltaOrthogonal, Orthogonal
@@ -84,3 +86,18 @@ def without_place(initializer: Any) -> Any:
         return type(initializer).from_config(config)
     except TypeError:
         return initializer
+
+
+def expected_std(slot: Slot) -> float | None:
+    """The deviation that a variable's own initializer gives it, by theory; None where none is known."""
+    initializer, own = slot.configured, keras.initializers
+    if isinstance(initializer, own.RandomUniform):
+        return float(initializer.maxval - initializer.minval) / math.sqrt(12)
+    if isinstance(initializer, own.TruncatedNormal):
+        return float(initializer.stddev) * TRUNCATED_STD
+    if isinstance(initializer, own.RandomNormal):
+        return float(initializer.stddev)
+    if initializer is None or isinstance(initializer, type):
+        return None
+    scheme = _with(_ours(initializer), None, None, slot.axes_by_keras)
+    return scheme.expected_std(slot.shape) if isinstance(scheme, Scheme) else None

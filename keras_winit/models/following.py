@@ -57,7 +57,14 @@ _TRANSPARENT_OPERATIONS = {
     *("Reshape", "Transpose", "Squeeze", "ExpandDims", "SwapAxes", "Moveaxis", "Ravel", "Pad", "Flip"),
     *("GetItem", "Cast", "MaxPool", "AveragePool"),
 }
-_ACTIVATIONS = (layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU, layers.Softmax)
+ACTIVATION_LAYERS = (
+    layers.Activation,
+    layers.ReLU,
+    layers.LeakyReLU,
+    layers.PReLU,
+    layers.ELU,
+    layers.Softmax,
+)
 
 
 class Graph:
@@ -126,7 +133,7 @@ class Graph:
 
 def _activation_of(operation: Any) -> Activation | None:
     """The activation that an operation of the graph is, or None."""
-    if isinstance(operation, _ACTIVATIONS):
+    if isinstance(operation, ACTIVATION_LAYERS):
         return resolve(operation)
     if isinstance(operation, layers.Layer):
         return None

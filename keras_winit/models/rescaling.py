@@ -14,6 +14,7 @@ from keras import layers, ops
 
 from keras_winit.models.moments import Moments, moments
 from keras_winit.models.slots import Slot
+from keras_winit.models.undo import exact_value
 from keras_winit.models.watching import having, is_traced
 
 # Multiplies a slot's kernel by a factor, or one for each gate, or leaves it alone with a reason:
@@ -21,7 +22,7 @@ from keras_winit.models.watching import having, is_traced
 Settle = Callable[..., None]
 
 # Layers of Keras whose output, before the activation, is their kernel times their input plus a bias.
-_LINEAR = {
+LINEAR = {
     kind.call
     for kind in (
         *(layers.Dense, layers.EinsumDense, layers.Embedding, layers.ReversibleEmbedding),
@@ -35,7 +36,7 @@ _SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
 NO_VARIANCE = "its output has no variance"
 NOT_FINITE = "its output is not finite"
 TRACED = "called inside a compiled loop, where nothing can be measured"
-NOT_LINEAR = "its output is not in proportion to its kernel"
+NOTLINEAR = "its output is not in proportion to its kernel"
 NOT_ONE = "its output is not one tensor of numbers"
 BIASED = "its bias alone varies more than the target"
 
@@ -57,7 +58,7 @@ class Rescaler:
         if any(is_traced(tensor) for tensor in keras.tree.flatten(arguments)):
             self._leave(TRACED)
             return call(*arguments, **options)
-        if type(self._layer).call not in _LINEAR:
+        if type(self._layer).call not in LINEAR:
             return self._by_trial(call, *arguments, **options)
         if isinstance(self._layer, _SEPARABLE):
             self._rescale_depthwise(arguments[0])
@@ -137,12 +138,12 @@ class Rescaler:
             return call(*arguments, **options)
         factor = self._target / found.std
         kernel = slot.variable
-        before = exact(kernel)
+        before = exact_value(kernel)
         kernel.assign(before * factor)
         then = self._try(call, *arguments, **options)
         kernel.assign(before)
         if then is None or not math.isclose(then.std, self._target, rel_tol=0.005):
-            self._leave(NOT_LINEAR, found)
+            self._leave(NOTLINEAR, found)
         else:
             self._settle(slot, [found.std], [factor], "")
             self._kernels.clear()
@@ -171,11 +172,6 @@ def _factor(output: Any, offset: Any, target: float) -> float | None:
     if a == 0 or root < 0 or b >= target**2:
         return None
     return (math.sqrt(root) - c) / a
-
-
-def exact(variable: Any) -> Any:
-    """A variable's value in its own precision, also while a layer of mixed precision is called."""
-    return ops.convert_to_tensor(variable._value)
 
 
 class RecurrentRescaler:

@@ -6,11 +6,15 @@ import tempfile
 from collections.abc import Iterator
 from typing import Any
 
-import keras
 import numpy as np
-from keras import ops
 
-_PIECE = 2**18  # elements that are copied at a time
+from keras_winit.host import host_array
+
+
+def exact_value(variable: Any) -> Any:
+    """A variable's value in its own precision, also while a layer of mixed precision is called."""
+    value = variable._value
+    return value.read_value() if hasattr(value, "read_value") else value  # TensorFlow's is a variable too
 
 
 class Undo:
@@ -29,10 +33,9 @@ class Undo:
         """Note a variable's value, to give it back on failure; of several, the first counts."""
         if id(variable) in self._kept:
             return
-        start, shape = self._file.tell(), tuple(variable.shape)
-        for piece in _pieces(variable, math.prod(shape)):
-            self._file.write(np.ascontiguousarray(piece).reshape(-1).view("uint8").data)
-        self._saved.append((variable, start, shape, piece.dtype))  # only once it can be taken back
+        start, array = self._file.tell(), host_array(exact_value(variable))
+        self._file.write(np.ascontiguousarray(array).reshape(-1).view("uint8").data)
+        self._saved.append((variable, start, array.shape, array.dtype))  # only once it can be taken back
         self._kept.add(id(variable))
 
     def assign(self, variable: Any, value: Any) -> None:
@@ -53,19 +56,6 @@ class Undo:
             variable.assign(np.frombuffer(self._file.read(count), dtype).reshape(shape))
         for owner, name, value in reversed(self._attributes):
             setattr(owner, name, value)
-
-
-def _pieces(variable: Any, size: int) -> Iterator[Any]:
-    """A variable's values as arrays, of which a large one is never copied whole.
-
-    JAX and PyTorch show an array's own memory; TensorFlow copies, and so shows a piece at a time.
-    """
-    if size <= _PIECE or keras.backend.backend() != "tensorflow":
-        yield ops.convert_to_numpy(variable)
-        return
-    flat = ops.reshape(variable.value, (-1,))
-    for first in range(0, size, _PIECE):
-        yield ops.convert_to_numpy(flat[first : first + _PIECE])
 
 
 @contextlib.contextmanager

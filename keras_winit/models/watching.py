@@ -66,7 +66,8 @@ def no_gradients() -> contextlib.AbstractContextManager[Any]:
     if keras.backend.backend() == "torch":
         import torch  # noqa: PLC0415
 
-        return torch.no_grad()
+        nothing_kept: contextlib.AbstractContextManager[Any] = torch.no_grad()
+        return nothing_kept
     return contextlib.nullcontext()
 
 

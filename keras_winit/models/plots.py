@@ -1,0 +1,156 @@
+"""Calibrations and reports in pictures, told apart by marks and lines, not by colour alone."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+_FEW = 24  # so many layers can have their names below the picture
+_FLOOR = 1e-30  # a logarithm's place for zero
+
+_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#666666"  # told apart by most colour-blind eyes too
+
+
+def plot_calibration(calibration: Any) -> Any:
+    """The deviation of each pre-activation before and after, along depth."""
+    plt = _pyplot()
+    rows = [row for row in calibration.rows if row.before is not None and row.before > 0]
+    names = [row.path if row.gate is None else f"{row.path}[{row.gate}]" for row in rows]
+    figure, axes = plt.subplots(figsize=(_width(len(rows)), 4.2), layout="constrained")
+    places = range(len(rows))
+    _line(axes, places, [row.before for row in rows], "before", _ORANGE, marker="o", style="--")
+    after = [row.after if row.after is not None else math.nan for row in rows]
+    _line(axes, places, after, "after", _BLUE, marker="s", style="-")
+    axes.axhline(calibration.target_std, color=_GREY, linewidth=0.8, linestyle=":")
+    axes.set_yscale("log")
+    _decade(axes, [*[row.before for row in rows], calibration.target_std])
+    axes.set_ylabel("deviation of the pre-activation")
+    axes.set_title(f"Calibrated on {calibration.batch}", loc="left")
+    axes.legend(frameon=False)
+    _name_places(axes, names)
+    return figure
+
+
+def plot_report(report: Any) -> Any:
+    """Signal and gradient along depth, weights against their theory, dead and saturated units."""
+    plt = _pyplot()
+    count = max(len(report.layers), len(report.weights))
+    figure, (top, middle, bottom) = plt.subplots(
+        3, 1, figsize=(_width(count), 11), layout="constrained", height_ratios=(3, 2, 2)
+    )
+    _draw_signals(top, report)
+    _draw_weights(middle, report)
+    _draw_shares(bottom, report)
+    errors, warnings = len(report.errors), len(report.findings) - len(report.errors)
+    figure.suptitle(
+        f"{'healthy' if report.ok else 'not healthy'}: {errors} errors, {warnings} warnings, "
+        f"on {report.batch}",
+        x=0.01,
+        ha="left",
+    )
+    return figure
+
+
+def _draw_signals(axes: Any, report: Any) -> None:
+    rows = report.layers
+    places = range(len(rows))
+    signal = [_above_zero(row.std) for row in rows]
+    last = next((row.gradient for row in reversed(rows) if row.gradient), None)
+    gradient = [
+        _above_zero(row.gradient / last) if last and row.gradient is not None else math.nan for row in rows
+    ]
+    _line(axes, places, signal, "signal: deviation before the activation", _BLUE, marker="o", style="-")
+    _line(axes, places, gradient, "gradient, against the last layer's", _ORANGE, marker="^", style="--")
+    axes.set_yscale("log")
+    _decade(axes, [*signal, *gradient])
+    axes.axhline(1, color=_GREY, linewidth=0.8, linestyle=":")
+    axes.set_title("Signal and gradient along depth", loc="left")
+    axes.legend(frameon=False)
+    _name_places(axes, [row.path for row in rows])
+
+
+def _draw_weights(axes: Any, report: Any) -> None:
+    rows = [row for row in report.weights if row.expected]
+    ratios = [_above_zero(row.std / row.expected) for row in rows if row.expected]
+    axes.set_title("Weights: deviation against the theory of their initializer", loc="left")
+    if not rows:
+        _say(axes, "no weight whose initializer has a theory")
+        return
+    places = range(len(rows))
+    axes.vlines(places, 1, ratios, color=_GREY, linewidth=0.8)
+    _line(axes, places, ratios, None, _BLUE, marker="D", style="")
+    axes.set_yscale("log")
+    _decade(axes, [0.5, 2, *ratios])
+    axes.axhline(1, color=_GREY, linewidth=0.8, linestyle=":")
+    _name_places(axes, [row.path for row in rows])
+
+
+def _draw_shares(axes: Any, report: Any) -> None:
+    rows = [row for row in report.layers if row.dead is not None]
+    axes.set_title("Share of units that are dead, of activations that are saturated", loc="left")
+    if not rows:
+        _say(axes, "no layer with an activation")
+        return
+    places = range(len(rows))
+    dead = [row.dead if row.dead is not None else math.nan for row in rows]
+    saturated = [row.saturated if row.saturated is not None else math.nan for row in rows]
+    axes.bar(places, dead, width=0.6, color="white", edgecolor=_GREY, hatch="////", label="dead")
+    if any(not math.isnan(share) for share in saturated):
+        _line(axes, places, saturated, "saturated", _ORANGE, marker="v", style="")
+    axes.set_ylim(0, 1.02)
+    axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
+    axes.legend(frameon=False)
+    _name_places(axes, [row.path for row in rows])
+
+
+def _line(
+    axes: Any, places: Any, values: Sequence[Any], label: str | None, color: str, *, marker: str, style: str
+) -> None:
+    size = 6 if len(values) <= _FEW else 3
+    axes.plot(
+        places,
+        values,
+        label=label,
+        color=color,
+        marker=marker,
+        linestyle=style,
+        markersize=size,
+        linewidth=1.2,
+    )
+
+
+def _name_places(axes: Any, names: Sequence[str]) -> None:
+    """Layer names below a few layers; numbers below many."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_xlim(-0.5, max(len(names) - 0.5, 0.5))
+    if len(names) <= _FEW:
+        shown = [name if len(name) <= 34 else "…" + name[-33:] for name in names]
+        axes.set_xticks(range(len(names)), shown, rotation=40, ha="right", fontsize=8)
+    else:
+        axes.set_xlabel("layer, in the order in which they are called")
+
+
+def _decade(axes: Any, values: Sequence[float]) -> None:
+    """Never less than a decade up and down: small differences look small."""
+    good = [value for value in values if value > 0 and math.isfinite(value)] or [1.0]
+    axes.set_ylim(min(0.1, min(good) / 2), max(10.0, max(good) * 2))
+
+
+def _say(axes: Any, text: str) -> None:
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=_GREY)
+    axes.set_axis_off()
+
+
+def _above_zero(value: float) -> float:
+    return max(value, _FLOOR) if math.isfinite(value) else math.nan
+
+
+def _width(count: int) -> float:
+    return min(16.0, max(8.0, 0.45 * count))
+
+
+def _pyplot() -> Any:
+    try:
+        import matplotlib.pyplot as plt  # noqa: PLC0415 - an extra, and slow to import
+    except ImportError as error:
+        raise ImportError('Plots need matplotlib: pip install "keras-winit[plots]".') from error
+    return plt

@@ -1,0 +1,87 @@
+"""Taps: the identity, which shows the values that pass and, on the way back, their gradient.
+
+Each tap also reads a scalar, the source. A gradient with respect to that source passes every tap,
+and needs the gradient of no weight.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+# Is given a tensor with values.
+See = Callable[[Any], None]
+
+
+def tap(tensor: Any, source: Any, see: See, see_gradient: See) -> Any:
+    """The tensor; its values are shown at once, those of its gradient when it is computed."""
+    return _TAPS[keras.backend.backend()](tensor, source, see, see_gradient)
+
+
+def gradient(objective: Callable[[Any], Any]) -> None:
+    """Compute the gradient of a scalar function of the source, for what its taps show."""
+    _GRADIENTS[keras.backend.backend()](objective)
+
+
+def _tap_tensorflow(tensor: Any, source: Any, see: See, see_gradient: See) -> Any:
+    import tensorflow as tf  # noqa: PLC0415 - the backend in use
+
+    def identity(x: Any, scalar: Any) -> Any:
+        def back(upstream: Any) -> Any:
+            see_gradient(upstream)
+            return upstream, tf.zeros_like(scalar)
+
+        return tf.identity(x), back
+
+    see(tensor)
+    return tf.custom_gradient(identity)(tensor, source)
+
+
+def _gradient_tensorflow(objective: Callable[[Any], Any]) -> None:
+    import tensorflow as tf  # noqa: PLC0415
+
+    source = tf.constant(0.0)
+    with tf.GradientTape(watch_accessed_variables=False) as tape:
+        tape.watch(source)
+        value = objective(source)
+    tape.gradient(value, source)
+
+
+def _tap_jax(tensor: Any, source: Any, see: See, see_gradient: See) -> Any:
+    import jax  # noqa: PLC0415
+
+    def forward(x: Any, scalar: Any) -> Any:
+        see(x)
+        return x, scalar
+
+    def back(scalar: Any, upstream: Any) -> Any:
+        see_gradient(upstream)
+        return upstream, jax.numpy.zeros_like(scalar)
+
+    identity = jax.custom_vjp(lambda x, _scalar: x)
+    identity.defvjp(forward, back)
+    return identity(tensor, source)
+
+
+def _gradient_jax(objective: Callable[[Any], Any]) -> None:
+    import jax  # noqa: PLC0415
+
+    jax.grad(objective)(jax.numpy.zeros(()))
+
+
+def _tap_torch(tensor: Any, source: Any, see: See, see_gradient: See) -> Any:
+    see(tensor.detach())
+    passed = tensor + source.to(tensor.dtype)  # zero
+    passed.register_hook(lambda upstream: see_gradient(upstream.detach()))
+    return passed
+
+
+def _gradient_torch(objective: Callable[[Any], Any]) -> None:
+    import torch  # noqa: PLC0415
+
+    source = torch.zeros((), requires_grad=True, device=keras.ops.zeros(()).device)
+    torch.autograd.grad(objective(source), source, allow_unused=True)
+
+
+_TAPS = {"tensorflow": _tap_tensorflow, "jax": _tap_jax, "torch": _tap_torch}
+_GRADIENTS = {"tensorflow": _gradient_tensorflow, "jax": _gradient_jax, "torch": _gradient_torch}
