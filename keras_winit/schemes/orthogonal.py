@@ -7,6 +7,7 @@ from keras import ops
 
 from keras_winit.checks import Shape, as_float
 from keras_winit.haar import haar
+from keras_winit.matrix_view import MatrixView
 from keras_winit.schemes.base import KernelScheme, Scheme, register
 
 
@@ -65,6 +66,17 @@ class Orthogonal(KernelScheme):
         view = self.view(shape)
         matrices = haar(view.rows, view.columns, dtype, self.seed, view.batch)
         return view.restore(matrices if self.gain == 1 else self.gain * matrices)
+
+    def draw_blocks(self, shape: Shape, dtype: str, blocks: int) -> Any:
+        """Independent weights of this shape side by side on the last axis, drawn as one batch."""
+        view = self.view(shape)
+        matrices = haar(view.rows, view.columns, dtype, self.seed, blocks * view.batch)
+        matrices = ops.reshape(matrices, (blocks, view.batch, view.rows, view.columns))
+        # The blocks are one more axis of outputs, which then goes before the last.
+        wide = MatrixView((*shape, blocks), view.inputs, [*view.outputs, len(shape)])
+        tensor = wide.restore(ops.transpose(matrices, (1, 2, 3, 0)))
+        tensor = ops.reshape(ops.swapaxes(tensor, -1, -2), (*shape[:-1], blocks * shape[-1]))
+        return tensor if self.gain == 1 else self.gain * tensor
 
     def expected_std(self, shape: Any) -> float:
         """gain/√max(rows, columns)."""
