@@ -65,7 +65,9 @@ def batch_for(model: keras.Model, data: Any, labels: Any = None, *, seed: int = 
         )
     if count > MOST_SAMPLES:  # spread over all of them, which may be sorted by class
         chosen = np.linspace(0, count - 1, MOST_SAMPLES).astype(int)
-        inputs, answers = tree.map_structure(lambda array: array[chosen], (inputs, answers))
+        inputs, answers = tree.map_structure(
+            lambda array: None if array is None else array[chosen], (inputs, answers)
+        )
     for array in tree.flatten(inputs):
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError(

@@ -1,0 +1,518 @@
+"""calibrate: every layer at the target, in one pass, and nothing else touched."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+import zoo
+from helpers import BACKEND, array
+from keras import layers, ops
+
+import keras_winit as winit
+from keras_winit.models.moments import moments
+from keras_winit.models.watching import having, intercepted
+
+# Each builds within a test; `long` has the rest.
+SIX = ("VGG16", "ResNet50", "MobileNetV2", "EfficientNetB0", "DenseNet121", "ConvNeXtTiny")
+# The last maps of these are so small at 64 that the gates behind a global pooling see too little.
+SIDES = {"EfficientNetB0": 128, "InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
+
+
+def architectures():
+    """Every architecture that keras.applications builds, by name."""
+    found = [name for name, item in vars(keras.applications).items() if callable(item) and name[0].isupper()]
+    assert len(found) > 30
+    return sorted(found)
+
+
+def application(name, side=64):
+    side = SIDES.get(name, side)
+    try:
+        return getattr(keras.applications, name)(weights=None, input_shape=(side, side, 3), classes=10)
+    except ValueError as error:  # NASNetLarge takes its own size or none at the top
+        if "input" not in str(error).lower():
+            raise
+        return getattr(keras.applications, name)(weights=None, input_shape=(96, 96, 3), include_top=False)
+
+
+def noise(model, seed, count=32):
+    return np.random.default_rng(seed).standard_normal((count, *model.input_shape[1:]), "float32")
+
+
+# What Keras' own recurrent cells set when they are called.
+CACHES = {"_dropout_mask", "_recurrent_dropout_mask"}
+
+LINEAR = (
+    *(layers.Dense, layers.EinsumDense, layers.Conv1D, layers.Conv2D, layers.DepthwiseConv2D),
+    layers.Conv2DTranspose,
+)
+
+
+def pre_activations(model, data):
+    """The deviation before the activation of each linear layer, at its first call, seen from outside."""
+    seen = {}
+
+    def hook(layer):
+        def watch(call, *arguments, **options):
+            activation = layer.activation
+            with having(layer, "activation", keras.activations.linear):
+                output = call(*arguments, **options)
+            # A TimeDistributed layer calls it for each step.
+            if layer.path not in seen or "time_distributed" in layer.path:
+                seen.setdefault(layer.path, []).append(array(output).astype("float64"))
+            return output if activation is None else activation(output)
+
+        return watch
+
+    watched = [layer for layer in model._flatten_layers() if isinstance(layer, LINEAR)]
+    with intercepted({layer: hook(layer) for layer in watched}):
+        model(data, training=False)
+    return {path: float(np.std(outputs)) for path, outputs in seen.items()}
+
+
+@pytest.mark.parametrize("name", zoo.MODELS)
+def test_every_layer_reaches_the_target(name):
+    model = zoo.MODELS[name]()
+    data = zoo.data(model, name, count=40)
+    calibration = winit.calibrate(model, data, target_std=0.8, seed=3)
+    assert calibration.calibrated
+    for path, std in pre_activations(model, data).items():
+        if "spectral" not in path:
+            assert std == pytest.approx(0.8, rel=0.01), path
+    for row in calibration.calibrated:
+        assert row.before > 0
+        assert row.factor == pytest.approx(0.8 / row.before, rel=1e-6)
+    kernels = [slot for slot in winit.models.slots.slots(model) if slot.role in ("kernel", "embedding")]
+    assert {row.path for row in calibration.rows} == {slot.path for slot in kernels}
+
+
+@pytest.mark.parametrize("name", zoo.MODELS)
+def test_nothing_stays_patched_and_no_state_changes(name):
+    model = zoo.MODELS[name]()
+    data = zoo.data(model, name)
+    keys = {id(layer): set(vars(layer)) for layer in model._flatten_layers()}
+    others = [v for v in model.variables if "kernel" not in v.path and "embeddings" not in v.path]
+    before = [array(v.value).copy() for v in others]
+    losses = [len(layer._losses) for layer in model._flatten_layers()]
+    winit.calibrate(model, data, scheme="keep", seed=0)
+    for layer in model._flatten_layers():
+        assert set(vars(layer)) - CACHES == keys[id(layer)] - CACHES, layer.name
+    for variable, value in zip(others, before, strict=True):
+        np.testing.assert_array_equal(array(variable.value), value, err_msg=variable.path)
+    assert [len(layer._losses) for layer in model._flatten_layers()] == losses
+    first = array(model(data, training=False))
+    np.testing.assert_array_equal(first, array(model(data, training=False)))
+    again = winit.calibrate(model, data, scheme="keep", seed=0)
+    for row in again.calibrated:  # it was right already
+        assert row.factor == pytest.approx(1, rel=1e-4), row.path
+
+
+@pytest.mark.parametrize("name", zoo.MODELS)
+def test_a_failure_takes_everything_back(name, monkeypatch):
+    model = zoo.MODELS[name]()
+    before = zoo.snapshot(model)
+    keys = {id(layer): set(vars(layer)) for layer in model._flatten_layers()}
+    leaves = [layer for layer in model._flatten_layers() if len(list(layer._flatten_layers())) == 1]
+
+    def fail(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(vars(leaves[-1]), "call", fail)
+    with pytest.raises(KeyboardInterrupt):
+        winit.calibrate(model, zoo.data(model, name), seed=0)
+    monkeypatch.undo()
+    zoo.assert_unchanged(model, before)
+    assert all(set(vars(layer)) - CACHES == keys[id(layer)] - CACHES for layer in model._flatten_layers())
+
+
+def test_the_same_seed_and_data_give_the_same_weights():
+    results = []
+    for _ in range(2):
+        model = zoo.functional()
+        winit.calibrate(model, seed=5)
+        results.append(model.get_weights())
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
+
+
+def test_gates_are_scaled_one_by_one_and_recurrent_kernels_stay_orthogonal():
+    inputs = keras.Input((7, 6))
+    lstm, gru = layers.LSTM(5, return_sequences=True), layers.GRU(4)
+    model = keras.Model(inputs, gru(lstm(inputs)))
+    data = 3 * np.random.default_rng(0).standard_normal((30, 7, 6), "float32") + 1
+    calibration = winit.calibrate(model, data, seed=0)
+    assert [row.gate for row in calibration.rows] == [0, 1, 2, 3, 0, 1, 2]
+    shares = (data @ array(lstm.cell.kernel.value)).reshape(30, 7, 4, 5)
+    np.testing.assert_allclose(shares.std(axis=(0, 1, 3)), 1, rtol=1e-3)
+    shares = (array(lstm(data)) @ array(gru.cell.kernel.value)).reshape(30, 7, 3, 4)
+    np.testing.assert_allclose(shares.std(axis=(0, 1, 3)), 1, rtol=1e-3)
+    for gate in np.split(array(lstm.cell.recurrent_kernel.value), 4, axis=1):
+        np.testing.assert_allclose(gate.T @ gate, np.eye(5), atol=1e-5)
+    bias = array(lstm.cell.bias.value)
+    np.testing.assert_array_equal(bias, np.repeat([0, 1, 0, 0], 5))
+
+
+def test_a_convolutional_lstm():
+    inputs = keras.Input((3, 8, 8, 2))
+    layer = layers.ConvLSTM2D(4, 3, strides=2)
+    model = keras.Model(inputs, layer(inputs))
+    data = np.random.default_rng(0).standard_normal((6, 3, 8, 8, 2), "float32")
+    assert len(winit.calibrate(model, data, seed=0).calibrated) == 4
+    frames = ops.reshape(ops.convert_to_tensor(data), (18, 8, 8, 2))
+    for kernel in np.split(array(layer.cell.kernel.value), 4, axis=-1):
+        share = array(ops.conv(frames, ops.convert_to_tensor(kernel), strides=2, padding="valid"))
+        assert share.std() == pytest.approx(1, rel=1e-3)
+
+
+def test_a_cell_that_a_model_calls_by_itself():
+    class Steps(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.cell = layers.GRUCell(5)
+
+        def call(self, x):
+            state = ops.zeros((x.shape[0], 5))
+            for step in range(x.shape[1]):
+                _, state = self.cell(x[:, step], [state])
+                state = state[0] if isinstance(state, list) else state
+            return state
+
+    model, data = Steps(), np.random.default_rng(0).standard_normal((40, 3, 6), "float32")
+    model(data)
+    winit.calibrate(model, data, seed=0)
+    share = (data[:, 0] @ array(model.cell.kernel.value)).reshape(40, 3, 5)
+    np.testing.assert_allclose(share.std(axis=(0, 2)), 1, rtol=1e-3)
+
+
+class Power(layers.Layer):
+    """A layer of a user's own: x · W, or what is not in proportion to W."""
+
+    def __init__(self, power, activation=None):
+        super().__init__()
+        self.power = power
+        self.activation = keras.activations.get(activation)
+
+    def build(self, shape):
+        self.kernel = self.add_weight(name="kernel", shape=(shape[-1], 9), initializer="glorot_uniform")
+
+    def call(self, x):
+        return self.activation(ops.matmul(x, self.kernel**self.power))
+
+
+@pytest.mark.parametrize("power", [1, 3])
+def test_layers_of_ones_own_are_tried(power):
+    inputs = keras.Input((8,))
+    layer = Power(power, "tanh")
+    model = keras.Model(inputs, layers.Dense(3)(layer(inputs)))
+    data = 2 * np.random.default_rng(0).standard_normal((64, 8), "float32")
+    before = array(layer.kernel.value).copy()
+    calibration = winit.calibrate(model, data, scheme="keep", seed=0)
+    row = next(row for row in calibration.rows if "power" in row.path)
+    if power == 1:
+        assert row.factor > 0
+        assert (data @ array(layer.kernel.value)).std() == pytest.approx(1, rel=1e-3)
+    else:
+        assert row.factor is None
+        assert "proportion" in row.reason
+        np.testing.assert_array_equal(array(layer.kernel.value), before)
+    assert any(row.factor for row in calibration.rows if "dense" in row.path)
+
+
+def test_biases_that_are_there_are_kept():
+    inputs = keras.Input((20,))
+    first, second = layers.Dense(30, "relu"), layers.Dense(10)
+    model = keras.Model(inputs, second(first(inputs)))
+    rng = np.random.default_rng(0)
+    first.bias.assign(0.3 * rng.standard_normal(30))
+    second.bias.assign(3 * rng.standard_normal(10))
+    biases = [array(layer.bias.value).copy() for layer in (first, second)]
+    data = rng.standard_normal((50, 20)).astype("float32")
+    calibration = winit.calibrate(model, data, scheme="keep", seed=0)
+    stds = pre_activations(model, data)
+    assert stds[first.path] == pytest.approx(1, rel=0.01)
+    skipped = {row.path: row.reason for row in calibration.skipped}
+    assert skipped == {second.kernel.path: "its bias alone varies more than the target"}
+    for layer, bias in zip((first, second), biases, strict=True):
+        np.testing.assert_array_equal(array(layer.bias.value), bias)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "reason"),
+    [("zeros", "no variance"), (lambda shape, dtype: ops.full(shape, np.inf), "not finite")],
+)
+def test_a_layer_without_a_usable_output_is_left_alone(kernel, reason):
+    inputs = keras.Input((6,))
+    hidden = layers.Dense(5, kernel_initializer=kernel, name="hidden")
+    model = keras.Model(inputs, layers.Dense(3)(hidden(inputs)))
+    before = array(hidden.kernel.value).copy()
+    calibration = winit.calibrate(model, scheme="keep", seed=0)
+    assert [row.factor for row in calibration.rows] == [None, None]
+    assert reason in calibration.skipped[0].reason
+    np.testing.assert_array_equal(array(hidden.kernel.value), before)
+
+
+def test_what_is_not_called_frozen_or_normalized_is_reported():
+    inputs = keras.Input((6,))
+    frozen = layers.Dense(6, name="frozen", trainable=False)
+    spectral = layers.SpectralNormalization(layers.Dense(6), name="spectral")
+    model = keras.Model(inputs, spectral(frozen(inputs)))
+    model.beside = layers.Dense(4, name="beside")
+    model.beside.build((None, 6))
+    reasons = {row.path.split("/")[0]: row.reason for row in winit.calibrate(model, seed=0).skipped}
+    assert "frozen" in reasons["frozen"]
+    assert "SpectralNormalization" in reasons["spectral"]
+    assert "not called" in reasons["beside"]
+
+
+def test_the_record_says_how_a_weight_was_made():
+    model = zoo.sequential()
+    winit.calibrate(model, seed=4)
+    dense = model.layers[0]
+    np.testing.assert_allclose(
+        array(dense.kernel_initializer(dense.kernel.shape)), array(dense.kernel.value), rtol=1e-5, atol=1e-7
+    )
+    winit.calibrate(model, scheme="keep", target_std=2, seed=0)
+    assert isinstance(dense.kernel_initializer, winit.Scaled)
+    assert isinstance(dense.kernel_initializer.initializer, winit.Orthogonal)  # factors are joined
+    np.testing.assert_allclose(
+        array(dense.kernel_initializer(dense.kernel.shape)), array(dense.kernel.value), rtol=1e-5, atol=1e-7
+    )
+
+
+def test_a_calibrated_model_saves_loads_and_is_portable(tmp_path):
+    model = zoo.functional()
+    data = zoo.data(model, "functional")
+    winit.calibrate(model, data, seed=0)
+    expected = array(model(data))
+    model.save(tmp_path / "model.keras")
+    np.testing.assert_allclose(
+        array(keras.models.load_model(tmp_path / "model.keras")(data)), expected, atol=1e-6
+    )
+    np.testing.assert_allclose(array(winit.portable(model)(data)), expected, atol=1e-6)
+
+
+def test_mixed_precision_keeps_the_weights_exact():
+    inputs = keras.Input((50,), dtype="float32")
+    x = layers.Dense(40, "relu", dtype="mixed_bfloat16")(inputs)
+    model = keras.Model(inputs, layers.Dense(30, dtype="mixed_bfloat16")(x))
+    winit.initialize(model, "he_normal", seed=0)
+    before = model.get_weights()
+    calibration = winit.calibrate(model, scheme="keep", seed=0)
+    for row, old, new in zip(calibration.rows, before[::2], model.get_weights()[::2], strict=True):
+        np.testing.assert_allclose(new, old * np.float32(row.factor), rtol=1e-6)
+
+
+def test_the_optimizer_forgets():
+    model = zoo.sequential()
+    model.compile("adam", "mse")
+    data = np.zeros((8, 12), "float32") + 1
+    model.fit(data, np.ones((8, 4)), verbose=0)
+    assert any(np.any(array(v.value)) for v in model.optimizer.variables[2:])
+    calibration = winit.calibrate(model, scheme="keep", seed=0)
+    assert "reset" in calibration.optimizer
+    assert not any(np.any(array(v.value)) for v in model.optimizer.variables[2:])
+    model.fit(data, np.ones((8, 4)), verbose=0)
+
+
+# --- data ---------------------------------------------------------------------------------------
+
+
+class Batches(keras.utils.PyDataset):
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return SAMPLES[8 * index : 8 * index + 8], np.zeros(8)
+
+
+SAMPLES = np.random.default_rng(1).standard_normal((16, 12)).astype("float32")
+
+
+def data_sets():
+    yield "array", SAMPLES[:8]
+    yield "list of floats", SAMPLES[:8].astype("float64")
+    yield "backend tensor", ops.convert_to_tensor(SAMPLES[:8])
+    yield "PyDataset", Batches()
+    yield "generator", ((SAMPLES[:8], np.zeros(8)) for _ in range(2))
+    if BACKEND == "tensorflow":
+        import tensorflow as tf
+
+        yield "tf.data", tf.data.Dataset.from_tensor_slices((SAMPLES, np.zeros(16))).batch(8)
+    if BACKEND == "torch":
+        import torch
+
+        pairs = torch.utils.data.TensorDataset(torch.tensor(SAMPLES), torch.zeros(16))
+        yield "DataLoader", torch.utils.data.DataLoader(pairs, batch_size=8)
+
+
+@pytest.mark.parametrize(("kind", "data"), list(data_sets()))
+def test_every_kind_of_data_is_its_first_batch(kind, data):
+    factors = []
+    for batch in (SAMPLES[:8], data):
+        model = zoo.sequential()
+        calibration = winit.calibrate(model, batch, seed=0)
+        assert "8 samples of the data" in calibration.batch
+        factors.append([row.factor for row in calibration.rows])
+    np.testing.assert_allclose(*factors, rtol=1e-5, err_msg=kind)
+
+
+def two_inputs():
+    image, word = keras.Input((4,), name="image"), keras.Input((3,), dtype="int32", name="word")
+    x = layers.Concatenate()([layers.Dense(5)(image), layers.Flatten()(layers.Embedding(7, 2)(word))])
+    return keras.Model({"image": image, "word": word}, layers.Dense(2)(x))
+
+
+def test_nests_and_probes():
+    model = two_inputs()
+    data = {"image": SAMPLES[:, :4], "word": np.arange(48).reshape(16, 3) % 7}
+    assert len(winit.calibrate(model, data, seed=0).calibrated) == 3
+    probed = winit.calibrate(model, seed=0)  # tokens below the vocabulary's size, or it would fail
+    assert "probe" in probed.batch
+    assert len(probed.calibrated) == 3
+
+
+def test_a_subclassed_model_that_reads_tokens_is_probed():
+    class Reader(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.table, self.out = layers.Embedding(11, 6), layers.Dense(4)
+
+        def call(self, x):
+            return self.out(self.table(x))
+
+    model = Reader()
+    model(np.zeros((2, 5), "int32"))
+    assert len(winit.calibrate(model, seed=0).calibrated) == 2
+
+
+def test_a_probe_is_what_reaches_the_first_weights():
+    """Rescaling is for data; a probe of unit deviation is not to arrive as a constant."""
+    inputs = keras.Input((8, 8, 3))
+    x = layers.Rescaling(1 / 127.5, offset=-1)(inputs)
+    model = keras.Model(inputs, layers.Conv2D(4, 3)(x))
+    row = winit.calibrate(model, scheme="he_normal", seed=0).rows[0]
+    assert 0.8 < row.before < 2.2  # √2, for a deviation of one
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 8, 8, 3))  # data is rescaled: to ±1
+    assert 0.5 < winit.calibrate(model, pixels, scheme="he_normal", seed=0).rows[0].before < 1.3
+
+
+def test_long_arrays_are_sampled_evenly():
+    model = zoo.sequential()
+    calibration = winit.calibrate(model, np.repeat(np.eye(12, dtype="float32"), 100, axis=0), seed=0)
+    assert calibration.batch == "256 samples of the data"
+    assert len(calibration.calibrated) == 3
+
+
+BAD = {
+    "nan": (np.full((4, 12), np.nan, "float32"), ValueError, "finite"),
+    "empty": (np.zeros((0, 12), "float32"), ValueError, "empty"),
+    "shape": (np.zeros((4, 5), "float32"), ValueError, "cannot be called"),
+    "text": (np.array([["a"] * 12]), ValueError, "text"),
+    "number": (3, TypeError, "array"),
+    "objects": ([object()], TypeError, "arrays"),
+    "ragged": ([np.zeros((2, 12)), np.zeros((3, 12))], ValueError, "as many samples"),
+    "nothing": (iter([]), ValueError, "empty"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_data_changes_nothing(kind):
+    data, error, message = BAD[kind]
+    model = zoo.sequential()
+    before = zoo.snapshot(model)
+    with pytest.raises(error, match=message):
+        winit.calibrate(model, data, seed=0)
+    zoo.assert_unchanged(model, before)
+
+
+@pytest.mark.parametrize("target", [0, -1, math.nan, math.inf, "one", True])
+def test_bad_targets(target):
+    with pytest.raises((TypeError, ValueError), match="target_std"):
+        winit.calibrate(zoo.sequential(), target_std=target)
+
+
+def test_unbuilt_models_and_wrong_schemes():
+    with pytest.raises(ValueError, match="not built"):
+        winit.calibrate(keras.Sequential([layers.Dense(3)]))
+    with pytest.raises(ValueError, match="he_normal"):
+        winit.calibrate(zoo.sequential(), scheme="he_norml")
+    with pytest.raises(TypeError, match="progress"):
+        winit.calibrate(zoo.sequential(), progress="yes")
+
+
+# --- the moments ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1e-25, 1e-12, 1.0, 1e12, 1e25])
+@pytest.mark.parametrize("mean", [0.0, 1.0, 300.0])
+def test_moments_keep_their_digits(scale, mean):
+    values = (np.random.default_rng(0).standard_normal((300, 1100)) + mean) * scale
+    found = moments(ops.convert_to_tensor(values.astype("float32")))
+    exact = values.astype("float32").astype("float64")
+    assert found.std == pytest.approx(exact.std(), rel=1e-4)
+    assert found.mean == pytest.approx(exact.mean(), rel=1e-4, abs=1e-4 * scale)
+    assert found.varies
+
+
+def test_moments_of_what_does_not_vary():
+    assert not moments(ops.full((3, 50), 0.1)).varies
+    assert not moments(ops.zeros((3, 50))).varies
+    assert math.isnan(moments(ops.convert_to_tensor([1.0, np.nan])).std)
+    assert math.isnan(moments(ops.convert_to_tensor([1.0, np.inf])).std)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_moments_of_half_precision(dtype):
+    values = np.random.default_rng(0).standard_normal(50_000).astype("float32") * 100
+    found = moments(ops.cast(ops.convert_to_tensor(values), dtype))
+    assert found.std == pytest.approx(values.std(), rel=1e-3)
+
+
+# --- quality ----------------------------------------------------------------------------------------
+
+
+def assert_quality(name, side=64):
+    model = application(name, side)
+    data, fresh = noise(model, 1), noise(model, 2)
+    calibration = winit.calibrate(model, data, seed=0)
+    assert not calibration.skipped
+    seen = pre_activations(model, data)
+    assert len(seen) >= len(calibration.calibrated) / 2  # separable layers have two kernels, and are not seen
+    for path, std in seen.items():
+        assert std == pytest.approx(1, rel=0.01), (name, path)
+    for path, std in pre_activations(model, fresh).items():
+        assert std == pytest.approx(1, rel=0.25), (name, path)
+
+
+@pytest.mark.parametrize("name", SIX if BACKEND != "jax" else ("VGG16", "MobileNetV2"))
+def test_quality(name):
+    assert_quality(name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", architectures())
+def test_quality_of_every_architecture(name):
+    assert_quality(name, 128)
+
+
+def test_the_list_of_architectures_is_whole():
+    assert set(SIX) <= set(architectures())
+
+
+def test_the_table_and_the_plot():
+    model = zoo.recurrent()
+    calibration = winit.calibrate(model, seed=0)
+    text = str(calibration)
+    assert "(gate 3)" in text
+    assert "rescaled to a deviation of 1" in text
+    assert "<table>" in calibration._repr_html_()
+    assert calibration.to_dict()["rows"][0]["factor"] == calibration.rows[0].factor
+    pytest.importorskip("matplotlib")
+    import matplotlib
+
+    matplotlib.use("Agg")
+    figure = calibration.plot()
+    lines = {line.get_label(): line.get_ydata() for line in figure.axes[0].get_lines()}
+    np.testing.assert_allclose(lines["after"], 1)
+    np.testing.assert_allclose(lines["before"], [row.before for row in calibration.rows])
