@@ -159,7 +159,8 @@ def _first_beyond(
     """The first layer whose figure is beyond the threshold, with how far it goes."""
     limit = limits[code]
     if code in ("vanishing_signal", "vanishing_gradient", "input_collapse"):
-        limit = Threshold(1 / limit.warning, 1 / limit.error, limit.reason)
+        warning, error = (1 / bound if bound > 0 else math.inf for bound in limit[:2])
+        limit = Threshold(warning, error, limit.reason)
     worst = max(figures)
     if not worst > limit.warning:
         return

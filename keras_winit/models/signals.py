@@ -78,6 +78,7 @@ def signals(
             return _projected(outputs)
 
         gradient(objective)
+    watch.result.notes += [f"{layer.path}: not called on this batch, or quantized" for layer in watch.unseen]
     return watch.result
 
 
@@ -89,6 +90,7 @@ class _Watch:
         self.source: Any = None
         self.advance: Callable[[], None] = lambda: None
         self.hooks: dict[Any, Any] = {}
+        self.unseen: list[Any] = []
         kernels = {id(slot.layer): slot for slot in slots if slot.role in ("kernel", "embedding")}
         for slot in kernels.values():
             if isinstance(slot.layer, CELLS):
@@ -111,12 +113,12 @@ class _Watch:
         return tap(ops.mean(value), source, see, lambda _: None)
 
     def _hook(self, layer: Any) -> Any:
-        pending = [layer]
+        self.unseen.append(layer)
 
         def hook(call: Any, *arguments: Any, **options: Any) -> Any:
-            if not pending or not arguments:
+            if layer not in self.unseen or not arguments:
                 return call(*arguments, **options)
-            pending.clear()
+            self.unseen.remove(layer)
             if isinstance(layer, ACTIVATION_LAYERS):
                 seen = Seen(layer.path or layer.name, _name(layer), weighted=False)
                 passed = self._tapped(arguments[0], seen, layer, apply=call)
@@ -182,8 +184,11 @@ class _Watch:
         seen.distinct = _distinct(activated)
         if linear or activated.ndim < 2 or len(activated) < 2:
             return
-        units = np.moveaxis(activated, channels, -1).reshape(-1, activated.shape[channels])
-        seen.dead = float(np.mean(units.max(axis=0) == units.min(axis=0)))
+        units = _by_unit(activated, channels)
+        # A unit that is given the same for every input is not to blame for putting out the same.
+        given = _by_unit(host_array(values), channels)
+        dead = (units.max(axis=0) == units.min(axis=0)) & (given.max(axis=0) > given.min(axis=0))
+        seen.dead = float(np.mean(dead))
         ends = _ends(apply) if elementwise else None
         if ends is not None:
             low, high = ends[0] + _ENDS * (ends[1] - ends[0]), ends[1] - _ENDS * (ends[1] - ends[0])
@@ -202,6 +207,11 @@ def _distinct(array: Any) -> float | None:
     differing = sum(float(np.square((row - common) / scale).sum(dtype="float64")) for row in flat)
     power = sum(float(np.square(row / scale).sum(dtype="float64")) for row in flat)
     return differing / power
+
+
+def _by_unit(array: Any, channels: int) -> Any:
+    """The array as a matrix with a column for each unit."""
+    return np.moveaxis(array, channels, -1).reshape(-1, array.shape[channels])
 
 
 def _ends(apply: Any) -> tuple[float, float] | None:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import keras
 import numpy as np
 
 from keras_winit.fans import Fans
@@ -38,9 +39,8 @@ class WeightCheck:
     def look(self, slots: Iterable[Slot]) -> None:
         """Look at the variables of a model."""
         for slot in slots:
-            if slot.kept and "not of real numbers" in slot.kept:
-                continue
-            self._look_at(slot)
+            if keras.backend.is_float_dtype(slot.variable.dtype):
+                self._look_at(slot)
 
     def _look_at(self, slot: Slot) -> None:
         array = host_array(exact_value(slot.variable))
