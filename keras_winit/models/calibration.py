@@ -63,7 +63,7 @@ class Calibration:
         return plain(self)
 
     def __str__(self) -> str:
-        return as_text(self._line(), [self._table()])
+        return as_text(self._line(), [self._table()], whole=True)
 
     def _repr_html_(self) -> str:
         return as_html(self._line(), [self._table()])

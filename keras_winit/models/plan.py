@@ -1,9 +1,11 @@
 """What `initialize` did to a model, or would do."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from keras_winit.checks import Shape
 from keras_winit.fans import Fans
+from keras_winit.models.printing import Table, as_html, as_text, plain
 
 
 @dataclass(frozen=True)
@@ -58,18 +60,29 @@ class Plan:
         """The rows of the variables that are left as they are."""
         return tuple(row for row in self.rows if row.scheme is None)
 
-    def __str__(self) -> str:
-        from keras_winit.terminal import table_text  # noqa: PLC0415 - rich is slow to import
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return plain(self)
 
+    def __str__(self) -> str:
+        return as_text(self._line(), [self._table()], whole=True)
+
+    def _repr_html_(self) -> str:
+        return as_html(self._line(), [self._table()])
+
+    def _line(self) -> str:
+        would = "would be " if self.dry_run else ""
+        never = f"; not built, and so not drawn: {', '.join(self.unbuilt)}" if self.unbuilt else ""
+        return (
+            f"{len(self.drawn)} variables {would}drawn, {len(self.kept)} kept; seed {self.seed}; "
+            f"{self.optimizer}{never}"
+        )
+
+    def _table(self) -> Table:
         rows = []
         for row in self.rows:
             fans = f"{row.fans.fan_in:.6g}, {row.fans.fan_out:.6g}" if row.fans else "–"
             shape = "×".join(map(str, row.shape)) or "scalar"
             rows.append((row.path, shape, fans, row.activation or "–", row.scheme or "kept", row.reason))
         headings = ("variable", "shape", "fan_in, fan_out", "activation", "scheme", "reason")
-        would = "would be " if self.dry_run else ""
-        never = f"; not built, and so not drawn: {', '.join(self.unbuilt)}" if self.unbuilt else ""
-        return (
-            f"{table_text(headings, rows)}\n{len(self.drawn)} variables {would}drawn, {len(self.kept)} kept; "
-            f"seed {self.seed}; {self.optimizer}{never}"
-        )
+        return Table("Variables", headings, rows)

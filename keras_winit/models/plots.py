@@ -1,13 +1,19 @@
 """Calibrations and reports in pictures, told apart by marks and lines, not by colour alone."""
 
 import math
+import os.path
 from collections.abc import Sequence
 from typing import Any
 
 _FEW = 24  # so many layers can have their names below the picture
 _FLOOR = 1e-30  # a logarithm's place for zero
 
-_BLUE, _ORANGE, _GREY = "#0072b2", "#d55e00", "#666666"  # told apart by most colour-blind eyes too
+_BLUE, _ORANGE, _GREEN, _GREY = (
+    "#0072b2",
+    "#d55e00",
+    "#009e73",
+    "#666666",
+)  # told apart by most colour-blind eyes too
 
 
 def plot_calibration(calibration: Any) -> Any:
@@ -60,8 +66,18 @@ def _draw_signals(axes: Any, report: Any) -> None:
     ]
     _line(axes, places, signal, "signal: deviation before the activation", _BLUE, marker="o", style="-")
     _line(axes, places, gradient, "gradient, against the last layer's", _ORANGE, marker="^", style="--")
+    differs = [math.nan if row.distinct is None else _above_zero(row.distinct) for row in rows]
+    _line(
+        axes,
+        places,
+        differs,
+        "share of the signal that differs between inputs",
+        _GREEN,
+        marker="x",
+        style=":",
+    )
     axes.set_yscale("log")
-    _decade(axes, [*signal, *gradient])
+    _decade(axes, [*signal, *gradient, *differs])
     axes.axhline(1, color=_GREY, linewidth=0.8, linestyle=":")
     axes.set_title("Signal and gradient along depth", loc="left")
     axes.legend(frameon=False)
@@ -93,7 +109,11 @@ def _draw_shares(axes: Any, report: Any) -> None:
     places = range(len(rows))
     dead = [row.dead if row.dead is not None else math.nan for row in rows]
     saturated = [row.saturated if row.saturated is not None else math.nan for row in rows]
-    axes.bar(places, dead, width=0.6, color="white", edgecolor=_GREY, hatch="////", label="dead")
+    looks = {"facecolor": "white", "edgecolor": _GREY, "hatch": "////", "label": "dead"}
+    if len(rows) <= 2 * _FEW:
+        axes.bar(places, dead, width=0.6, **looks)
+    else:
+        axes.fill_between(places, dead, step="mid", **looks)
     if any(not math.isnan(share) for share in saturated):
         _line(axes, places, saturated, "saturated", _ORANGE, marker="v", style="")
     axes.set_ylim(0, 1.02)
@@ -123,6 +143,8 @@ def _name_places(axes: Any, names: Sequence[str]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_xlim(-0.5, max(len(names) - 0.5, 0.5))
     if len(names) <= _FEW:
+        common = os.path.commonpath(names) if len(names) > 1 else ""
+        names = [name.removeprefix(common + "/") for name in names]
         shown = [name if len(name) <= 34 else "…" + name[-33:] for name in names]
         axes.set_xticks(range(len(names)), shown, rotation=40, ha="right", fontsize=8)
     else:

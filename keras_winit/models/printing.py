@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-_MOST_ROWS = 40  # of more, the ends are shown; `to_dict()` has them all
+_MOST_ROWS, _ENDS = 60, 20  # of more rows, so many at either end are shown; `to_dict()` has them all
 
 
 class Table(NamedTuple):
@@ -17,11 +17,14 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]]
 
 
-def as_text(line: str, tables: Sequence[Table]) -> str:
-    """What sums it up, and the tables."""
+def as_text(line: str, tables: Sequence[Table], *, whole: bool = False) -> str:
+    """What sums it up, and the tables; long ones are cut in the middle unless asked for whole."""
     from keras_winit.terminal import table_text  # noqa: PLC0415 - rich is slow to import
 
-    parts = [f"{table.title}\n{table_text(table.headings, _shortened(table.rows))}" for table in tables]
+    parts = [
+        f"{table.title}\n{table_text(table.headings, table.rows if whole else _shortened(table.rows))}"
+        for table in tables
+    ]
     return "\n\n".join([line, *parts])
 
 
@@ -60,9 +63,8 @@ def _plain(value: Any) -> Any:
 def _shortened(rows: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
     if len(rows) <= _MOST_ROWS:
         return rows
-    half = _MOST_ROWS // 2
-    between = (f"… {len(rows) - 2 * half} more …", *("" for _ in rows[0][1:]))
-    return [*rows[:half], between, *rows[-half:]]
+    between = (f"… {len(rows) - 2 * _ENDS} more …", *("" for _ in rows[0][1:]))
+    return [*rows[:_ENDS], between, *rows[-_ENDS:]]
 
 
 def number(value: float | None) -> str:

@@ -21,6 +21,7 @@ from keras_winit.models.taps import gradient, tap
 from keras_winit.models.watching import having, intercepted, is_traced, untouched
 from keras_winit.progress import progress as progress_bar
 
+_ROUNDING = 1e-5  # of a number, which is no difference
 _ENDS = 1 / 80  # of the range of a bounded function
 
 
@@ -187,7 +188,9 @@ class _Watch:
         units = _by_unit(activated, channels)
         # A unit that is given the same for every input is not to blame for putting out the same.
         given = _by_unit(host_array(values), channels)
-        dead = (units.max(axis=0) == units.min(axis=0)) & (given.max(axis=0) > given.min(axis=0))
+        low, high = given.min(axis=0), given.max(axis=0)
+        varies = high - low > _ROUNDING * np.maximum(np.abs(low), np.abs(high))
+        dead = (units.max(axis=0) == units.min(axis=0)) & varies
         seen.dead = float(np.mean(dead))
         ends = _ends(apply) if elementwise else None
         if ends is not None:
