@@ -1,0 +1,37 @@
+"""What several benchmarks need: the memory in use."""
+
+import os
+import sys
+import threading
+import time
+
+
+def resident_bytes():
+    with open("/proc/self/statm", encoding="ascii") as file:
+        return int(file.read().split()[1]) * 4096
+
+
+def run_with_frugal_malloc():
+    settings = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+    os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **settings})
+
+
+class Peak:
+    """The largest resident set while a block runs, above what it was before."""
+
+    def __enter__(self):
+        self.start = self.peak = resident_bytes()
+        self.done = threading.Event()
+        self.thread = threading.Thread(target=self.watch)
+        self.thread.start()
+        return self
+
+    def watch(self):
+        while not self.done.is_set():
+            self.peak = max(self.peak, resident_bytes())
+            time.sleep(0.0005)
+
+    def __exit__(self, *_):
+        self.done.set()
+        self.thread.join()
+        self.above = self.peak - self.start
