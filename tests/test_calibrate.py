@@ -1,6 +1,7 @@
 """calibrate: every layer at the target, in one pass, and nothing else touched."""
 
 import math
+from typing import NamedTuple
 
 import keras
 import numpy as np
@@ -49,6 +50,27 @@ LINEAR = (
 )
 
 
+class Seen(NamedTuple):
+    """The mean, and the mean square, of each sample's part of an output."""
+
+    means: np.ndarray
+    squares: np.ndarray
+
+    @classmethod
+    def of(cls, output):
+        flat = output.reshape(len(output), -1)
+        return cls(flat.mean(axis=1, dtype="float64"), np.square(flat).mean(axis=1, dtype="float64"))
+
+    @property
+    def std(self):
+        return float(np.sqrt(self.squares.mean() - self.means.mean() ** 2))
+
+    @property
+    def error(self):
+        """The standard error of the deviation, relative: samples are independent, their elements are not."""
+        return float(self.squares.std() / (2 * np.sqrt(len(self.squares)) * self.squares.mean()))
+
+
 def pre_activations(model, data):
     """The deviation before the activation of each linear layer, at its first call, seen from outside."""
     seen = {}
@@ -60,7 +82,7 @@ def pre_activations(model, data):
                 output = call(*arguments, **options)
             # A TimeDistributed layer calls it for each step.
             if layer.path not in seen or "time_distributed" in layer.path:
-                seen.setdefault(layer.path, []).append(array(output).astype("float64"))
+                seen.setdefault(layer.path, []).append(Seen.of(array(output)))
             return output if activation is None else activation(output)
 
         return watch
@@ -68,7 +90,7 @@ def pre_activations(model, data):
     watched = [layer for layer in model._flatten_layers() if isinstance(layer, LINEAR)]
     with intercepted({layer: hook(layer) for layer in watched}):
         model(data, training=False)
-    return {path: float(np.std(outputs)) for path, outputs in seen.items()}
+    return {path: Seen(*np.concatenate(parts, axis=1)) for path, parts in seen.items()}
 
 
 @pytest.mark.parametrize("name", zoo.MODELS)
@@ -77,9 +99,9 @@ def test_every_layer_reaches_the_target(name):
     data = zoo.data(model, name, count=40)
     calibration = winit.calibrate(model, data, target_std=0.8, seed=3)
     assert calibration.calibrated
-    for path, std in pre_activations(model, data).items():
+    for path, seen in pre_activations(model, data).items():
         if "spectral" not in path:
-            assert std == pytest.approx(0.8, rel=0.01), path
+            assert seen.std == pytest.approx(0.8, rel=0.01), path
     for row in calibration.calibrated:
         assert row.before > 0
         assert row.factor == pytest.approx(0.8 / row.before, rel=1e-6)
@@ -229,8 +251,7 @@ def test_biases_that_are_there_are_kept():
     biases = [array(layer.bias.value).copy() for layer in (first, second)]
     data = rng.standard_normal((50, 20)).astype("float32")
     calibration = winit.calibrate(model, data, scheme="keep", seed=0)
-    stds = pre_activations(model, data)
-    assert stds[first.path] == pytest.approx(1, rel=0.01)
+    assert pre_activations(model, data)[first.path].std == pytest.approx(1, rel=0.01)
     skipped = {row.path: row.reason for row in calibration.skipped}
     assert skipped == {second.kernel.path: "its bias alone varies more than the target"}
     for layer, bias in zip((first, second), biases, strict=True):
@@ -297,7 +318,7 @@ def test_mixed_precision_keeps_the_weights_exact():
     x = layers.Dense(40, "relu", dtype="mixed_bfloat16")(inputs)
     model = keras.Model(inputs, layers.Dense(30, dtype="mixed_bfloat16")(x))
     winit.initialize(model, "he_normal", seed=0)
-    before = model.get_weights()
+    before = [weight.copy() for weight in model.get_weights()]
     calibration = winit.calibrate(model, scheme="keep", seed=0)
     for row, old, new in zip(calibration.rows, before[::2], model.get_weights()[::2], strict=True):
         np.testing.assert_allclose(new, old * np.float32(row.factor), rtol=1e-6)
@@ -477,12 +498,17 @@ def assert_quality(name, side=64):
     data, fresh = noise(model, 1), noise(model, 2)
     calibration = winit.calibrate(model, data, seed=0)
     assert not calibration.skipped
-    seen = pre_activations(model, data)
-    assert len(seen) >= len(calibration.calibrated) / 2  # separable layers have two kernels, and are not seen
-    for path, std in seen.items():
-        assert std == pytest.approx(1, rel=0.01), (name, path)
-    for path, std in pre_activations(model, fresh).items():
-        assert std == pytest.approx(1, rel=0.25), (name, path)
+    first = pre_activations(model, data)
+    assert (
+        len(first) >= len(calibration.calibrated) / 2
+    )  # separable layers have two kernels, and are not seen
+    for path, seen in first.items():
+        assert seen.std == pytest.approx(1, rel=0.01), (name, path)
+    for path, seen in pre_activations(model, fresh).items():
+        # Gates multiply: deep in an EfficientNet one sample is ten times another, and 32 of them say
+        # little. There the tolerance is four standard errors of what the two batches tell.
+        error = np.hypot(seen.error, first[path].error)
+        assert seen.std == pytest.approx(1, rel=max(0.25, 4 * error)), (name, path)
 
 
 @pytest.mark.parametrize("name", SIX if BACKEND != "jax" else ("VGG16",))

@@ -12,7 +12,7 @@ from keras_winit.models.calibration import Calibration, CalibrationRow
 from keras_winit.models.initialize import Drawing, reset_optimizer
 from keras_winit.models.rescaling import CellRescaler, RecurrentRescaler, Rescaler
 from keras_winit.models.slots import CELLS, Slot
-from keras_winit.models.undo import Undo, exact_value, undo_on_failure
+from keras_winit.models.undo import Undo, assign_exactly, exact_value, undo_on_failure
 from keras_winit.models.watching import intercepted, no_gradients, untouched
 from keras_winit.progress import progress as progress_bar
 from keras_winit.schemes.compose import Scaled
@@ -151,7 +151,7 @@ class _Pass:
             return
         scale = ops.repeat(ops.convert_to_tensor(factors, "float32"), slot.shape[-1] // len(factors))
         factor = factors[0] if len(factors) == 1 else ops.cast(scale, slot.variable.dtype)
-        slot.variable.assign(exact_value(slot.variable) * factor)
+        assign_exactly(slot.variable, exact_value(slot.variable) * factor)
         self._record(slot, factors)
         for gate, (before, each) in enumerate(zip(found, factors, strict=True)):
             which = None if len(factors) == 1 else gate

@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops
 
+from keras_winit.host import host_array
 from keras_winit.models.moments import Moments, moments
 from keras_winit.models.slots import Slot
-from keras_winit.models.undo import exact_value
+from keras_winit.models.undo import assign_exactly, exact_value
 from keras_winit.models.watching import having, is_traced
 
 # Multiplies a slot's kernel by a factor, or one for each gate, or leaves it alone with a reason:
@@ -138,10 +140,10 @@ class Rescaler:
             return call(*arguments, **options)
         factor = self._target / found.std
         kernel = slot.variable
-        before = exact_value(kernel)
-        kernel.assign(before * factor)
+        before = host_array(exact_value(kernel)).copy()  # PyTorch assigns in place
+        assign_exactly(kernel, before * np.float32(factor))
         then = self._try(call, *arguments, **options)
-        kernel.assign(before)
+        assign_exactly(kernel, before)
         if then is None or not math.isclose(then.std, self._target, rel_tol=0.005):
             self._leave(NOTLINEAR, found)
         else:

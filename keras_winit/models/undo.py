@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from keras.src.backend.common.variables import AutocastScope  # which Keras does not export
 
 from keras_winit.host import host_array
 
@@ -15,6 +16,15 @@ def exact_value(variable: Any) -> Any:
     """A variable's value in its own precision, also while a layer of mixed precision is called."""
     value = variable._value
     return value.read_value() if hasattr(value, "read_value") else value  # TensorFlow's is a variable too
+
+
+def assign_exactly(variable: Any, value: Any) -> None:
+    """Assign to a variable, also while a layer of mixed precision is called.
+
+    There Keras would show PyTorch a copy of half precision to assign to.
+    """
+    with AutocastScope(None):
+        variable.assign(value)
 
 
 class Undo:

@@ -71,7 +71,8 @@ def speed(name, model, data, pairs):
     ratios = [statistics.median(times[i] / times[0] for times in rounds) for i in (1, 2)]
     print(
         f"{name} on {keras.backend.backend()}, batch {len(data)}: forward {plain:.2f} s, calibrate what is "
-        f"there {keep:.2f} s, ratio {ratios[0]:.2f}; with orthogonal draws {drawn:.2f} s, ratio {ratios[1]:.2f}",
+        f"there {keep:.2f} s, ratio {ratios[0]:.2f}; with orthogonal draws {drawn:.2f} s, "
+        f"ratio {ratios[1]:.2f}",
         flush=True,
     )
 
