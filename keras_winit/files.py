@@ -11,6 +11,7 @@ import keras
 import numpy as np
 
 _ENDINGS = (".keras", ".h5")
+_ARRAY_ENDINGS = (".npy", ".npz")
 _PLOT_ENDINGS = (".png", ".svg", ".pdf")
 
 
@@ -64,6 +65,10 @@ def read_arrays(path: str | None) -> Any:
     """The array in a .npy file, or those in a .npz file by name; None for None."""
     if path is None:
         return None
+    if not path.endswith(_ARRAY_ENDINGS):
+        raise ValueError(
+            f"Arrays are in a file that ends in {' or '.join(_ARRAY_ENDINGS)}. Received: {path!r}."
+        )
     try:
         found = np.load(path, allow_pickle=False)
         return dict(found) if isinstance(found, np.lib.npyio.NpzFile) else found

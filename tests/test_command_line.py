@@ -1,5 +1,11 @@
 """The command line, as a user runs it."""
 
+import contextlib
+import json
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -165,3 +171,92 @@ def test_a_failure_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
 
 def test_a_new_process_exits_with_the_status():
     assert run_python("-m", "keras_winit", "recommend", "reul").returncode == 2
+
+
+def batch_files(folder, count=20):
+    np.save(folder / "x.npy", np.random.default_rng(0).normal(size=(count, 6)).astype("float32"))
+    np.save(folder / "y.npy", np.ones((count, 2)))
+    (folder / "text.npy").write_text("1, 2, 3")
+    return str(folder / "x.npy"), str(folder / "y.npy")
+
+
+def test_diagnose_exits_with_the_health(tmp_path, capsys):
+    model, path = saved(tmp_path)
+    data, labels = batch_files(tmp_path)
+    assert main(["diagnose", str(path)]) == 0
+    assert "healthy: 0 errors" in capsys.readouterr().out
+    plot = tmp_path / "out.png"
+    given = ["--data", data, "--labels", labels, "--loss", "mse"]
+    assert main(["diagnose", str(path), "--json", *given, "--plot", str(plot)]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["ok"]
+    assert report["loss"] > 0
+    assert report["batch"] == "20 samples of the data"
+    assert plot.read_bytes()[:4] == b"\x89PNG"
+    model.layers[0].kernel.assign(np.zeros((6, 5)))
+    model.save(path)
+    assert main(["diagnose", str(path), "--json"]) == 1
+    report = json.loads(capsys.readouterr().out)
+    assert not report["ok"]
+    assert report["findings"][0]["code"] == "zero"
+
+
+def test_calibrate_writes_a_calibrated_model(tmp_path, capsys):
+    model, path = saved(tmp_path)
+    data, _ = batch_files(tmp_path)
+    out = tmp_path / "out.keras"
+    assert main(["calibrate", str(path), str(out), "--data", data, "--seed", "3"]) == 0
+    assert "2 kernels rescaled" in capsys.readouterr().out
+    found = keras.models.load_model(out)
+    winit.calibrate(model, np.load(data), seed=3)
+    for one, other in zip(found.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["diagnose", "{folder}/none.keras"], "There is no file"),
+        (["diagnose", "{path}", "--data", "{folder}/none.npy"], "There is no file"),
+        (["diagnose", "{path}", "--data", "{path}"], "ends in .npy or .npz"),
+        (["diagnose", "{path}", "--data", "{folder}/text.npy"], "numpy cannot read"),
+        (["diagnose", "{path}", "--data", "{folder}/y.npy"], "cannot be called"),
+        (["diagnose", "{path}", "--plot", "{folder}/out.txt"], "A plot ends in"),
+        (["diagnose", "{path}", "--plot", "{folder}/no/out.png"], "There is no folder"),
+        (["diagnose", "{path}", "--labels", "{folder}/y.npy"], "without `data`"),
+        (["diagnose", "{path}", "--data", "{folder}/x.npy", "--loss", "mse"], "needs `labels`"),
+        (["calibrate", "{path}", "{folder}/out.keras", "--data", "{folder}/y.npy"], "cannot be called"),
+        (["calibrate", "{path}", "{folder}/out.keras", "--target-std", "0"], "target_std"),
+        (["calibrate", "{path}", "{folder}/out.keras", "--scheme", "he_norml"], "Did you mean"),
+    ],
+)
+def test_what_cannot_run_exits_2_and_writes_nothing(arguments, message, tmp_path, capsys):
+    _, path = saved(tmp_path)
+    batch_files(tmp_path)
+    before = sorted(item.name for item in tmp_path.iterdir())
+    assert main([part.format(path=path, folder=tmp_path) for part in arguments]) == 2
+    printed = capsys.readouterr()
+    assert message in printed.err
+    assert not printed.out
+    assert sorted(item.name for item in tmp_path.iterdir()) == before
+
+
+def test_bars_are_for_terminals(tmp_path):
+    """A pseudo-terminal on standard error gets a bar; a pipe gets nothing."""
+    pty = pytest.importorskip("pty")
+    _, path = saved(tmp_path)
+    command = [sys.executable, "-m", "keras_winit", "diagnose", str(path)]
+    ours, theirs = pty.openpty()
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, env=environment)
+    os.close(theirs)
+    shown = b""
+    with contextlib.suppress(OSError):  # how Linux says that the other end is closed
+        while piece := os.read(ours, 4096):
+            shown += piece
+    assert running.wait() == 0
+    assert b"diagnosing" in shown
+    assert "━".encode() in shown
+    assert "━" not in running.stdout.read().decode()
+    piped = subprocess.run(command, capture_output=True, check=True)
+    assert "━".encode() not in piped.stdout + piped.stderr
