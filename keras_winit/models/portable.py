@@ -5,6 +5,7 @@ import json
 import math
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import keras
 import numpy as np
 from keras import initializers, ops
 
+from keras_winit.progress import progress
 from keras_winit.sampling import TRUNCATED_STD
 from keras_winit.schemes import Scheme, get, names
 from keras_winit.schemes.base import PACKAGE
@@ -56,24 +58,33 @@ def portable(model: keras.Model) -> keras.Model:
         raise TypeError(f"`model` must be a Keras model. Received: {model!r} of type {type(model).__name__}.")
     if not model.built:
         raise ValueError(f"The model {model.name!r} is not built. Call it on data, or `build`, first.")
+    with progress("making it portable", 4) as advance:
+        same, copy = _rebuilt(model, advance)
+        _check_same(model, same, copy)
+        advance()
+    return copy
+
+
+def _rebuilt(model: keras.Model, advance: Callable[[], None]) -> list[Any]:
+    """The model from its own file, and from one without this package's schemes."""
     with tempfile.TemporaryDirectory() as folder:
         path, rewritten = Path(folder) / "model.keras", Path(folder) / "portable.keras"
         try:
             model.save(path)
             _rewrite(path, rewritten)
             own = _own_objects(model)
-            same, copy = (
-                keras.models.load_model(each, custom_objects=own, safe_mode=False)
-                for each in (path, rewritten)
-            )
+            loaded = []
+            for each in (path, rewritten):
+                advance()
+                loaded.append(keras.models.load_model(each, custom_objects=own, safe_mode=False))
         except Exception as error:  # whatever Keras, a backend or the model's own code raises
             raise ValueError(
                 f"The model {model.name!r} cannot be made portable: Keras cannot rebuild it from a "
                 "configuration. Give its classes a `get_config`, and register them and its functions "
                 f"with `keras.saving.register_keras_serializable`. Keras said: {error}"
             ) from error
-    _check_same(model, same, copy)
-    return copy
+    advance()
+    return loaded
 
 
 def _own_objects(model: keras.Model) -> dict[str, Any]:
