@@ -43,6 +43,7 @@ LAYERS = [
         "models.taps",
         "models.plots",
     },
+    {"models.probe"},
     {"models.slots", "models.batch", "models.guessing", "models.thresholds"},
     {"models.following", "models.fitting", "models.torch_defaults", "models.portable", "models.rescaling"},
     {"models.initialize", "models.for_layer"},

@@ -7,9 +7,10 @@ import keras
 from keras import layers, ops
 
 from keras_winit.checks import as_bool, as_float
-from keras_winit.models.batch import Batch, batch_for, call_on, taken_as_data
+from keras_winit.models.batch import Batch, batch_for, call_on
 from keras_winit.models.calibration import Calibration, CalibrationRow
 from keras_winit.models.initialize import Drawing, reset_optimizer
+from keras_winit.models.probe import handed_on
 from keras_winit.models.rescaling import CellRescaler, RecurrentRescaler, Rescaler
 from keras_winit.models.slots import CELLS, Slot
 from keras_winit.models.undo import Undo, assign_exactly, exact_value, undo_on_failure
@@ -101,7 +102,8 @@ class _Pass:
         with contextlib.ExitStack() as stack:
             stack.enter_context(no_gradients())
             stack.enter_context(untouched(model))
-            stack.enter_context(taken_as_data(model, batch))
+            if batch.probe:
+                stack.enter_context(handed_on(model))
             stack.enter_context(intercepted(self._hooks))
             self._advance = stack.enter_context(progress_bar("calibrating", len(self._open), show=show))
             call_on(model, batch)

@@ -12,9 +12,10 @@ from keras import layers, ops
 
 from keras_winit.activations import Activation, resolve
 from keras_winit.host import host_array
-from keras_winit.models.batch import Batch, call_on, taken_as_data
+from keras_winit.models.batch import Batch, call_on
 from keras_winit.models.following import ACTIVATION_LAYERS
 from keras_winit.models.moments import moments
+from keras_winit.models.probe import handed_on
 from keras_winit.models.rescaling import LINEAR
 from keras_winit.models.slots import CELLS, Slot
 from keras_winit.models.taps import gradient, tap
@@ -66,7 +67,8 @@ def signals(
     watch = _Watch(slots, model)
     with contextlib.ExitStack() as stack:
         stack.enter_context(untouched(model))
-        stack.enter_context(taken_as_data(model, batch))
+        if batch.probe:
+            stack.enter_context(handed_on(model))
         watch.advance = stack.enter_context(progress_bar("diagnosing", 2 * len(watch.hooks)))
         stack.enter_context(intercepted(watch.hooks))
         stack.enter_context(keras.StatelessScope())  # statistics and seeds change in it alone
