@@ -130,8 +130,9 @@ def test_nothing_stays_patched_and_no_state_changes(name):
         assert row.factor == pytest.approx(1, rel=1e-4), row.path
 
 
+@pytest.mark.parametrize("scheme", ["orthogonal", "keep"])
 @pytest.mark.parametrize("name", zoo.MODELS)
-def test_a_failure_takes_everything_back(name, monkeypatch):
+def test_a_failure_takes_everything_back(name, scheme, monkeypatch):
     model = zoo.MODELS[name]()
     before = zoo.snapshot(model)
     keys = {id(layer): set(vars(layer)) for layer in model._flatten_layers()}
@@ -142,10 +143,42 @@ def test_a_failure_takes_everything_back(name, monkeypatch):
 
     monkeypatch.setitem(vars(leaves[-1]), "call", fail)
     with pytest.raises(KeyboardInterrupt):
-        winit.calibrate(model, zoo.data(model, name), seed=0)
+        winit.calibrate(model, zoo.data(model, name), scheme=scheme, seed=0)
     monkeypatch.undo()
     zoo.assert_unchanged(model, before)
     assert all(set(vars(layer)) - CACHES == keys[id(layer)] - CACHES for layer in model._flatten_layers())
+
+
+class Noisy(layers.Layer):
+    """Draws, counts and adds a loss whenever it is called, in inference too."""
+
+    def __init__(self):
+        super().__init__()
+        self.seeds = keras.random.SeedGenerator(3)
+        self.count = self.add_weight(shape=(), initializer="zeros", trainable=False, name="count")
+
+    def call(self, x):
+        self.count.assign(self.count + 1)
+        self.add_loss(ops.mean(x))
+        return x + 0.01 * keras.random.normal(ops.shape(x), seed=self.seeds)
+
+
+@pytest.mark.parametrize("function", [winit.calibrate, winit.diagnose])
+def test_what_a_call_changes_is_put_back(function):
+    inputs = keras.Input((6,))
+    x = layers.Dense(5, activity_regularizer="l2")(inputs)
+    x = layers.BatchNormalization()(Noisy()(layers.Dropout(0.5)(x)))
+    model = keras.Model(inputs, layers.Dense(2)(x))
+    data = np.random.default_rng(0).standard_normal((8, 6), "float32") + 3
+    model(data)
+    states = [v for v in model.variables if "dense" not in v.path]
+    before, losses = [np.array(array(v.value)) for v in states], [float(loss) for loss in model.losses]
+    assert len(losses) == 2
+    assert any("seed" in v.path for v in states)
+    function(model, data)
+    for variable, value in zip(states, before, strict=True):
+        np.testing.assert_array_equal(array(variable.value), value, err_msg=variable.path)
+    assert [float(loss) for loss in model.losses] == losses
 
 
 def test_the_same_seed_and_data_give_the_same_weights():
