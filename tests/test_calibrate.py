@@ -46,7 +46,7 @@ CACHES = {"_dropout_mask", "_recurrent_dropout_mask"}
 
 LINEAR = (
     *(layers.Dense, layers.EinsumDense, layers.Conv1D, layers.Conv2D, layers.DepthwiseConv2D),
-    layers.Conv2DTranspose,
+    *(layers.Conv2DTranspose, layers.SeparableConv1D, layers.SeparableConv2D),
 )
 
 
