@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_winit.models.probe import PROBE_SAMPLES, probe_for
+from keras_winit.models.probe import fixed_samples, probe_for
 
 MOST_SAMPLES = 256  # of an array
 
@@ -40,7 +40,8 @@ def batch_for(model: keras.Model, data: Any, labels: Any = None, *, seed: int = 
     if data is None:
         if labels is not None:
             raise ValueError("`labels` without `data` belong to nothing. Pass the data too.")
-        return Batch(probe_for(model, seed), None, PROBE_SAMPLES, True)
+        inputs = probe_for(model, seed)
+        return Batch(inputs, None, _samples(inputs, "data"), True)
     inputs, found = _first(data)
     if labels is not None and found is not None:
         raise ValueError("The data brings labels of its own. Pass `labels` with arrays only.")
@@ -54,18 +55,19 @@ def batch_for(model: keras.Model, data: Any, labels: Any = None, *, seed: int = 
             f"`data` and `labels` must have the same number of samples. Received: {count} and "
             f"{_samples(answers, 'labels')}."
         )
-    if count > MOST_SAMPLES:  # spread over all of them, which may be sorted by class
-        chosen = np.linspace(0, count - 1, MOST_SAMPLES).astype(int)
+    most = fixed_samples(model) or MOST_SAMPLES
+    if count > most:  # spread over all of them, which may be sorted by class
+        chosen = np.linspace(0, count - 1, most).astype(int)
         inputs, answers = tree.map_structure(
             lambda array: None if array is None else array[chosen], (inputs, answers)
         )
     for array in tree.flatten(inputs):
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
+        if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError(
                 f"`data` must be finite. Received: {np.count_nonzero(~np.isfinite(array))} values that are "
                 f"NaN or infinite, in an array of shape {array.shape}."
             )
-    return Batch(inputs, answers, min(count, MOST_SAMPLES), False)
+    return Batch(inputs, answers, min(count, most), False)
 
 
 def _first(data: Any) -> tuple[Any, Any]:
@@ -99,6 +101,8 @@ def _array(item: Any) -> Any:
     if item is None:
         return None
     array = np.asarray(item) if not keras.ops.is_tensor(item) else ops.convert_to_numpy(item)
+    if array.dtype.name == "bfloat16":
+        array = array.astype("float32")
     if array.dtype.kind not in "fiubUSO" or array.ndim == 0:
         raise TypeError(
             f"`data` must be arrays of samples. Received: {item!r} of type {type(item).__name__}."
@@ -124,7 +128,7 @@ def call_on(model: keras.Model, batch: Batch, *, training: bool = False) -> Any:
     """What the model makes of a batch; where it cannot take it, an error that says so."""
     try:
         return model(batch.inputs, training=training)
-    except (ValueError, TypeError, IndexError, RuntimeError, ArithmeticError) as error:
+    except Exception as error:  # whatever a backend or the model's own code raises
         raise ValueError(
             f"The model {model.name!r} cannot be called on {'a probe' if batch.probe else 'this data'}: "
             f"{' '.join(str(error).split())[:600]}" + (" Pass `data`." if batch.probe else "")

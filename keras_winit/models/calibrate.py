@@ -14,7 +14,7 @@ from keras_winit.models.probe import handed_on
 from keras_winit.models.rescaling import CellRescaler, RecurrentRescaler, Rescaler
 from keras_winit.models.slots import CELLS, Slot
 from keras_winit.models.undo import Undo, assign_exactly, exact_value, undo_on_failure
-from keras_winit.models.watching import intercepted, no_gradients, untouched
+from keras_winit.models.watching import as_written, intercepted, no_gradients, untouched
 from keras_winit.progress import progress as progress_bar
 from keras_winit.schemes.compose import Scaled
 
@@ -102,6 +102,7 @@ class _Pass:
         with contextlib.ExitStack() as stack:
             stack.enter_context(no_gradients())
             stack.enter_context(untouched(model))
+            stack.enter_context(as_written(model))
             if batch.probe:
                 stack.enter_context(handed_on(model))
             stack.enter_context(intercepted(self._hooks))
@@ -127,7 +128,8 @@ class _Pass:
         for found in kernels.values():
             slot = found[0]
             around = next((layer for layer in reversed(slot.parents) if isinstance(layer, layers.RNN)), None)
-            if isinstance(slot.layer, CELLS) and around is not None:
+            stacked = around is not None and slot.layer in getattr(around.cell, "cells", [around.cell])
+            if isinstance(slot.layer, CELLS) and stacked:
                 recurrent.setdefault(id(around), (around, []))[1].append((slot.layer, slot))
                 continue
             if isinstance(slot.layer, CELLS):
@@ -151,9 +153,10 @@ class _Pass:
         if factors is None:
             self.rows.append(CalibrationRow(slot.path, None, found[0], None, None, reason))
             return
+        kernel = exact_value(slot.variable)
         scale = ops.repeat(ops.convert_to_tensor(factors, "float32"), slot.shape[-1] // len(factors))
-        factor = factors[0] if len(factors) == 1 else ops.cast(scale, slot.variable.dtype)
-        assign_exactly(slot.variable, exact_value(slot.variable) * factor)
+        factor = factors[0] if len(factors) == 1 else ops.cast(scale, kernel.dtype)
+        assign_exactly(slot.variable, kernel * factor)
         self._record(slot, factors)
         for gate, (before, each) in enumerate(zip(found, factors, strict=True)):
             which = None if len(factors) == 1 else gate

@@ -8,7 +8,7 @@ from typing import Any
 import keras
 
 from keras_winit.models.batch import batch_for
-from keras_winit.models.guessing import loss_function, loss_of_guessing
+from keras_winit.models.guessing import loss_of, loss_of_guessing, loss_of_indifference
 from keras_winit.models.report import SEVERITIES, Finding, LayerRow, Report
 from keras_winit.models.signals import Seen, Signals, signals
 from keras_winit.models.slots import slots, unbuilt
@@ -62,7 +62,7 @@ def diagnose(
     limits = thresholds_with(thresholds)
     found = slots(model)
     batch = batch_for(model, data, labels)
-    compare = None if batch.labels is None else loss_function(model, loss)
+    compare = None if batch.labels is None else loss_of(model, loss)
     if compare is None and loss is not None:
         raise ValueError("A `loss` needs `labels` to compare the outputs with. Pass them too.")
     check = WeightCheck(limits)
@@ -71,7 +71,10 @@ def diagnose(
     guess = loss_of_guessing(model, loss, batch.labels)
     findings = [*check.findings, *_of_signals(seen, limits)]
     if seen.loss is not None:
-        findings += _of_loss(model, seen.loss, guess, limits["initial_loss"])
+        # Like with like: no weights, no penalties, and no worse than not knowing the classes' shares.
+        fair = None if guess is None else max(guess, loss_of_indifference(model, loss, seen.width))
+        first = seen.loss if seen.plain_loss is None else seen.plain_loss
+        findings += _of_loss(model, first, fair, limits["initial_loss"])
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     never = [f"{name}: never called, and has no weights yet" for name in unbuilt(model)]
     rows = tuple(_row(layer) for layer in seen.layers)
@@ -110,8 +113,11 @@ def _of_signals(seen: Signals, limits: Mapping[str, Threshold]) -> Iterator[Find
     if not weighted:
         return
     start = seen.input_std if seen.input_std > 0 else weighted[0].std
+    # Large data that is normalized inside the model does not make its layers' signal small.
+    after = next((layer.std for layer in weighted if layer.normalized), start)
+    normalized_start = min(start, after) if after > 0 else start
     if start > 0:
-        ratios = [layer.std / start for layer in weighted]
+        ratios = [layer.std / (normalized_start if layer.normalized else start) for layer in weighted]
         yield from _first_beyond("vanishing_signal", weighted, _lasting(ratios), limits)
         yield from _first_beyond("exploding_signal", weighted, ratios, limits)
     power = seen.input_distinct or next((layer.distinct for layer in weighted if layer.distinct), None)
@@ -123,7 +129,13 @@ def _of_signals(seen: Signals, limits: Mapping[str, Threshold]) -> Iterator[Find
     graded = [layer for layer in reversed(weighted) if layer.gradient is not None]
     last = next((layer.gradient for layer in graded if layer.gradient), None)
     if last:
-        ratios = [(layer.gradient or 0.0) / last for layer in graded]
+        normalizes = any(layer.normalized for layer in weighted)
+        ratios = []
+        for layer in graded:
+            # Before a normalization, a gradient is as much smaller as the signal is larger.
+            large = normalizes and not layer.normalized and normalized_start > 0
+            share = layer.std / normalized_start if large else 1.0
+            ratios.append((layer.gradient or 0.0) / last * max(share, 1.0))
         yield from _first_beyond("vanishing_gradient", graded, _lasting(ratios), limits)
         yield from _first_beyond("exploding_gradient", graded, ratios, limits)
 

@@ -8,13 +8,17 @@ from keras import layers
 from keras_winit.activations import Activation, builtin_names, resolve
 from keras_winit.models.slots import Slot
 
-# What a signal passes through with its distribution more or less as it was.
-_TRANSPARENT = (
+# What gives a signal a scale of its own.
+NORMALIZATIONS = (
     layers.BatchNormalization,
     layers.LayerNormalization,
     layers.GroupNormalization,
     layers.RMSNormalization,
     layers.UnitNormalization,
+)
+# What a signal passes through with its distribution more or less as it was.
+_TRANSPARENT = (
+    *NORMALIZATIONS,
     layers.Normalization,
     layers.Dropout,
     layers.SpatialDropout1D,

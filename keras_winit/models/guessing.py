@@ -1,7 +1,8 @@
 """The loss that is asked for, and what guessing would cost by it."""
 
+import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -10,28 +11,70 @@ from keras import ops
 _CROSSENTROPIES = ("categorical_crossentropy", "sparse_categorical_crossentropy", "binary_crossentropy")
 
 
-def loss_function(model: keras.Model, loss: Any) -> Callable[[Any, Any], Any]:
-    """The scalar loss of (labels, outputs): the one given, else the compiled one.
+class LossOf(NamedTuple):
+    """Losses of (batch, outputs): all that training adds up, and the plain mean of the named one."""
+
+    total: Callable[[Any, Any], Any]
+    plain: Callable[[Any, Any], Any] | None
+
+
+def loss_of(model: keras.Model, loss: Any) -> LossOf:
+    """The loss that is asked for: the one given, else the compiled one.
 
     Raises:
         TypeError, ValueError: for what is no loss, or a model that has none.
     """
-    if loss is None:
-        if not getattr(model, "compiled", False) or not model.loss:
-            raise ValueError(
-                "Labels need a loss, and the model is not compiled with one. "
-                'Pass `loss`, such as "sparse_categorical_crossentropy".'
-            )
-        return lambda labels, outputs: model.compute_loss(y=labels, y_pred=outputs)
+    compiled = loss is None
+    if compiled and (not getattr(model, "compiled", False) or not model.loss):
+        raise ValueError(
+            "Labels need a loss, and the model is not compiled with one. "
+            'Pass `loss`, such as "sparse_categorical_crossentropy".'
+        )
+    loss = model.loss if compiled else loss
+    single = isinstance(loss, str) or callable(loss)
+    if not single and not compiled:
+        raise TypeError(f"`loss` must be a name, a function or a keras.losses.Loss. Received: {loss!r}.")
+    plain = _plain(loss) if single else None
+    if compiled:
+
+        def total(batch: Any, outputs: Any) -> Any:
+            x, y = keras.tree.map_structure(_tensor, (batch.inputs, batch.labels))
+            return model.compute_loss(x=x, y=y, y_pred=outputs)
+
+        return LossOf(total, plain)
+    return LossOf(_plain(loss), plain)
+
+
+def _tensor(array: Any) -> Any:
+    return None if array is None else ops.convert_to_tensor(array)
+
+
+def _plain(loss: Any) -> Callable[[Any, Any], Any]:
+    """The mean of a loss over samples, added up over outputs; no weights, no other reduction."""
     try:
         found = keras.losses.get(loss)
     except (ValueError, TypeError) as error:
         raise ValueError(
             f"`loss` must be a name, a function or a keras.losses.Loss. Received: {loss!r}."
         ) from error
-    if not callable(found):
-        raise TypeError(f"`loss` must be a name, a function or a keras.losses.Loss. Received: {loss!r}.")
-    return lambda labels, outputs: ops.mean(found(labels, outputs))
+    each = found.call if isinstance(found, keras.losses.Loss) else found
+
+    def mean(batch: Any, outputs: Any) -> Any:
+        answers, found_outputs = keras.tree.flatten(batch.labels), keras.tree.flatten(outputs)
+        if len(answers) != len(found_outputs):
+            raise ValueError(
+                f"The model has {len(found_outputs)} outputs and there are {len(answers)} arrays of labels. "
+                "Pass as many labels, or compile the model with its losses."
+            )
+        total: Any = 0.0
+        for answer, output in zip(answers, found_outputs, strict=True):
+            given = ops.convert_to_tensor(answer)
+            if len(given.shape) + 1 == len(output.shape) and output.shape[-1] == 1:
+                given = ops.expand_dims(given, -1)
+            total = total + ops.mean(each(given, output))
+        return total
+
+    return mean
 
 
 def loss_of_guessing(model: keras.Model, loss: Any, labels: Any) -> float | None:
@@ -73,3 +116,11 @@ def _entropy(name: str, answers: Any) -> float:
 
 def _surprise(shares: Any) -> Any:
     return -shares * np.log(np.clip(shares, 1e-12, 1))
+
+
+def loss_of_indifference(model: keras.Model, loss: Any, width: int) -> float:
+    """The crossentropy of an answer that prefers no class, whatever the labels; else 0."""
+    name = _name_of(loss if loss is not None else getattr(model, "loss", None))
+    if name not in _CROSSENTROPIES:
+        return 0.0
+    return math.log(2) if name == "binary_crossentropy" else math.log(max(width, 1))

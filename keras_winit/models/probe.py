@@ -25,9 +25,10 @@ def probe_for(model: keras.Model, seed: int) -> Any:
         ValueError: for a model that does not say what it takes, or takes no numbers.
     """
     counter = iter(range(10**6))
+    samples = fixed_samples(model) or PROBE_SAMPLES
 
     def draw(spec: Any) -> Any:
-        shape = _concrete(spec[0])
+        shape = _concrete(spec[0], samples)
         rng = np.random.default_rng([fold(seed, "probe"), next(counter)])
         if spec[1] is not None and not keras.backend.is_float_dtype(spec[1]):
             if spec[1] == "bool":
@@ -67,20 +68,34 @@ def _specs(model: keras.Model) -> Any:
     shape = (model.get_build_config() or {}).get("input_shape")
     if not shape:
         raise ValueError(_NO_PROBE.format(model.name, "it does not say which shapes it takes"))
-    return _of_shapes(shape)
+    return _of_shapes(shape, model.name)
 
 
-def _of_shapes(shape: Any) -> Any:
+def _of_shapes(shape: Any, name: str) -> Any:
+    if shape is None:
+        raise ValueError(_NO_PROBE.format(name, "one of its inputs was not given when it was built"))
     if isinstance(shape, dict):
-        return {key: _of_shapes(item) for key, item in shape.items()}
+        return {key: _of_shapes(item, name) for key, item in shape.items()}
     if any(isinstance(item, (list, tuple, dict)) for item in shape):
-        return [_of_shapes(item) for item in shape]
+        return [_of_shapes(item, name) for item in shape]
     return _Spec(tuple(shape), None)
 
 
-def _concrete(shape: Any) -> tuple[int, ...]:
+def fixed_samples(model: keras.Model) -> int | None:
+    """How many samples a model takes at a time, where it takes no other number."""
+    function = getattr(model, "_functional", None) if isinstance(model, keras.Sequential) else model
+    struct = getattr(function, "_inputs_struct", None)
+    sizes = (
+        [tensor.shape[0] for tensor in tree.flatten(struct) if len(tensor.shape)]
+        if struct is not None
+        else []
+    )
+    return next((size for size in sizes if size is not None), None)
+
+
+def _concrete(shape: Any, samples: int) -> tuple[int, ...]:
     unknown = _SIDE if len(shape) > 3 else _STEPS
-    return PROBE_SAMPLES, *(unknown if size is None else int(size) for size in shape[1:])
+    return samples, *(unknown if size is None else int(size) for size in shape[1:])
 
 
 @contextlib.contextmanager

@@ -13,13 +13,15 @@ from keras import layers, ops
 from keras_winit.activations import Activation, resolve
 from keras_winit.host import host_array
 from keras_winit.models.batch import Batch, call_on
-from keras_winit.models.following import ACTIVATION_LAYERS
+from keras_winit.models.following import ACTIVATION_LAYERS, NORMALIZATIONS
+from keras_winit.models.guessing import LossOf
 from keras_winit.models.moments import moments
 from keras_winit.models.probe import handed_on
 from keras_winit.models.rescaling import LINEAR
 from keras_winit.models.slots import CELLS, Slot
 from keras_winit.models.taps import gradient, tap
-from keras_winit.models.watching import having, intercepted, is_traced, untouched
+from keras_winit.models.undo import exact_value
+from keras_winit.models.watching import as_written, having, intercepted, is_traced, untouched
 from keras_winit.progress import progress as progress_bar
 
 _ROUNDING = 1e-5  # of a number, which is no difference
@@ -33,6 +35,7 @@ class Seen:
     path: str
     activation: str | None
     weighted: bool
+    normalized: bool = False
     mean: float = math.nan
     std: float = math.nan
     finite: bool = True
@@ -51,37 +54,44 @@ class Signals:
     input_std: float = math.nan
     input_distinct: float | None = None
     loss: float | None = None
+    plain_loss: float | None = None  # the mean of the named loss alone
+    width: int = 0  # of the first output
 
 
-def signals(
-    model: keras.Model, slots: list[Slot], batch: Batch, loss: Callable[[Any, Any], Any] | None
-) -> Signals:
+def signals(model: keras.Model, slots: list[Slot], batch: Batch, loss: LossOf | None) -> Signals:
     """Send a batch through a model, forwards and backwards, and watch.
 
     Args:
         model: it is as it was when this returns.
         slots: its variables.
         batch: what to send.
-        loss: the scalar loss of (labels, outputs), or None to send random numbers back.
+        loss: what to send back, or None for random numbers.
     """
     watch = _Watch(slots, model)
     with contextlib.ExitStack() as stack:
         stack.enter_context(untouched(model))
+        stack.enter_context(as_written(model))
         if batch.probe:
             stack.enter_context(handed_on(model))
         watch.advance = stack.enter_context(progress_bar("diagnosing", 2 * len(watch.hooks)))
         stack.enter_context(intercepted(watch.hooks))
-        stack.enter_context(keras.StatelessScope())  # statistics and seeds change in it alone
+        # Statistics and seeds change in this scope alone.
+        values = [(variable, exact_value(variable)) for variable in model.variables]
+        stack.enter_context(keras.StatelessScope(state_mapping=values))
 
         def objective(source: Any) -> Any:
             watch.source = source
             outputs = call_on(model, batch, training=True)
-            if loss is not None:
-                return watch.keep_loss(loss(batch.labels, outputs), source) * batch.samples
-            return _projected(outputs)
+            if loss is None:
+                return _projected(outputs)
+            watch.result.width = keras.tree.flatten(outputs)[0].shape[-1]
+            if loss.plain is not None:
+                watch.keep_loss("plain_loss", loss.plain(batch, outputs))
+            return watch.keep_loss("loss", loss.total(batch, outputs)) * batch.samples
 
         gradient(objective)
-    watch.result.notes += [f"{layer.path}: not called on this batch, or quantized" for layer in watch.unseen]
+    missed = [layer for layer in watch.unseen if not isinstance(layer, ACTIVATION_LAYERS)]
+    watch.result.notes += [f"{layer.path}: not called on this batch, or quantized" for layer in missed]
     return watch.result
 
 
@@ -94,26 +104,28 @@ class _Watch:
         self.advance: Callable[[], None] = lambda: None
         self.hooks: dict[Any, Any] = {}
         self.unseen: list[Any] = []
+        self._normalizes = False
         kernels = {id(slot.layer): slot for slot in slots if slot.role in ("kernel", "embedding")}
         for slot in kernels.values():
-            if isinstance(slot.layer, CELLS):
-                around = [layer for layer in slot.parents if isinstance(layer, layers.RNN)]
-                self.hooks[around[-1] if around else slot.layer] = self._hook(
-                    around[-1] if around else slot.layer
-                )
-            else:
-                self.hooks[slot.layer] = self._hook(slot.layer)
-        for layer in model._flatten_layers():
-            if isinstance(layer, ACTIVATION_LAYERS):
+            around = [layer for layer in slot.parents if isinstance(layer, layers.RNN)]
+            layer = around[-1] if around and isinstance(slot.layer, CELLS) else slot.layer
+            if layer not in self.hooks:
                 self.hooks[layer] = self._hook(layer)
+        # The activation of another layer is seen with that layer.
+        owned = {id(getattr(layer, "activation", None)) for layer in model._flatten_layers()}
+        for layer in model._flatten_layers():
+            if isinstance(layer, ACTIVATION_LAYERS) and id(layer) not in owned:
+                self.hooks[layer] = self._hook(layer)
+            elif isinstance(layer, NORMALIZATIONS):
+                self.hooks[layer] = self._normalized
 
-    def keep_loss(self, value: Any, source: Any) -> Any:
-        """Note the value of the loss as it passes."""
+    def keep_loss(self, name: str, value: Any) -> Any:
+        """Note the value of a loss as it passes."""
 
         def see(tensor: Any) -> None:
-            self.result.loss = float(moments(ops.reshape(tensor, (-1,))).mean)
+            setattr(self.result, name, float(moments(ops.reshape(tensor, (1,))).mean))
 
-        return tap(ops.mean(value), source, see, lambda _: None)
+        return tap(ops.mean(value), self.source, see, lambda _: None)
 
     def _hook(self, layer: Any) -> Any:
         self.unseen.append(layer)
@@ -132,15 +144,20 @@ class _Watch:
                 return self._tapped_output(layer, call(*arguments, **options))
             with having(layer, "activation", keras.activations.linear):
                 output = call(*arguments, **options)
-            seen = Seen(layer.path or layer.name, _name(own), weighted=True)
+            seen = Seen(layer.path or layer.name, _name(own), weighted=True, normalized=self._normalizes)
             passed = self._tapped(output, seen, layer, apply=own)
             return passed if own is None else own(passed)
 
         return hook
 
+    def _normalized(self, call: Any, *arguments: Any, **options: Any) -> Any:
+        """After the first normalization, the scale of the data is no longer that of the signal."""
+        self._normalizes = True
+        return call(*arguments, **options)
+
     def _tapped_output(self, layer: Any, output: Any) -> Any:
         """A layer that is not taken apart is seen by its output."""
-        seen = Seen(layer.path or layer.name, None, weighted=True)
+        seen = Seen(layer.path or layer.name, None, weighted=True, normalized=self._normalizes)
         if isinstance(output, (list, tuple)) and output and ops.is_tensor(output[0]):
             return type(output)([self._tapped(output[0], seen, layer, apply=None), *output[1:]])
         return self._tapped(output, seen, layer, apply=None) if ops.is_tensor(output) else output
@@ -187,6 +204,8 @@ class _Watch:
         seen.distinct = _distinct(activated)
         if linear or activated.ndim < 2 or len(activated) < 2:
             return
+        if activated.shape != tuple(values.shape):  # a gated activation, say
+            return
         units = _by_unit(activated, channels)
         # A unit that is given the same for every input is not to blame for putting out the same.
         given = _by_unit(host_array(values), channels)
@@ -221,7 +240,12 @@ def _by_unit(array: Any, channels: int) -> Any:
 
 def _ends(apply: Any) -> tuple[float, float] | None:
     """The ends of a function that is bounded on both sides and runs from one to the other, or None."""
-    values = host_array(apply(ops.convert_to_tensor([[-1e4, -0.5, 0.5, 1e4]], "float32"))).reshape(-1)
+    try:
+        values = host_array(apply(ops.convert_to_tensor([[-1e4, -0.5, 0.5, 1e4]], "float32"))).reshape(-1)
+    except Exception:  # one that only takes the layer's own shape
+        return None
+    if values.size != 4:
+        return None
     low, below, above, high = (float(value) for value in values)
     if not (math.isfinite(low) and math.isfinite(high)) or abs(low) > 10 or abs(high) > 10:
         return None
@@ -233,9 +257,9 @@ def _elementwise(layer: Any, apply: Any) -> bool:
     names = ("softmax", "log_softmax", "sparsemax", "glu")
     if isinstance(layer, layers.Activation):
         apply = layer.activation
-    return (
-        not isinstance(layer, (layers.PReLU, layers.Softmax)) and getattr(apply, "__name__", "") not in names
-    )
+    kinds = (layers.PReLU, layers.Softmax)
+    joins = isinstance(layer, kinds) or isinstance(apply, kinds)
+    return not joins and getattr(apply, "__name__", "") not in names
 
 
 def _name(activation: Any) -> str | None:
@@ -249,7 +273,7 @@ def _name(activation: Any) -> str | None:
 def _projected(outputs: Any) -> Any:
     """The outputs times random signs: a gradient of the same size everywhere."""
     rng = np.random.default_rng(0)
-    total: Any = 0.0
+    total: Any = ops.zeros(())
     for output in keras.tree.flatten(outputs):
         if keras.backend.is_float_dtype(keras.backend.standardize_dtype(output.dtype)):
             signs = rng.choice([-1.0, 1.0], size=tuple(output.shape)).astype("float32")

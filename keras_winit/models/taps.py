@@ -43,7 +43,7 @@ def _gradient_tensorflow(objective: Callable[[Any], Any]) -> None:
     source = tf.constant(0.0)
     with tf.GradientTape(watch_accessed_variables=False) as tape:
         tape.watch(source)
-        value = objective(source)
+        value = tf.convert_to_tensor(objective(source))
     tape.gradient(value, source)
 
 
@@ -80,7 +80,9 @@ def _gradient_torch(objective: Callable[[Any], Any]) -> None:
     import torch  # noqa: PLC0415
 
     source = torch.zeros((), requires_grad=True, device=keras.ops.zeros(()).device)
-    torch.autograd.grad(objective(source), source, allow_unused=True)
+    value = objective(source)
+    if value.requires_grad:  # else nothing that it depends on was tapped
+        torch.autograd.grad(value, source, allow_unused=True)
 
 
 _TAPS = {"tensorflow": _tap_tensorflow, "jax": _tap_jax, "torch": _tap_torch}

@@ -1,6 +1,7 @@
 """Watch, and change, what layers do while a model is called, and leave no trace."""
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -17,7 +18,35 @@ def intercepted(hooks: Mapping[Any, Hook]) -> Iterator[None]:
     """In the block, `hook(call, *arguments)` answers in place of each layer's `call(*arguments)`."""
     with contextlib.ExitStack() as stack:
         for layer, hook in hooks.items():
-            stack.enter_context(having(layer, "call", partial(hook, layer.call)))
+            stack.enter_context(having(layer, "call", partial(_by_position, hook, layer.call)))
+        yield
+
+
+def _by_position(hook: Hook, call: Any, *arguments: Any, **options: Any) -> Any:
+    """Hand the first argument to a hook by position, however the model passed it."""
+    if not arguments and options:
+        first = next(iter(inspect.signature(call).parameters), None)
+        if first in options:
+            arguments = (options.pop(first),)
+    return hook(call, *arguments, **options)
+
+
+@contextlib.contextmanager
+def as_written(model: keras.layers.Layer) -> Iterator[None]:
+    """In the block every layer's call runs as it is written: not compiled, not computed twice.
+
+    What TensorFlow compiled in here, it would go on using; what JAX computes again for a gradient, it
+    compiles.
+    """
+    with contextlib.ExitStack() as stack:
+        for layer in model._flatten_layers():
+            if getattr(layer, "_remat_mode", None) is not None:
+                stack.enter_context(having(layer, "_remat_mode", None))
+        if keras.backend.backend() == "tensorflow":
+            import tensorflow as tf  # noqa: PLC0415
+
+            stack.callback(tf.config.run_functions_eagerly, tf.config.functions_run_eagerly())
+            tf.config.run_functions_eagerly(True)
         yield
 
 
@@ -42,12 +71,8 @@ def having(layer: Any, name: str, value: Any) -> Iterator[None]:
 @contextlib.contextmanager
 def untouched(model: keras.layers.Layer) -> Iterator[None]:
     """What a call changes by itself (statistics, seeds, losses) is as before when the block ends."""
-    # Set changes made by a call: everything that training does not change, and what
-    # SpectralNormalization does to its kernel.
     every = list(model._flatten_layers())
-    learned = {id(variable) for layer in every for variable in layer._trainable_variables}
-    states = [variable for variable in model.variables if id(variable) not in learned]
-    states += [layer.kernel for layer in every if isinstance(layer, layers.SpectralNormalization)]
+    states = _changed_by_calls(model, every)
     values = [ops.convert_to_numpy(variable).copy() for variable in states]
     losses = [(layer, list(layer._losses), set(layer._loss_ids)) for layer in every]
     try:
@@ -59,6 +84,20 @@ def untouched(model: keras.layers.Layer) -> Iterator[None]:
             layer._losses[:] = held
             layer._loss_ids.clear()
             layer._loss_ids.update(ids)
+
+
+def _changed_by_calls(model: keras.layers.Layer, every: list[Any]) -> list[Any]:
+    """All that training does not change, a spectrally normalized kernel, and the states of RNNs."""
+    learned = {id(variable) for layer in every for variable in layer._trainable_variables}
+    found = {id(variable): variable for variable in model.variables if id(variable) not in learned}
+    for layer in every:
+        if isinstance(layer, layers.SpectralNormalization) and layer.built:
+            found[id(layer.kernel)] = layer.kernel
+        if isinstance(layer, layers.RNN) and layer.stateful:
+            for state in keras.tree.flatten(layer.states):
+                if isinstance(state, keras.Variable):
+                    found[id(state)] = state
+    return list(found.values())
 
 
 def no_gradients() -> contextlib.AbstractContextManager[Any]:
@@ -77,4 +116,4 @@ def is_traced(tensor: Any) -> bool:
         import jax  # noqa: PLC0415
 
         return isinstance(tensor, jax.core.Tracer)
-    return keras.backend.backend() == "tensorflow" and not hasattr(tensor, "numpy")
+    return keras.backend.backend() == "tensorflow" and ops.is_tensor(tensor) and not hasattr(tensor, "numpy")
