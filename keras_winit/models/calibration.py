@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from keras_winit.models.printing import Table, as_html, as_text, number, plain
+from keras_winit.models.printing import Printed, Table, number
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,7 @@ class CalibrationRow:
 
 
 @dataclass(frozen=True)
-class Calibration:
+class Calibration(Printed):
     """What `calibrate` found and did, a row for each kernel and embedding.
 
     Attributes:
@@ -58,16 +58,6 @@ class Calibration:
         """The rows of what was left alone; their `reason` says why."""
         return tuple(row for row in self.rows if row.factor is None)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
-        return plain(self)
-
-    def __str__(self) -> str:
-        return as_text(self._line(), [self._table()], whole=True)
-
-    def _repr_html_(self) -> str:
-        return as_html(self._line(), [self._table()])
-
     def plot(self) -> Any:
         """A matplotlib figure: the deviation of each pre-activation before and after, along depth.
 
@@ -88,10 +78,10 @@ class Calibration:
             f"{len(self.skipped)} left alone; seed {self.seed}; {self.optimizer}"
         )
 
-    def _table(self) -> Table:
+    def _tables(self) -> list[Table]:
         rows = []
         for row in self.rows:
             path = row.path if row.gate is None else f"{row.path} (gate {row.gate})"
             figures = (number(row.before), number(row.after), number(row.factor))
             rows.append((path, *figures, row.reason or "rescaled"))
-        return Table("Before the activation", ("variable", "before", "after", "factor", "reason"), rows)
+        return [Table("Before the activation", ("variable", "before", "after", "factor", "reason"), rows)]

@@ -110,34 +110,45 @@ def _of_signals(seen: Signals, limits: Mapping[str, Threshold]) -> Iterator[Find
     for layer in healthy:
         yield from _of_layer(layer, limits)
     weighted = [layer for layer in healthy if layer.weighted]
-    if not weighted:
+    if weighted:
+        yield from _of_scale(weighted, seen.input_std, limits)
+        yield from _of_differences(weighted, seen.input_distinct, limits)
+
+
+def _of_scale(weighted: list[Seen], input_std: float, limits: Mapping[str, Threshold]) -> Iterator[Finding]:
+    """How signal and gradient grow or fall along depth."""
+    start = input_std if input_std > 0 else weighted[0].std
+    if not start > 0:
         return
-    start = seen.input_std if seen.input_std > 0 else weighted[0].std
-    # Large data that is normalized inside the model does not make its layers' signal small.
-    after = next((layer.std for layer in weighted if layer.normalized), start)
-    normalized_start = min(start, after) if after > 0 else start
-    if start > 0:
-        ratios = [layer.std / (normalized_start if layer.normalized else start) for layer in weighted]
-        yield from _first_beyond("vanishing_signal", weighted, _lasting(ratios), limits)
-        yield from _first_beyond("exploding_signal", weighted, ratios, limits)
-    power = seen.input_distinct or next((layer.distinct for layer in weighted if layer.distinct), None)
-    shares = [layer for layer in weighted if layer.distinct is not None]
-    if power and shares:
-        falls = _lasting([(layer.distinct or 0.0) / power for layer in shares])
-        yield from _first_beyond("input_collapse", shares, falls, limits)
+    # Large data that is normalized inside the model does not make the signal behind small.
+    behind = next((layer.std for layer in weighted if layer.normalized), 0.0)
+    normal = min(start, behind) if behind > 0 else start
+    ratios = [layer.std / (normal if layer.normalized else start) for layer in weighted]
+    yield from _first_beyond("vanishing_signal", weighted, _lasting(ratios), limits)
+    yield from _first_beyond("exploding_signal", weighted, ratios, limits)
     # From the output backwards, as the gradient goes.
     graded = [layer for layer in reversed(weighted) if layer.gradient is not None]
     last = next((layer.gradient for layer in graded if layer.gradient), None)
-    if last:
-        normalizes = any(layer.normalized for layer in weighted)
-        ratios = []
-        for layer in graded:
-            # Before a normalization, a gradient is as much smaller as the signal is larger.
-            large = normalizes and not layer.normalized and normalized_start > 0
-            share = layer.std / normalized_start if large else 1.0
-            ratios.append((layer.gradient or 0.0) / last * max(share, 1.0))
-        yield from _first_beyond("vanishing_gradient", graded, _lasting(ratios), limits)
-        yield from _first_beyond("exploding_gradient", graded, ratios, limits)
+    if last is None:
+        return
+    ratios = []
+    for layer in graded:
+        # Before a normalization, a gradient is as much smaller as the signal is larger.
+        share = layer.std / normal if behind > 0 and not layer.normalized else 1.0
+        ratios.append((layer.gradient or 0.0) / last * max(share, 1.0))
+    yield from _first_beyond("vanishing_gradient", graded, _lasting(ratios), limits)
+    yield from _first_beyond("exploding_gradient", graded, ratios, limits)
+
+
+def _of_differences(
+    weighted: list[Seen], input_distinct: float | None, limits: Mapping[str, Threshold]
+) -> Iterator[Finding]:
+    """Whether different inputs still look different at depth."""
+    known = [layer for layer in weighted if layer.distinct is not None]
+    power = input_distinct or next((layer.distinct for layer in known if layer.distinct), None)
+    if power and known:
+        falls = _lasting([(layer.distinct or 0.0) / power for layer in known])
+        yield from _first_beyond("input_collapse", known, falls, limits)
 
 
 def _lasting(ratios: list[float]) -> list[float]:

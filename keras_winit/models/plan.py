@@ -1,11 +1,10 @@
 """What `initialize` did to a model, or would do."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from keras_winit.checks import Shape
 from keras_winit.fans import Fans
-from keras_winit.models.printing import Table, as_html, as_text, plain
+from keras_winit.models.printing import Printed, Table
 
 
 @dataclass(frozen=True)
@@ -23,7 +22,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Plan:
+class Plan(Printed):
     """The plan of `initialize`, a row for each variable, the kept ones included.
 
     Attributes:
@@ -60,16 +59,6 @@ class Plan:
         """The rows of the variables that are left as they are."""
         return tuple(row for row in self.rows if row.scheme is None)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON."""
-        return plain(self)
-
-    def __str__(self) -> str:
-        return as_text(self._line(), [self._table()], whole=True)
-
-    def _repr_html_(self) -> str:
-        return as_html(self._line(), [self._table()])
-
     def _line(self) -> str:
         would = "would be " if self.dry_run else ""
         never = f"; not built, and so not drawn: {', '.join(self.unbuilt)}" if self.unbuilt else ""
@@ -78,11 +67,11 @@ class Plan:
             f"{self.optimizer}{never}"
         )
 
-    def _table(self) -> Table:
+    def _tables(self) -> list[Table]:
         rows = []
         for row in self.rows:
             fans = f"{row.fans.fan_in:.6g}, {row.fans.fan_out:.6g}" if row.fans else "–"
             shape = "×".join(map(str, row.shape)) or "scalar"
             rows.append((row.path, shape, fans, row.activation or "–", row.scheme or "kept", row.reason))
         headings = ("variable", "shape", "fan_in, fan_out", "activation", "scheme", "reason")
-        return Table("Variables", headings, rows)
+        return [Table("Variables", headings, rows)]

@@ -4,7 +4,7 @@ import dataclasses
 import html
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 _MOST_ROWS, _ENDS = 60, 20  # of more rows, so many at either end are shown; `to_dict()` has them all
 
@@ -17,37 +17,46 @@ class Table(NamedTuple):
     rows: Sequence[Sequence[str]]
 
 
-def as_text(line: str, tables: Sequence[Table], *, whole: bool = False) -> str:
-    """What sums it up, and the tables; long ones are cut in the middle unless asked for whole."""
-    from keras_winit.terminal import table_text  # noqa: PLC0415 - rich is slow to import
+class Printed:
+    """A result that prints as tables: a dataclass that says what sums it up, and its tables."""
 
-    parts = [
-        f"{table.title}\n{table_text(table.headings, table.rows if whole else _shortened(table.rows))}"
-        for table in tables
-    ]
-    return "\n\n".join([line, *parts])
+    # Whether text shows every row; else a long table is cut in the middle.
+    _whole: ClassVar[bool] = True
 
+    def _line(self) -> str:
+        raise NotImplementedError
 
-def as_html(line: str, tables: Sequence[Table]) -> str:
-    """The same for a notebook."""
-    parts = [f"<p>{html.escape(line).replace(chr(10), '<br>')}</p>"]
-    for table in tables:
-        head = _html_row("th", table.headings)
-        body = "".join(_html_row("td", row) for row in _shortened(table.rows))
-        parts.append(f"<b>{html.escape(table.title)}</b>")
-        parts.append(f"<table><thead>{head}</thead><tbody>{body}</tbody></table>")
-    return "".join(parts)
+    def _tables(self) -> list[Table]:
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as dicts, lists, strings and numbers, ready for JSON: what is not finite is None."""
+        data: dict[str, Any] = _plain(dataclasses.asdict(self))  # type: ignore[call-overload]
+        return data
+
+    def __str__(self) -> str:
+        from keras_winit.terminal import table_text  # noqa: PLC0415 - rich is slow to import
+
+        parts = [self._line()]
+        for table in self._tables():
+            rows = table.rows if self._whole else _shortened(table.rows)
+            parts.append(f"{table.title}\n{table_text(table.headings, rows)}")
+        return "\n\n".join(parts)
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook."""
+        parts = [f"<p>{html.escape(self._line()).replace(chr(10), '<br>')}</p>"]
+        for table in self._tables():
+            head = _html_row("th", table.headings)
+            body = "".join(_html_row("td", row) for row in _shortened(table.rows))
+            parts.append(f"<b>{html.escape(table.title)}</b>")
+            parts.append(f"<table><thead>{head}</thead><tbody>{body}</tbody></table>")
+        return "".join(parts)
 
 
 def _html_row(kind: str, cells: Sequence[str]) -> str:
     inner = "".join(f"<{kind} style='text-align:left'>{html.escape(cell)}</{kind}>" for cell in cells)
     return f"<tr>{inner}</tr>"
-
-
-def plain(result: Any) -> dict[str, Any]:
-    """A dataclass as dicts, lists, strings and numbers; numbers that are not finite are None."""
-    data: dict[str, Any] = _plain(dataclasses.asdict(result))
-    return data
 
 
 def _plain(value: Any) -> Any:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from keras_winit.checks import Shape
-from keras_winit.models.printing import Table, as_html, as_text, number, plain, share
+from keras_winit.models.printing import Printed, Table, number, share
 
 _LAYER_HEADINGS = ("layer", "activation", "mean", "deviation", "gradient", "distinct", "dead", "saturated")
 
@@ -80,7 +80,7 @@ class WeightRow:
 
 
 @dataclass(frozen=True)
-class Report:
+class Report(Printed):
     """What `diagnose` found in a model, and the figures behind it.
 
     Attributes:
@@ -110,6 +110,8 @@ class Report:
     batch: str
     notes: tuple[str, ...] = ()
 
+    _whole = False
+
     @property
     def ok(self) -> bool:
         """Whether there is no finding of severity error."""
@@ -121,14 +123,8 @@ class Report:
         return tuple(finding for finding in self.findings if finding.severity == "error")
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, ready for JSON: what is not finite is None."""
-        return {"ok": self.ok, **plain(self)}
-
-    def __str__(self) -> str:
-        return as_text(self._line(), self._tables())
-
-    def _repr_html_(self) -> str:
-        return as_html(self._line(), self._tables())
+        """Everything, ready for JSON, and whether it is `ok`."""
+        return {"ok": self.ok, **super().to_dict()}
 
     def plot(self) -> Any:
         """A matplotlib figure: signal and gradient along depth, weights against theory, dead and saturated.
