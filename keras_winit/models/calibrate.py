@@ -154,8 +154,10 @@ class _Pass:
             self.rows.append(CalibrationRow(slot.path, None, found[0], None, None, reason))
             return
         kernel = exact_value(slot.variable)
-        scale = ops.repeat(ops.convert_to_tensor(factors, "float32"), slot.shape[-1] // len(factors))
-        factor = factors[0] if len(factors) == 1 else ops.cast(scale, kernel.dtype)
+        factor: Any = factors[0]
+        if len(factors) > 1:
+            each = ops.convert_to_tensor(factors, keras.backend.standardize_dtype(kernel.dtype))
+            factor = ops.repeat(each, slot.shape[-1] // len(factors))
         assign_exactly(slot.variable, kernel * factor)
         self._record(slot, factors)
         for gate, (before, each) in enumerate(zip(found, factors, strict=True)):
