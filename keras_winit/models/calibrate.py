@@ -9,6 +9,7 @@ from keras import layers, ops
 from keras_winit.checks import as_bool, as_float
 from keras_winit.models.batch import Batch, batch_for, call_on
 from keras_winit.models.calibration import Calibration, CalibrationRow
+from keras_winit.models.following import Graph
 from keras_winit.models.initialize import Drawing, reset_optimizer
 from keras_winit.models.probe import handed_on
 from keras_winit.models.rescaling import CellRescaler, RecurrentRescaler, Rescaler
@@ -75,7 +76,7 @@ def calibrate(
     batch = batch_for(model, data, seed=drawing.seed)
     with undo_on_failure() as undo:
         drawing.carry_out(undo)
-        measured = _Pass(drawing.slots, target, undo)
+        measured = _Pass(model, drawing.slots, target, undo)
         measured.run(model, batch, show=progress)
         reset = drawing.stateful and bool(measured.rows)
         if reset:
@@ -87,12 +88,13 @@ def calibrate(
 class _Pass:
     """One forward pass that rescales what it reaches."""
 
-    def __init__(self, slots: list[Slot], target: float, undo: Undo) -> None:
+    def __init__(self, model: keras.Model, slots: list[Slot], target: float, undo: Undo) -> None:
         self.rows: list[CalibrationRow] = []
         self._target = target
         self._undo = undo
         self._open: dict[int, Slot] = {}  # the kernels that are still to be reached
         self._advance: Any = lambda: None
+        self._graph = Graph(model)
         self._hooks = self._hooks_for(slots)
 
     def run(self, model: keras.Model, batch: Batch, *, show: bool) -> None:
@@ -116,7 +118,7 @@ class _Pass:
         for slot in slots:
             if slot.role not in ("kernel", "embedding"):
                 continue
-            reason = _reason_to_leave(slot)
+            reason = _reason_to_leave(slot, self._graph)
             if reason:
                 self._settle(slot, [None], None, reason)
             else:
@@ -177,13 +179,16 @@ class _Pass:
         self._undo.set_attribute(slot.layer, slot.attribute, Scaled(**config))
 
 
-def _reason_to_leave(slot: Slot) -> str | None:
+def _reason_to_leave(slot: Slot, graph: Graph) -> str | None:
     if slot.kept:
         return slot.kept
     if any(isinstance(layer, layers.SpectralNormalization) for layer in slot.parents):
         return "SpectralNormalization divides it by its norm at each step"
     if isinstance(slot.layer, layers.ReversibleEmbedding) and slot.layer.tie_weights:
         return "it both reads and writes tokens: one factor cannot suit both"
+    # At a deviation of one, gate after gate makes one sample ten times as large as the next.
+    if graph.is_gate(slot):
+        return "a gate: it multiplies the signal, and would scatter it"
     return None
 
 

@@ -103,12 +103,33 @@ class Graph:
         own = getattr(slot.layer, "activation", None)
         if own is not None and own is not keras.activations.linear:
             return resolve(own), "the layer's own activation"
+        return self._search(self._outermost(slot))
+
+    def _outermost(self, slot: Slot) -> Any:
+        """The layer that the graph knows: a wrapped layer is called by its wrapper."""
         start = slot.layer
-        for parent in reversed(slot.parents):  # a wrapped layer is called by its wrapper
+        for parent in reversed(slot.parents):
             if id(start) in self._readers or not isinstance(parent, (layers.Wrapper, layers.RNN)):
                 break
             start = parent
-        return self._search(start)
+        return start
+
+    def is_gate(self, slot: Slot) -> bool:
+        """Whether what a slot's layer puts out, between zero and one, multiplies another signal."""
+        if self.activation_after(slot)[0].name not in ("sigmoid", "hard_sigmoid"):
+            return False
+        queue, seen = self._next(self._outermost(slot)), set()
+        while queue:
+            operation = queue.pop(0)
+            if id(operation) in seen:
+                continue
+            seen.add(id(operation))
+            if isinstance(operation, layers.Multiply) or type(operation).__name__ == "Multiply":
+                return True
+            passes = isinstance(operation, (*_TRANSPARENT, *ACTIVATION_LAYERS))
+            if passes or type(operation).__name__ in _TRANSPARENT_OPERATIONS:
+                queue += self._next(operation)
+        return False
 
     def _search(self, start: Any) -> tuple[Activation, str]:
         queue, seen = self._next(start), set()
