@@ -16,8 +16,7 @@ from keras_winit.models.watching import having, intercepted
 
 # Each builds within a test; `long` has the rest.
 SIX = ("VGG16", "ResNet50", "MobileNetV2", "EfficientNetB0", "DenseNet121", "ConvNeXtTiny")
-# The last maps of these are so small at 64 that the gates behind a global pooling see too little.
-SIDES = {"EfficientNetB0": 128, "InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
+SMALLEST = {"EfficientNetB0": 128, "InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
 
 
 def architectures():
@@ -28,12 +27,14 @@ def architectures():
 
 
 def application(name, side=64):
-    side = SIDES.get(name, side)
+    side = max(SMALLEST.get(name, 0), side)
     try:
         return getattr(keras.applications, name)(weights=None, input_shape=(side, side, 3), classes=10)
-    except ValueError as error:  # NASNetLarge takes its own size or none at the top
+    except ValueError as error:
+        if "backend" in str(error):
+            pytest.skip(str(error))
         if "input" not in str(error).lower():
-            raise
+            raise  # NASNetLarge takes its own size, or none at the top
         return getattr(keras.applications, name)(weights=None, input_shape=(96, 96, 3), include_top=False)
 
 
@@ -555,7 +556,8 @@ def test_quality(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", architectures())
 def test_quality_of_every_architecture(name):
-    assert_quality(name, 128)
+    # At a third of their size, the last maps of these are 4×4: 32 samples then say too little.
+    assert_quality(name, 224 if name.startswith("EfficientNetB") else 128)
 
 
 def test_the_list_of_architectures_is_whole():
