@@ -12,7 +12,7 @@ from keras import layers, ops
 
 import keras_winit as winit
 from keras_winit.models.moments import moments
-from keras_winit.models.watching import having, intercepted
+from keras_winit.models.watching import having, intercepted, no_gradients
 
 # Each builds within a test; `long` has the rest.
 SIX = ("VGG16", "ResNet50", "MobileNetV2", "EfficientNetB0", "DenseNet121", "ConvNeXtTiny")
@@ -84,7 +84,7 @@ def pre_activations(model, data):
         return watch
 
     watched = [layer for layer in model._flatten_layers() if isinstance(layer, LINEAR)]
-    with intercepted({layer: hook(layer) for layer in watched}):
+    with no_gradients(), intercepted({layer: hook(layer) for layer in watched}):
         model(data, training=False)
     return {path: Seen(*np.concatenate(parts, axis=1)) for path, parts in seen.items()}
 
