@@ -10,7 +10,7 @@ from keras_winit.checks import as_bool, as_float
 from keras_winit.models.batch import Batch, batch_for, call_on
 from keras_winit.models.calibration import Calibration, CalibrationRow
 from keras_winit.models.following import Graph
-from keras_winit.models.initialize import Drawing, reset_optimizer
+from keras_winit.models.initialize import Drawing
 from keras_winit.models.probe import handed_on
 from keras_winit.models.rescaling import CellRescaler, RecurrentRescaler, Rescaler
 from keras_winit.models.slots import CELLS, Slot
@@ -75,13 +75,14 @@ def calibrate(
     drawing = Drawing(model, scheme, seed)
     batch = batch_for(model, data, seed=drawing.seed)
     with undo_on_failure() as undo:
-        drawing.carry_out(undo)
+        changed = drawing.carry_out(undo, show=progress)
         measured = _Pass(model, drawing.slots, target, undo)
         measured.run(model, batch, show=progress)
-        reset = drawing.stateful and bool(measured.rows)
-        if reset:
-            reset_optimizer(model, undo)
-    note = "the optimizer's state is reset too" if reset else "there is no optimizer state to reset"
+        changed = changed or any(row.factor is not None for row in measured.rows)
+        if changed:
+            drawing.reset_optimizer(undo)
+    resets = changed and drawing.stateful
+    note = "the optimizer's state is reset too" if resets else "there is no optimizer state to reset"
     return Calibration(tuple(measured.rows), target, drawing.seed, str(batch), note)
 
 

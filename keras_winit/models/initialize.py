@@ -99,7 +99,8 @@ def initialize(
     drawing = Drawing(model, scheme, seed)
     if not dry_run:
         with undo_on_failure() as undo:
-            drawing.carry_out(undo)
+            if drawing.carry_out(undo):
+                drawing.reset_optimizer(undo)
     return drawing.plan(dry_run=dry_run)
 
 
@@ -132,15 +133,19 @@ class Drawing:
     def _draws(self) -> bool:
         return any(choice.initializer is not None for _, choice, _ in self._steps)
 
-    def carry_out(self, undo: Undo) -> None:
-        """Draw, and reset the optimizer's state; what is changed is noted in `undo`."""
+    def carry_out(self, undo: Undo, *, show: bool = True) -> bool:
+        """Draw; what is changed is noted in `undo`. Returns whether anything was to be drawn."""
         todo = [(slot, choice) for slot, choice, _ in self._steps if choice.initializer is not None]
-        with progress("drawing", len(todo)) as advance:
+        with progress("drawing", len(todo), show=show) as advance:
             for slot, choice in todo:
                 _draw(slot, choice, undo)
                 advance()
-        if self.stateful and todo:
-            reset_optimizer(self._model, undo)
+        return bool(todo)
+
+    def reset_optimizer(self, undo: Undo) -> None:
+        """Give the optimizer's state the values that it starts with, if it has one."""
+        if self.stateful:
+            _reset_optimizer(self._model, undo)
 
     def plan(self, *, dry_run: bool) -> Plan:
         """What is done, or would be."""
@@ -280,8 +285,7 @@ def _draw(slot: Slot, choice: _Choice, undo: Undo) -> None:
         undo.set_attribute(owner, attribute, record)
 
 
-def reset_optimizer(model: keras.Model, undo: Undo) -> None:
-    """Give the optimizer's state the values that it starts with."""
+def _reset_optimizer(model: keras.Model, undo: Undo) -> None:
     optimizer = model.optimizer
     fresh = type(optimizer).from_config(optimizer.get_config())
     # What it was built for, which after loading an h5 file may be nothing yet.

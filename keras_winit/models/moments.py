@@ -27,6 +27,8 @@ class Moments(NamedTuple):
 def moments(tensor: Any) -> Moments:
     """The moments of all elements. A tensor with an element that is not finite has none: NaN."""
     flat = host_array(tensor).reshape(-1)
+    if not flat.size:
+        return Moments(0.0, 0.0)
     mean, second = _sums(flat)
     # Where squares overflow, vanish, or leave few digits beside the mean's, once more with care.
     if not 1e-30 < second < 1e30 or second - mean**2 < 1e-3 * second:
