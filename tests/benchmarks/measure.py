@@ -12,7 +12,17 @@ def resident_bytes():
 
 
 def run_with_frugal_malloc():
-    settings = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "MALLOC_ARENA_MAX": "1"}
+    """Start this program again with allocators that give freed memory back at once.
+
+    TensorFlow's oneDNN puts its own pool over malloc, which keeps every block for the next
+    tensor: what has been freed would count as in use.
+    """
+    settings = {
+        "MALLOC_MMAP_THRESHOLD_": "65536",
+        "MALLOC_TRIM_THRESHOLD_": "65536",
+        "MALLOC_ARENA_MAX": "1",
+        "TF_ENABLE_ONEDNN_OPTS": "0",
+    }
     os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, **settings})
 
 
