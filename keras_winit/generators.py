@@ -29,7 +29,7 @@ Sampler = Callable[[Shape, float, str, int], Any]
 def uniform(shape: Shape, limit: float, dtype: str, seed: Seed) -> Any:
     """U(−limit, limit)."""
     seed = drawable(seed)
-    if isinstance(seed, int) and _BACKEND:
+    if not isinstance(seed, keras.random.SeedGenerator) and _BACKEND:
         return _BACKEND[0](shape, limit, dtype, seed)
     return keras.random.uniform(shape, -limit, limit, dtype=dtype, seed=seed)
 
@@ -37,7 +37,7 @@ def uniform(shape: Shape, limit: float, dtype: str, seed: Seed) -> Any:
 def normal(shape: Shape, stddev: float, dtype: str, seed: Seed) -> Any:
     """N(0, stddev²)."""
     seed = drawable(seed)
-    if isinstance(seed, int) and _BACKEND:
+    if not isinstance(seed, keras.random.SeedGenerator) and _BACKEND:
         return _BACKEND[1](shape, stddev, dtype, seed)
     return keras.random.normal(shape, 0.0, stddev, dtype=dtype, seed=seed)
 
@@ -77,8 +77,10 @@ def _tensorflow() -> tuple[Sampler, ...]:
 
     def best(sampler: Any) -> Sampler:
         def sample(shape: Shape, scale: float, dtype: str, seed: int) -> Any:
+            if not isinstance(seed, int):  # in a graph that is drawn from for many seeds
+                return sampler(shape, scale, dtype, tf.stack([seed, 0]))
             key = np.array([seed, 0], "int32")
-            if math.prod(shape) < _GRAPH_PAYS or not tf.executing_eagerly():
+            if not tf.executing_eagerly() or math.prod(shape) < _GRAPH_PAYS:
                 return sampler(shape, scale, dtype, key)
             return in_a_graph(sampler, dtype)(np.array(shape, "int32"), tf.constant(scale, dtype), key)
 

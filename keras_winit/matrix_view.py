@@ -43,7 +43,8 @@ class MatrixView(NamedTuple):
     def restore(self, matrices: Any) -> Any:
         """The weight whose matrices, (batch, rows, columns) or fewer axes of the same size, these are."""
         order = [*self.others, *self.inputs, *self.outputs]
-        tensor = ops.reshape(matrices, [self.shape[axis] for axis in order])
+        shape = tuple(self.shape[axis] for axis in order)
+        tensor = matrices if tuple(matrices.shape) == shape else ops.reshape(matrices, shape)
         return tensor if order == sorted(order) else ops.transpose(tensor, np.argsort(order).tolist())
 
     def _size(self, axes: list[int]) -> int:

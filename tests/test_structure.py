@@ -10,6 +10,7 @@ from keras import layers, ops
 from scipy import stats
 
 import keras_winit as winit
+from keras_winit import haar as haar_module
 from keras_winit.haar import haar
 
 
@@ -57,6 +58,18 @@ def haar_law_p_value(matrices):
     p_values.append(stats.binomtest(positive, count).pvalue)
     traces = np.trace(matrices, axis1=1, axis2=2)
     p_values.append(2 * stats.norm.sf(abs(traces.mean()) * math.sqrt(count)))
+    # The density of the eigenvalues' angles, by its Fourier coefficients: E tr(Qᵏ) is 1 for even
+    # k and 0 for odd (Diaconis and Shahshahani 1994).
+    power = matrices
+    for exponent in range(2, size):
+        power = power @ matrices
+        traces = np.trace(power, axis1=1, axis2=2) - (exponent % 2 == 0)
+        p_values.append(2 * stats.norm.sf(abs(traces.mean()) / stats.sem(traces)))
+    # Symmetry of signs: −Q and Q with a column turned are as likely as Q, so all mixed odd moments
+    # are zero; those of neighbours are what a lost sign would show.
+    for i, j in ((0, 1), (size - 2, size - 1)):
+        products = matrices[:, i, i] * matrices[:, j, j]
+        p_values.append(2 * stats.norm.sf(abs(products.mean()) / stats.sem(products)))
     return min(p_values)
 
 
@@ -65,6 +78,45 @@ def test_haar_law_with_a_control_that_fails():
     matrices = array(haar(size, size, "float32", 9, count)).astype("float64")
     assert haar_law_p_value(matrices) > 1e-4
     assert haar_law_p_value(qr_without_sign_correction(count, size, np.random.default_rng(0))) < 1e-10
+
+
+def reflections_one_by_one(rows, columns, numbers):
+    """Q from the numbers that the module draws, as Stewart writes it, in float64."""
+    matrix = np.eye(rows, columns)
+    signs = np.ones(columns)
+    vectors, used = {}, 0
+    for start, width in haar_module._blocks(columns):
+        block = numbers[used : used + (rows - start) * width].reshape(rows - start, width)
+        used += block.size
+        for index in range(width):
+            vectors[start + index] = block[index:, index].copy()
+    for column in reversed(range(columns)):
+        vector = vectors[column]
+        sign = -1.0 if vector[0] < 0 else 1.0
+        vector[0] += sign * np.linalg.norm(vector)
+        signs[column] = -sign
+        below = matrix[column:]
+        below -= np.outer(vector, 2 / (vector @ vector) * (vector @ below))
+    return matrix * signs
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(7, 5), (6, 6), (700, 530), (1100, 1100)])
+def test_haar_is_the_product_of_its_reflections(rows, columns):
+    blocks = haar_module._blocks(columns)
+    assert len(blocks) > 1 or columns < 100
+    numbers = np.random.default_rng(columns).standard_normal(sum((rows - s) * w for s, w in blocks))
+    product = array(haar_module._product(ops.convert_to_tensor(numbers.astype("float32")), rows, columns))
+    np.testing.assert_allclose(product, reflections_one_by_one(rows, columns, numbers), atol=3e-6)
+
+
+def test_haar_where_a_number_is_exactly_zero(monkeypatch):
+    # The last vector of a square matrix has length 1; generators can return a zero.
+    gauss = np.random.default_rng(0).standard_normal((3, 4, 4)).astype("float32")
+    gauss[:, 3, 3] = gauss[1, 0, 0] = 0
+    matrices = array(haar_module._step(ops.convert_to_tensor(gauss), None))
+    monkeypatch.setattr(haar_module, "normal", lambda shape, *_: ops.reshape(gauss, shape))
+    for matrix in (*matrices, *array(haar_module._draw_one_block((3, 4, 4), "float64", None))):
+        assert_semi_orthogonal(matrix)
 
 
 def test_haar_columns_of_a_tall_matrix():
