@@ -45,7 +45,7 @@ def normal(shape: Shape, stddev: float, dtype: str, seed: Seed) -> Any:
 def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: Seed) -> Any:
     """N(0, stddev²) cut at two deviations, by the inverse of its distribution: nothing is rejected."""
     seed = drawable(seed)
-    if isinstance(seed, int) and len(_BACKEND) > 2:
+    if not isinstance(seed, keras.random.SeedGenerator) and _BACKEND:
         return _BACKEND[2](shape, stddev, dtype, seed)
     quantile = ops.erfinv(uniform(shape, _ERF_SQRT2, dtype, seed))
     return ops.clip(quantile * (math.sqrt(2) * stddev), -2 * stddev, 2 * stddev)
@@ -61,6 +61,15 @@ def _tensorflow() -> tuple[Sampler, ...]:
     def normal(shape: Any, stddev: Any, dtype: str, seed: Any) -> Any:
         return tf.raw_ops.StatelessRandomNormal(shape=shape, seed=seed, dtype=dtype) * stddev
 
+    def large_normal(shape: Any, stddev: Any, dtype: str, seed: Any) -> Any:
+        # Box and Muller 1958 over whole tensors, where TensorFlow's operation goes number by number.
+        # 1 − u is in (0, 1], so that its logarithm is finite.
+        count = tf.reduce_prod(shape)
+        pairs = tf.raw_ops.StatelessRandomUniform(shape=[2, (count + 1) // 2], seed=seed, dtype=dtype)
+        radius = tf.sqrt(-2 * tf.math.log1p(-pairs[0])) * stddev
+        angle = pairs[1] * (2 * math.pi)
+        return tf.reshape(tf.concat([radius * tf.cos(angle), radius * tf.sin(angle)], 0)[:count], shape)
+
     def truncated_normal(shape: Any, stddev: Any, dtype: str, seed: Any) -> Any:
         quantile = tf.math.erfinv(uniform(shape, tf.constant(_ERF_SQRT2, dtype), dtype, seed))
         return tf.clip_by_value(quantile * (math.sqrt(2) * stddev), -2 * stddev, 2 * stddev)
@@ -75,18 +84,20 @@ def _tensorflow() -> tuple[Sampler, ...]:
             autograph=False,
         )
 
-    def best(sampler: Any) -> Sampler:
+    def best(sampler: Any, large: Any) -> Sampler:
         def sample(shape: Shape, scale: float, dtype: str, seed: int) -> Any:
-            if not isinstance(seed, int):  # in a graph that is drawn from for many seeds
+            if not isinstance(seed, int):  # in a graph that is drawn from for many shapes and seeds
                 return sampler(shape, scale, dtype, tf.stack([seed, 0]))
             key = np.array([seed, 0], "int32")
-            if not tf.executing_eagerly() or math.prod(shape) < _GRAPH_PAYS:
+            if math.prod(shape) < _GRAPH_PAYS:
                 return sampler(shape, scale, dtype, key)
-            return in_a_graph(sampler, dtype)(np.array(shape, "int32"), tf.constant(scale, dtype), key)
+            if not tf.executing_eagerly():
+                return large(shape, scale, dtype, key)
+            return in_a_graph(large, dtype)(np.array(shape, "int32"), tf.constant(scale, dtype), key)
 
         return sample
 
-    return best(uniform), best(normal), best(truncated_normal)
+    return best(uniform, uniform), best(normal, large_normal), best(truncated_normal, truncated_normal)
 
 
 def _jax() -> tuple[Sampler, ...]:
@@ -113,7 +124,11 @@ def _torch() -> tuple[Sampler, ...]:
         tensor, generator = empty(shape, dtype, seed)
         return tensor.normal_(0.0, stddev, generator=generator)
 
-    return uniform, normal
+    def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: int) -> Any:
+        quantile = uniform(shape, _ERF_SQRT2, dtype, seed).erfinv_()
+        return quantile.mul_(math.sqrt(2) * stddev).clamp_(-2 * stddev, 2 * stddev)
+
+    return uniform, normal, truncated_normal
 
 
 _MAKERS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}

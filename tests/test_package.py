@@ -23,7 +23,7 @@ MODULES = sorted(
 # From the bottom up: a module imports only what stands on a lower line.
 LAYERS = [
     {"checks"},
-    {"seeds", "fans", "matrix_view", "terminal", "progress", "files", "host"},
+    {"seeds", "fans", "matrix_view", "terminal", "progress", "files", "host", "sharding"},
     {"jax_random", "activations"},
     {"generators"},
     {"sampling", "haar", "gains"},

@@ -16,6 +16,7 @@ from keras_winit.fans import Fans, compute_fans, resolve_axes
 from keras_winit.matrix_view import MatrixView
 from keras_winit.sampling import compute_dtype
 from keras_winit.seeds import check_seed, settle
+from keras_winit.sharding import laid_out
 
 PACKAGE = "winit"
 _SCHEMES: dict[str, type["Scheme"]] = {}
@@ -51,8 +52,10 @@ class Scheme(keras.initializers.Initializer):
     # Whether an output's weights are drawn in view of another's, so that the gates of a recurrent
     # kernel and the groups of a convolution have to be drawn apart.
     blockwise: bool = False
+    # Whether a part of the weight cannot be drawn without the rest of it.
+    whole: bool = False
 
-    seed: Any
+    seed: Any = None
 
     def draw(self, shape: Shape, dtype: str) -> Any:
         """A tensor of this shape and compute dtype."""
@@ -69,13 +72,17 @@ class Scheme(keras.initializers.Initializer):
         """
         return None
 
-    def __call__(self, shape: Any, dtype: Any = None) -> Any:
+    def __call__(self, shape: Any, dtype: Any = None, layout: Any = None) -> Any:
         """A tensor of the given shape, drawn from this scheme.
 
         Args:
             shape: positive integers.
             dtype: the name of a dtype; None means `keras.config.floatx()`. Whatever it is,
                 numbers are drawn in float32 or wider and then rounded.
+            layout: on JAX, how to distribute the tensor over devices: a
+                `keras.distribution.TensorLayout` or a `jax.sharding.Sharding`. Each device then
+                draws its own part; an orthogonal matrix, and one from a `SeedGenerator`, is drawn
+                whole. The numbers are those of a tensor on one device, but for rounding.
 
         Returns:
             A tensor of the backend.
@@ -90,6 +97,12 @@ class Scheme(keras.initializers.Initializer):
                 f"{type(self).__name__} draws real numbers and needs a floating-point `dtype`. "
                 f"Received: dtype={dtype!r}."
             )
+        if layout is not None:
+            whole = self.whole or isinstance(self.seed, keras.random.SeedGenerator)
+            return laid_out(lambda: self._drawn(shape, dtype), layout, whole=whole)
+        return self._drawn(shape, dtype)
+
+    def _drawn(self, shape: Shape, dtype: str) -> Any:
         wide = compute_dtype(dtype)
         tensor = self.draw(shape, wide)
         return tensor if wide == dtype else ops.cast(tensor, dtype)

@@ -116,6 +116,7 @@ class ChronoBias(Scheme):
     """
 
     ranks = (1, 2)
+    whole = True
 
     def __init__(self, timesteps: float = 100, cell: str = "lstm", seed: Any = None) -> None:
         self.timesteps = as_float("timesteps", timesteps)

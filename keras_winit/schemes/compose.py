@@ -22,6 +22,7 @@ class Wrapper(KernelScheme):
         """Keep the wrapped initializer and what is to be handed to it."""
         self.initializer = get(initializer)
         self.blockwise = getattr(self.initializer, "blockwise", False)
+        self.whole = getattr(self.initializer, "whole", False)
         self.set_axes(input_axes, output_axes)
         self.set_seed(seed)
         if seed is None:
@@ -139,6 +140,7 @@ class PerGate(Wrapper):
         self.gates = as_int("gates", gates, minimum=1)
         self.wrap(initializer, seed, input_axes, output_axes)
         self.blockwise = False  # it is what draws them apart
+        self.whole = True
 
     def part(self, shape: Shape) -> Shape:
         """The shape of one gate."""

@@ -54,6 +54,7 @@ class Orthogonal(KernelScheme):
 
     ranks = (2, None)
     blockwise = True
+    whole = True
 
     def __init__(
         self, gain: float = 1.0, seed: Any = None, *, input_axes: Any = None, output_axes: Any = None
@@ -114,6 +115,7 @@ class DeltaOrthogonal(Scheme):
 
     ranks = (3, 5)
     blockwise = True
+    whole = True
 
     def __init__(self, gain: float = 1.0, seed: Any = None) -> None:
         self.gain = as_float("gain", gain, positive=True)

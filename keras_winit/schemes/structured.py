@@ -45,6 +45,7 @@ class Identity(KernelScheme):
     ranks = (2, None)
     random = False
     blockwise = True
+    whole = True
 
     def __init__(
         self, gain: float = 1.0, seed: Any = None, *, input_axes: Any = None, output_axes: Any = None
@@ -93,6 +94,7 @@ class Dirac(Scheme):
     ranks = (3, 5)
     random = False
     blockwise = True
+    whole = True
 
     def __init__(self, groups: int | str = 1, gain: float = 1.0) -> None:
         self.groups = groups if groups == "depthwise" else as_int("groups", groups, minimum=1)
@@ -143,6 +145,7 @@ class Sparse(KernelScheme):
     """
 
     ranks = (2, None)
+    whole = True
 
     def __init__(
         self,
@@ -199,6 +202,7 @@ class Bilinear(Scheme):
 
     ranks = (3, 5)
     random = False
+    whole = True
 
     def draw(self, shape: Shape, dtype: str) -> Any:
         kernel = np.eye(shape[-2], shape[-1])

@@ -1,9 +1,15 @@
-"""What several benchmarks need: the memory in use."""
+"""What several benchmarks need: the memory in use, and a record of what was measured."""
 
+import importlib.metadata
+import json
 import os
+import platform
 import sys
 import threading
 import time
+from datetime import date
+
+import keras
 
 
 def resident_bytes():
@@ -45,3 +51,24 @@ class Peak:
         self.done.set()
         self.thread.join()
         self.above = self.peak - self.start
+
+
+def processor():
+    with open("/proc/cpuinfo", encoding="ascii") as file:
+        names = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    return f"{names[0]}, {len(names)} cores"
+
+
+def record(path, rows):
+    """Write rows to a JSON file with where and when they were measured."""
+    backend = keras.backend.backend()
+    about = {
+        "backend": backend,
+        "versions": {name: importlib.metadata.version(name) for name in ("keras", backend, "numpy")},
+        "python": platform.python_version(),
+        "machine": processor(),
+        "date": date.today().isoformat(),
+    }
+    with open(path, "w", encoding="utf-8") as file:
+        json.dump({**about, "rows": rows}, file, indent=1)
+        file.write("\n")

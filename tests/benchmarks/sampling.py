@@ -7,13 +7,11 @@ warm-up of both; the ratio is ours to Keras', and its median is what to quote.
 """
 
 import argparse
-import json
-import platform
 import statistics
 import time
-from datetime import date
 
 import keras
+from measure import record
 from rich.progress import track
 
 import keras_winit as winit
@@ -67,16 +65,7 @@ def main():
                 f"ratio {row['ratio']:.2f} ({row['ratio_quartiles'][0]:.2f}–{row['ratio_quartiles'][1]:.2f})"
             )
     if options.json:
-        record = {
-            "backend": keras.backend.backend(),
-            "keras": keras.__version__,
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "date": date.today().isoformat(),
-            "rows": rows,
-        }
-        with open(options.json, "w", encoding="utf-8") as file:
-            json.dump(record, file, indent=1)
+        record(options.json, rows)
 
 
 if __name__ == "__main__":

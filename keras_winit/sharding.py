@@ -1,0 +1,53 @@
+"""Weights that are laid out over many devices, as `keras.distribution` asks for on JAX."""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+
+def laid_out(draw: Callable[[], Any], layout: Any, *, whole: bool) -> Any:
+    """The tensor that `draw` returns, distributed by a layout.
+
+    A tensor that the layout splits is drawn in one compiled program, in which every device
+    computes its own part. JAX's random bits follow from the key and an element's place, so that
+    they do not depend on the number of devices.
+
+    Args:
+        draw: a function without arguments.
+        layout: a `keras.distribution.TensorLayout` or a `jax.sharding.Sharding`.
+        whole: whether the parts cannot be computed apart, or `draw` cannot be compiled. Then it
+            is called as it is, and the tensor is distributed afterwards.
+
+    Raises:
+        ValueError: on another backend than JAX, and for a layout without devices.
+    """
+    if keras.backend.backend() != "jax":
+        raise ValueError(
+            "`layout` distributes a weight over devices, which only the JAX backend does. "
+            f"Received: layout={layout!r} on the {keras.backend.backend()!r} backend. Leave it out."
+        )
+    import jax  # noqa: PLC0415 - the backend in use
+
+    layout = as_sharding(layout)
+    if isinstance(getattr(layout, "mesh", None), jax.sharding.AbstractMesh):
+        # Keras calls inside `jax.sharding.explicit_axes`, where every operation would have to say
+        # how its result is laid out; here the compiler shall find that out.
+        mesh = jax.sharding.get_mesh()
+        with jax.set_mesh(mesh):
+            return laid_out(draw, jax.sharding.NamedSharding(mesh, layout.spec), whole=whole)
+    if whole or layout.is_fully_replicated:
+        return jax.device_put(draw(), layout)
+    return program(draw, layout)()
+
+
+def program(draw: Callable[[], Any], layout: Any) -> Any:
+    """The program, to be compiled, in which each device draws its part."""
+    import jax  # noqa: PLC0415 - the backend in use
+
+    return jax.jit(draw, out_shardings=as_sharding(layout))
+
+
+def as_sharding(layout: Any) -> Any:
+    """A layout of Keras as the backend's."""
+    return getattr(layout, "backend_layout", layout)
