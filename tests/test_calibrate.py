@@ -557,8 +557,8 @@ def test_quality(name):
 @pytest.mark.parametrize("name", architectures())
 def test_quality_of_every_architecture(name):
     # At a third of their size, the last maps of these are 4×4: 32 samples then say too little.
-    sizes = {f"EfficientNetB{index}": size for index, size in enumerate((224, 240, 260, 300))}
-    assert_quality(name, sizes.get(name, 380 if name.startswith("EfficientNetB") else 128))
+    sizes = {f"EfficientNetB{index}": size for index, size in enumerate((224, 240, 260))}
+    assert_quality(name, sizes.get(name, 300 if name.startswith("EfficientNetB") else 128))
 
 
 def test_the_list_of_architectures_is_whole():

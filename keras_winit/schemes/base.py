@@ -21,6 +21,7 @@ from keras_winit.sharding import laid_out
 PACKAGE = "winit"
 _SCHEMES: dict[str, type["Scheme"]] = {}
 _ALIASES: dict[str, str] = {}
+_FLOAT16_LEAST = 2.0**-24  # its smallest subnormal number
 _PARAMETERS: dict[type, Mapping[str, inspect.Parameter]] = {}  # reading a signature is slow
 
 # Arguments that many schemes share, put into their docstrings in place of {seed}, {axes}, {fans}.
@@ -78,7 +79,8 @@ class Scheme(keras.initializers.Initializer):
         Args:
             shape: positive integers.
             dtype: the name of a dtype; None means `keras.config.floatx()`. Whatever it is,
-                numbers are drawn in float32 or wider and then rounded.
+                numbers are drawn in float32 or wider and then rounded to the nearest. Small ones
+                become subnormal in float16; a scheme too small even for these is refused.
             layout: on JAX, how to distribute the tensor over devices: a
                 `keras.distribution.TensorLayout` or a `jax.sharding.Sharding`. Each device then
                 draws its own part; an orthogonal matrix, and one from a `SeedGenerator`, is drawn
@@ -96,6 +98,11 @@ class Scheme(keras.initializers.Initializer):
             raise ValueError(
                 f"{type(self).__name__} draws real numbers and needs a floating-point `dtype`. "
                 f"Received: dtype={dtype!r}."
+            )
+        if dtype == "float16" and 0 < (std := self.expected_std(shape) or 0) < _FLOAT16_LEAST:
+            raise ValueError(
+                f"{type(self).__name__} gives {shape!r} a standard deviation of {std:.1e}, which float16 "
+                "rounds to zero. Use dtype='bfloat16' or 'float32'."
             )
         if layout is not None:
             whole = self.whole or isinstance(self.seed, keras.random.SeedGenerator)
