@@ -1,5 +1,6 @@
 """The README's generated tables: python tests/readme_tables.py writes them anew."""
 
+import json
 import re
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import keras_winit as winit
 from keras_winit.schemes import scheme_class
 
 README = Path(__file__).parents[1] / "README.md"
+RESULTS = Path(__file__).parent / "benchmarks" / "results"
 
 
 def schemes_table() -> str:
@@ -18,7 +20,44 @@ def schemes_table() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"schemes": schemes_table}
+def speed_table() -> str:
+    """Medians of ratios to Keras' time, from what tests/benchmarks/sampling.py recorded."""
+    found = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("*.json"))}
+    order = [name for name in ("tensorflow", "jax", "torch") if name in found]
+    lines = [f"| | {' | '.join(order)} |", "|---" * (len(order) + 1) + "|"]
+    keys = dict.fromkeys(
+        (row["distribution"], tuple(row["shape"]), row["peer"])
+        for name in order
+        for row in found[name]["speed"]
+    )
+    for distribution, shape, peer in keys:
+        wanted = {"distribution": distribution, "shape": list(shape), "peer": peer}
+        ratios = [
+            next((f"{row['ratio']:.2f}" for row in found[name]["speed"] if wanted.items() <= row.items()), "")
+            for name in order
+        ]
+        against = "" if peer == "Keras" else f", against {peer}"
+        size = f"{shape[0]}²" if shape[0] == shape[1] else "×".join(map(str, shape))
+        lines.append(f"| {distribution.replace('_', ' ')} {size}{against} | {' | '.join(ratios)} |")
+    for distribution in dict.fromkeys(row["distribution"] for name in order for row in found[name]["memory"]):
+        peaks = [
+            next(
+                f"{row['peak_tensors']:.1f}"
+                for row in found[name]["memory"]
+                if row["distribution"] == distribution
+            )
+            for name in order
+        ]
+        lines.append(
+            f"| {distribution.replace('_', ' ')} 8192², peak memory in tensors | {' | '.join(peaks)} |"
+        )
+    places = dict.fromkeys(f"{about['machine']}, {about['date']}" for about in found.values())
+    versions = {package: version for name in order for package, version in found[name]["versions"].items()}
+    shown = ", ".join(f"{package} {version}" for package, version in versions.items())
+    return "\n".join([*lines, "", f"{'; '.join(places)}; {shown}."])
+
+
+TABLES = {"schemes": schemes_table, "speed": speed_table}
 
 
 def section(text: str, name: str) -> re.Match:

@@ -28,6 +28,15 @@ def test_orthogonal_tall_wide_and_kernels(shape):
     assert_semi_orthogonal(kernel.reshape(-1, shape[-1]), 1.3)
 
 
+def test_orthogonal_at_4096():
+    matrix = array(winit.Orthogonal(seed=4)((4096, 4096)))
+    error = np.abs(matrix.T @ matrix - np.eye(4096, dtype="float32")).max()
+    assert error < 5e-6
+    # One entry of each column is enough to see the law: they are nearly independent.
+    scaled = math.sqrt(4096) * np.diagonal(np.roll(matrix, 1000, 0))
+    assert stats.kstest(scaled, stats.norm.cdf).pvalue > 1e-4
+
+
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX has no float64 unless it is enabled for the whole process")
 def test_orthogonal_in_float64():
     for shape in ((5, 3), (300, 170), (200, 600)):

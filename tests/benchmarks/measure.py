@@ -59,8 +59,8 @@ def processor():
     return f"{names[0]}, {len(names)} cores"
 
 
-def record(path, rows):
-    """Write rows to a JSON file with where and when they were measured."""
+def record(path, tables):
+    """Write tables of rows to a JSON file, with where and when they were measured."""
     backend = keras.backend.backend()
     about = {
         "backend": backend,
@@ -70,5 +70,5 @@ def record(path, rows):
         "date": date.today().isoformat(),
     }
     with open(path, "w", encoding="utf-8") as file:
-        json.dump({**about, "rows": rows}, file, indent=1)
+        json.dump({**about, **tables}, file, indent=1)
         file.write("\n")

@@ -3,8 +3,8 @@
 Usage: KERAS_BACKEND=tensorflow python tests/benchmarks/memory.py [--size N] [--json FILE]
 
 Each distribution is drawn in a process of its own, whose resident set is watched above what it was
-after a small draw; what the backend compiles for the large one counts. The allocators give freed
-memory back at once, so that it is what is in use.
+after a small draw. What the backend compiles for the large one counts, so that it has to be large.
+The allocators give freed memory back at once, so that it is what is in use.
 """
 
 import argparse
@@ -27,7 +27,7 @@ SCHEMES = {
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--size", type=int, default=4096)
+    parser.add_argument("--size", type=int, default=8192)
     parser.add_argument("--json")
     parser.add_argument("--only", choices=SCHEMES, help="print the bytes of this distribution alone")
     options = parser.parse_args()
@@ -41,15 +41,21 @@ def main():
             wait(scheme(shape, dtype="float32"))
         print(peak.above)
         return
+    rows = peaks(options.size)
+    if options.json:
+        record(options.json, {"memory": rows})
+
+
+def peaks(size):
+    """The peak of each distribution, measured in a process of its own."""
     rows = []
     for name in SCHEMES:
-        command = [sys.executable, __file__, "--only", name, "--size", str(options.size)]
+        command = [sys.executable, __file__, "--only", name, "--size", str(size)]
         peak = int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        tensors = peak / (4 * options.size**2)
-        rows.append({"distribution": name, "shape": shape, "peak_tensors": tensors})
-        print(f"{keras.backend.backend():10} {name:16} {shape} peaks at {tensors:.2f} tensors", flush=True)
-    if options.json:
-        record(options.json, rows)
+        tensors = peak / (4 * size**2)
+        rows.append({"distribution": name, "shape": [size, size], "peak_tensors": tensors})
+        print(f"{keras.backend.backend():10} {name:16} {size}² peaks at {tensors:.2f} tensors", flush=True)
+    return rows
 
 
 def wait(tensor):

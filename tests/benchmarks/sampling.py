@@ -1,28 +1,39 @@
-"""How long drawing takes against Keras' initializer of the same name, pair by pair.
+"""How long drawing takes against Keras' initializer of the same name, and how much memory.
 
-Usage: KERAS_BACKEND=tensorflow python tests/benchmarks/sampling.py [--pairs N] [--json FILE]
+Usage: KERAS_BACKEND=tensorflow python tests/benchmarks/sampling.py [--pairs N] [--json FILE | --record]
 
 Each pair draws the same tensor once with Keras and once with this package, in turn, after one
-warm-up of both; the ratio is ours to Keras', and its median is what to quote.
+warm-up of both; the ratio is ours to Keras', and its median is what to quote. On PyTorch there are
+pairs with `torch.nn.init.orthogonal_` too. `--record` writes the JSON from which the README's table
+is made: tests/benchmarks/results/BACKEND.json.
 """
 
 import argparse
 import statistics
 import time
+from pathlib import Path
 
 import keras
 from measure import record
+from memory import peaks
 from rich.progress import track
 
 import keras_winit as winit
 
 PAIRS = {
-    "uniform": (keras.initializers.HeUniform, winit.HeUniform, {}),
-    "normal": (keras.initializers.RandomNormal, winit.RandomNormal, {}),
-    "truncated_normal": (keras.initializers.HeNormal, winit.HeNormal, {"truncated": True}),
-    "orthogonal": (keras.initializers.Orthogonal, winit.Orthogonal, {}),
+    "uniform": (keras.initializers.HeUniform(seed=1), winit.HeUniform(seed=1)),
+    "normal": (keras.initializers.RandomNormal(seed=1), winit.RandomNormal(seed=1)),
+    "truncated_normal": (keras.initializers.HeNormal(seed=1), winit.HeNormal(seed=1, truncated=True)),
+    "orthogonal": (keras.initializers.Orthogonal(seed=1), winit.Orthogonal(seed=1)),
 }
 SHAPES = [(64, 64), (512, 512), (4096, 4096)]
+RESULTS = Path(__file__).with_name("results")
+
+
+def torch_orthogonal(shape, dtype):
+    import torch
+
+    return torch.nn.init.orthogonal_(torch.empty(shape, dtype=getattr(torch, dtype)))
 
 
 def seconds(initializer, shape):
@@ -32,40 +43,53 @@ def seconds(initializer, shape):
     return time.perf_counter() - start
 
 
+def compared(name, shape, both, pairs, peer="Keras"):
+    """A row of medians over pairs, printed as it is made."""
+    for initializer in both:
+        seconds(initializer, shape)
+    times = [
+        [seconds(initializer, shape) for initializer in both]
+        for _ in track(range(pairs), f"{name} {shape}", transient=True)
+    ]
+    ratios = sorted(mine / other for other, mine in times)
+    row = {
+        "distribution": name,
+        "shape": shape,
+        "peer": peer,
+        "peer_ms": 1e3 * statistics.median(a for a, _ in times),
+        "winit_ms": 1e3 * statistics.median(b for _, b in times),
+        "ratio": statistics.median(ratios),
+        "ratio_quartiles": [ratios[len(ratios) // 4], ratios[(3 * len(ratios)) // 4]],
+        "pairs": pairs,
+    }
+    print(
+        f"{name:18} {shape!s:14} {peer} {row['peer_ms']:9.2f} ms   winit {row['winit_ms']:9.2f} ms   "
+        f"ratio {row['ratio']:.2f} ({row['ratio_quartiles'][0]:.2f} to {row['ratio_quartiles'][1]:.2f})",
+        flush=True,
+    )
+    return row
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--json")
+    parser.add_argument("--record", action="store_true")
     options = parser.parse_args()
+    backend = keras.backend.backend()
     rows = []
-    for name, (theirs, ours, arguments) in PAIRS.items():
+    for name, both in PAIRS.items():
         for shape in SHAPES:
-            pairs = options.pairs if name != "orthogonal" or shape[0] < 4096 else 3
+            pairs = options.pairs if name != "orthogonal" or shape[0] < 4096 else 5
             pairs *= 10 if shape[0] == 64 else 1
-            both = theirs(seed=1), ours(seed=1, **arguments)
-            for initializer in both:
-                seconds(initializer, shape)
-            times = [
-                [seconds(initializer, shape) for initializer in both]
-                for _ in track(range(pairs), f"{name} {shape}", transient=True)
-            ]
-            ratios = sorted(mine / keras_time for keras_time, mine in times)
-            row = {
-                "distribution": name,
-                "shape": shape,
-                "keras_ms": 1e3 * statistics.median(a for a, _ in times),
-                "winit_ms": 1e3 * statistics.median(b for _, b in times),
-                "ratio": statistics.median(ratios),
-                "ratio_quartiles": [ratios[len(ratios) // 4], ratios[(3 * len(ratios)) // 4]],
-                "pairs": pairs,
-            }
-            rows.append(row)
-            print(
-                f"{name:18} {shape!s:14} Keras {row['keras_ms']:9.2f} ms   winit {row['winit_ms']:9.2f} ms   "
-                f"ratio {row['ratio']:.2f} ({row['ratio_quartiles'][0]:.2f}–{row['ratio_quartiles'][1]:.2f})"
-            )
-    if options.json:
-        record(options.json, rows)
+            rows.append(compared(name, shape, both, pairs))
+    if backend == "torch":
+        both = (torch_orthogonal, PAIRS["orthogonal"][1])
+        rows.append(compared("orthogonal", SHAPES[-1], both, 5, "torch.nn.init"))
+    path = RESULTS / f"{backend}.json" if options.record else options.json
+    if path:
+        RESULTS.mkdir(exist_ok=True)
+        record(path, {"speed": rows, "memory": peaks(8192)})
 
 
 if __name__ == "__main__":
