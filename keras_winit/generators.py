@@ -64,7 +64,7 @@ def _tensorflow() -> tuple[Sampler, ...]:
     def large_normal(shape: Any, stddev: Any, dtype: str, seed: Any) -> Any:
         # Box and Muller 1958 over whole tensors, where TensorFlow's operation goes number by number.
         # 1 − u is in (0, 1], so that its logarithm is finite.
-        count = tf.reduce_prod(shape)
+        count = tf.reduce_prod(tf.cast(shape, "int64"))
         pairs = tf.raw_ops.StatelessRandomUniform(shape=[2, (count + 1) // 2], seed=seed, dtype=dtype)
         radius = tf.sqrt(-2 * tf.math.log1p(-pairs[0])) * stddev
         angle = pairs[1] * (2 * math.pi)
