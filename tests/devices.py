@@ -95,8 +95,15 @@ def jax_layouts(_):
     import jax
     from cases import CASES
 
-    from keras_winit.sharding import program
+    from keras_winit import sharding
 
+    programs = []
+
+    def recorded(draw, layout, program=sharding.program):
+        programs.append(program(draw, layout))
+        return programs[-1]
+
+    sharding.program = recorded
     seeded = [name for name in winit.names() if getattr(winit.get(name), "random", False)]
     answers = []
     for case in CASES:
@@ -109,19 +116,20 @@ def jax_layouts(_):
             shape = case.shapes[0]
             one = np.asarray(scheme(shape, dtype="float32"))
         drawn = {}
+        programs.clear()
         for count in (2, 8):
             mesh = jax.make_mesh((count,), ("x",), devices=jax.devices()[:count])
             axes = [None] * (len(shape) - 1) + ["x" if shape[-1] % count == 0 else None]
             layout = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*axes))
             drawn[count] = scheme(shape, dtype="float32", layout=layout)
-        text = program(lambda scheme=scheme, shape=shape: scheme(shape, dtype="float32"), layout)
-        text = text.lower().compile().as_text()
+        text = programs[-1].lower().compile().as_text() if programs else ""
         sizes = [[int(n) for n in found.split(",")] for found in re.findall(r"\b[fsu]32\[([\d,]+)\]", text)]
         answers.append(
             {
                 "case": case.id,
                 "whole": scheme.whole,
                 "split": "x" in axes,
+                "programs": len(programs),
                 "laid_out": drawn[8].sharding == layout,
                 "largest": max((int(np.prod(size)) for size in sizes), default=0) / int(np.prod(shape)),
                 "near": bool(np.allclose(one, drawn[8], rtol=1e-5, atol=1e-7)),

@@ -54,6 +54,7 @@ def test_every_scheme_honours_a_layout():
         assert found["near"], found
         assert found["same"], found  # on two devices and on eight
         if found["split"] and not found["whole"]:
+            assert found["programs"] == 2, found
             # Nothing in the program of a device is larger than its share.
             assert found["largest"] == 1 / 8, found
 
