@@ -19,7 +19,7 @@ from keras_winit.seeds import Seed, drawable
 
 # The number of elements from which a graph is faster than TensorFlow's eager operations, whose
 # every result is new memory.
-_GRAPH_PAYS = 2**19
+LARGE = 2**19
 
 _ERF_SQRT2 = math.erf(math.sqrt(2))
 
@@ -77,7 +77,7 @@ def _tensorflow() -> tuple[Sampler, ...]:
     @cache
     def in_a_graph(sampler: Any, dtype: str) -> Any:
         """The sampler for any shape, as a graph: it computes in place what eager code copies."""
-        signature = [tf.TensorSpec([None], "int32"), tf.TensorSpec([], dtype), tf.TensorSpec([2], "int32")]
+        signature = [tf.TensorSpec([None], "int64"), tf.TensorSpec([], dtype), tf.TensorSpec([2], "int32")]
         return tf.function(
             lambda shape, scale, key: sampler(shape, scale, dtype, key),
             input_signature=signature,
@@ -89,11 +89,11 @@ def _tensorflow() -> tuple[Sampler, ...]:
             if not isinstance(seed, int):  # in a graph that is drawn from for many shapes and seeds
                 return sampler(shape, scale, dtype, tf.stack([seed, 0]))
             key = np.array([seed, 0], "int32")
-            if math.prod(shape) < _GRAPH_PAYS:
+            if math.prod(shape) < LARGE:
                 return sampler(shape, scale, dtype, key)
             if not tf.executing_eagerly():
                 return large(shape, scale, dtype, key)
-            return in_a_graph(large, dtype)(np.array(shape, "int32"), tf.constant(scale, dtype), key)
+            return in_a_graph(large, dtype)(np.array(shape, "int64"), tf.constant(scale, dtype), key)
 
         return sample
 

@@ -22,7 +22,7 @@ import numpy as np
 from keras import ops
 
 from keras_winit.checks import Shape
-from keras_winit.generators import normal
+from keras_winit.generators import LARGE, normal
 from keras_winit.seeds import Seed, drawable
 
 # Reflections applied in one product: as few as keep matrix products limited by arithmetic and not
@@ -189,18 +189,24 @@ def _for_tensorflow() -> tuple[Any, Any]:
         return tf.function(_step, input_signature=signature, autograph=False)
 
     def one_block(shape: Shape, dtype: str, seed: Seed) -> Any:
-        if isinstance(seed, int) and tf.executing_eagerly():
+        if not tf.executing_eagerly():
+            return _one_block(shape, dtype, seed)
+        if isinstance(seed, int) and math.prod(shape) < LARGE:  # what is larger is drawn another way
             return drawing(len(shape), dtype)(np.array(shape, "int32"), np.int32(drawable(seed)))
-        return _one_block(shape, dtype, seed)
+        return step(normal(shape, 1.0, dtype, seed), shape[-2] - shape[-1])
 
     def many_blocks(numbers: Any, rows: int, columns: int) -> Any:
         if not tf.executing_eagerly():
             return _many_blocks(numbers, rows, columns)
-        step = stepping(numbers.shape.rank + 1, numbers.dtype.name)
-        product = tf.zeros((*numbers.shape[:-1], rows - columns, 0), numbers.dtype)
+        product = None
         for _, gauss in _from_the_last(numbers, rows, columns):
-            product = step(gauss, product)
+            product = step(gauss, rows - columns, product)
         return product
+
+    def step(gauss: Any, below: int, product: Any = None) -> Any:
+        if product is None:
+            product = tf.zeros((*gauss.shape[:-2], below, 0), gauss.dtype)
+        return stepping(gauss.shape.rank, gauss.dtype.name)(gauss, product)
 
     return one_block, many_blocks
 

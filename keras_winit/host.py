@@ -1,4 +1,4 @@
-"""A tensor's values as an array of numpy, without a copy where they are in this machine's memory."""
+"""A tensor's values: whether it has any yet, and as an array of numpy without a copy where they are here."""
 
 from typing import Any
 
@@ -15,3 +15,12 @@ def host_array(tensor: Any) -> np.ndarray[Any, Any]:
         except (TypeError, ValueError, BufferError):  # of half precision, or on another device
             pass
     return np.asarray(ops.convert_to_numpy(tensor))
+
+
+def is_traced(tensor: Any) -> bool:
+    """Whether a tensor is one of a program that is being compiled, and has no values yet."""
+    if keras.backend.backend() == "jax":
+        import jax  # noqa: PLC0415
+
+        return isinstance(tensor, jax.core.Tracer)
+    return keras.backend.backend() == "tensorflow" and ops.is_tensor(tensor) and not hasattr(tensor, "numpy")

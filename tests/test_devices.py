@@ -4,6 +4,7 @@ import json
 from functools import cache
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 from helpers import BACKEND, run_python
@@ -72,3 +73,27 @@ def test_only_schemes_that_hang_together_are_drawn_whole():
 def test_a_layout_on_another_backend_is_an_error():
     with pytest.raises(ValueError, match="only the JAX backend"):
         winit.HeNormal()((3, 4), layout=object())
+
+
+class Numpy(keras.initializers.Initializer):
+    """An initializer of a user's own that no program can be made of."""
+
+    def __call__(self, shape, dtype=None):
+        return keras.ops.convert_to_tensor(np.full(shape, float(np.asarray(keras.ops.ones(())))), dtype)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="layouts are JAX's")
+def test_a_wrapped_initializer_need_not_compile():
+    devices = keras.distribution.list_devices()
+    mesh = keras.distribution.DeviceMesh((len(devices),), ("x",), devices)
+    layout = keras.distribution.TensorLayout((None, "x"), mesh)
+    weight = winit.Scaled(Numpy(), factor=2.0)((4, 8), "float32", layout=layout)
+    np.testing.assert_array_equal(np.asarray(weight), 2)
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="JAX follows layouts")
+def test_initialize_does_not_mind_a_layout_that_the_backend_ignores():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.layers[0].kernel._layout = object()
+    winit.initialize(model, "he_normal", seed=1)
+    assert np.asarray(keras.ops.convert_to_numpy(model.layers[0].kernel)).std() > 0

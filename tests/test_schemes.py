@@ -3,6 +3,7 @@
 import copy
 import json
 import pickle
+import random
 
 import keras
 import numpy as np
@@ -207,3 +208,11 @@ def test_integers_only_where_they_mean_something(name):
             make(case)(case.shapes[0], dtype="int32")
     else:
         assert keras.backend.standardize_dtype(make(case)(case.shapes[0], dtype="int32").dtype) == "int32"
+
+
+def test_a_wrapper_of_what_has_no_seed_settles_its_own():
+    scheme = winit.Scaled(winit.Scaled("zeros"))
+    assert isinstance(scheme.seed, int)
+    state = random.getstate()
+    scheme((2, 2))
+    assert random.getstate() == state

@@ -118,6 +118,16 @@ def test_haar_is_the_product_of_its_reflections(rows, columns):
     np.testing.assert_allclose(product, reflections_one_by_one(rows, columns, numbers), atol=3e-6)
 
 
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="about tf.function")
+@pytest.mark.parametrize("shape", [(300, 200), (4096, 256), (1100, 700)])
+def test_orthogonal_is_the_same_in_a_graph(shape):
+    import tensorflow as tf
+
+    scheme = winit.Orthogonal(seed=7)
+    traced = array(tf.function(lambda: scheme(shape))())
+    np.testing.assert_allclose(array(scheme(shape)), traced, atol=2e-6)
+
+
 def test_haar_where_a_number_is_exactly_zero(monkeypatch):
     # The last vector of a square matrix has length 1; generators can return a zero.
     gauss = np.random.default_rng(0).standard_normal((3, 4, 4)).astype("float32")

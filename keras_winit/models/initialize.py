@@ -265,7 +265,7 @@ def _own(slot: Slot, reason: str) -> _Choice:
 def _draw(slot: Slot, choice: _Choice, undo: Undo) -> None:
     variable, initializer = slot.variable, choice.initializer
     undo.keep(variable)  # before the new value is drawn: two copies at a time, never three
-    layout = getattr(variable, "_layout", None)
+    layout = getattr(variable, "_layout", None) if keras.backend.backend() == "jax" else None
     options = {} if layout is None or not isinstance(initializer, Scheme) else {"layout": layout}
     value = initializer(slot.shape, dtype=variable.dtype, **options)
     if tuple(value.shape) != slot.shape:

@@ -13,11 +13,11 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_winit.host import host_array
+from keras_winit.host import host_array, is_traced
 from keras_winit.models.moments import Moments, moments
 from keras_winit.models.slots import Slot
 from keras_winit.models.undo import assign_exactly, exact_value
-from keras_winit.models.watching import having, is_traced
+from keras_winit.models.watching import having
 
 # Multiplies a slot's kernel by a factor, or one for each gate, or leaves it alone with a reason:
 # settle(slot, deviations found, factors or None, reason).

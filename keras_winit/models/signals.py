@@ -11,7 +11,7 @@ import numpy as np
 from keras import layers, ops
 
 from keras_winit.activations import Activation, resolve
-from keras_winit.host import host_array
+from keras_winit.host import host_array, is_traced
 from keras_winit.models.batch import Batch, call_on
 from keras_winit.models.following import ACTIVATION_LAYERS, NORMALIZATIONS
 from keras_winit.models.guessing import LossOf
@@ -21,7 +21,7 @@ from keras_winit.models.rescaling import LINEAR
 from keras_winit.models.slots import CELLS, Slot
 from keras_winit.models.taps import gradient, tap
 from keras_winit.models.undo import exact_value
-from keras_winit.models.watching import as_written, having, intercepted, is_traced, untouched
+from keras_winit.models.watching import as_written, having, intercepted, untouched
 from keras_winit.progress import progress as progress_bar
 
 _ROUNDING = 1e-5  # of a number, which is no difference

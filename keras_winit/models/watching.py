@@ -108,12 +108,3 @@ def no_gradients() -> contextlib.AbstractContextManager[Any]:
         nothing_kept: contextlib.AbstractContextManager[Any] = torch.no_grad()
         return nothing_kept
     return contextlib.nullcontext()
-
-
-def is_traced(tensor: Any) -> bool:
-    """Whether a tensor is one of a program that is being compiled, and has no values yet."""
-    if keras.backend.backend() == "jax":
-        import jax  # noqa: PLC0415
-
-        return isinstance(tensor, jax.core.Tracer)
-    return keras.backend.backend() == "tensorflow" and ops.is_tensor(tensor) and not hasattr(tensor, "numpy")

@@ -13,6 +13,7 @@ from keras import ops
 
 from keras_winit.checks import Shape, as_axes, as_dtype, as_shape, did_you_mean
 from keras_winit.fans import Fans, compute_fans, resolve_axes
+from keras_winit.host import is_traced
 from keras_winit.matrix_view import MatrixView
 from keras_winit.sampling import compute_dtype
 from keras_winit.seeds import check_seed, settle
@@ -21,7 +22,6 @@ from keras_winit.sharding import laid_out
 PACKAGE = "winit"
 _SCHEMES: dict[str, type["Scheme"]] = {}
 _ALIASES: dict[str, str] = {}
-_FLOAT16_LEAST = 2.0**-24  # its smallest subnormal number
 _PARAMETERS: dict[type, Mapping[str, inspect.Parameter]] = {}  # reading a signature is slow
 
 # Arguments that many schemes share, put into their docstrings in place of {seed}, {axes}, {fans}.
@@ -56,7 +56,7 @@ class Scheme(keras.initializers.Initializer):
     # Whether a part of the weight cannot be drawn without the rest of it.
     whole: bool = False
 
-    seed: Any = None
+    seed: Any
 
     def draw(self, shape: Shape, dtype: str) -> Any:
         """A tensor of this shape and compute dtype."""
@@ -80,7 +80,7 @@ class Scheme(keras.initializers.Initializer):
             shape: positive integers.
             dtype: the name of a dtype; None means `keras.config.floatx()`. Whatever it is,
                 numbers are drawn in float32 or wider and then rounded to the nearest. Small ones
-                become subnormal in float16; a scheme too small even for these is refused.
+                become subnormal in float16; a tensor that would round to zeros alone is refused.
             layout: on JAX, how to distribute the tensor over devices: a
                 `keras.distribution.TensorLayout` or a `jax.sharding.Sharding`. Each device then
                 draws its own part; an orthogonal matrix, and one from a `SeedGenerator`, is drawn
@@ -99,20 +99,24 @@ class Scheme(keras.initializers.Initializer):
                 f"{type(self).__name__} draws real numbers and needs a floating-point `dtype`. "
                 f"Received: dtype={dtype!r}."
             )
-        if dtype == "float16" and 0 < (std := self.expected_std(shape) or 0) < _FLOAT16_LEAST:
-            raise ValueError(
-                f"{type(self).__name__} gives {shape!r} a standard deviation of {std:.1e}, which float16 "
-                "rounds to zero. Use dtype='bfloat16' or 'float32'."
-            )
         if layout is not None:
-            whole = self.whole or isinstance(self.seed, keras.random.SeedGenerator)
+            whole = self.whole or isinstance(getattr(self, "seed", None), keras.random.SeedGenerator)
             return laid_out(lambda: self._drawn(shape, dtype), layout, whole=whole)
         return self._drawn(shape, dtype)
 
     def _drawn(self, shape: Shape, dtype: str) -> Any:
         wide = compute_dtype(dtype)
         tensor = self.draw(shape, wide)
-        return tensor if wide == dtype else ops.cast(tensor, dtype)
+        if wide == dtype:
+            return tensor
+        rounded = ops.cast(tensor, dtype)
+        checked = dtype == "float16" and self.random and not is_traced(rounded)
+        if checked and not ops.any(rounded) and ops.any(tensor):
+            raise ValueError(
+                f"All that {type(self).__name__} draws for the shape {shape!r} is below float16's least "
+                "number and rounds to zero. Use dtype='bfloat16' or 'float32'."
+            )
+        return rounded
 
     def check_shape(self, shape: Any) -> Shape:
         """The shape as a tuple, if this scheme can draw it."""

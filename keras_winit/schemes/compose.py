@@ -22,7 +22,8 @@ class Wrapper(KernelScheme):
         """Keep the wrapped initializer and what is to be handed to it."""
         self.initializer = get(initializer)
         self.blockwise = getattr(self.initializer, "blockwise", False)
-        self.whole = getattr(self.initializer, "whole", False)
+        # One that is not of this package may not bear to be compiled.
+        self.whole = getattr(self.initializer, "whole", True)
         self.set_axes(input_axes, output_axes)
         self.set_seed(seed)
         if seed is None:
