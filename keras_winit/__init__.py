@@ -21,6 +21,7 @@ from keras_winit.schemes.basic import Constant, Ones, RandomNormal, RandomUnifor
 from keras_winit.schemes.bias import ChronoBias, PriorBias
 from keras_winit.schemes.compose import ICNR, PerGate, Scaled, Summed
 from keras_winit.schemes.orthogonal import DeltaOrthogonal, Orthogonal
+from keras_winit.schemes.siren import Siren
 from keras_winit.schemes.structured import Bilinear, Dirac, Identity, Sparse
 from keras_winit.schemes.variance import (
     FanInUniform,
@@ -30,7 +31,6 @@ from keras_winit.schemes.variance import (
     HeUniform,
     LecunNormal,
     LecunUniform,
-    Siren,
     VarianceScaling,
 )
 

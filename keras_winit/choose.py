@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from keras_winit.activations import Activation, resolve
 from keras_winit.checks import one_of
 from keras_winit.gains import gain
-from keras_winit.schemes.base import Scheme, get
+from keras_winit.schemes.base import Scheme
+from keras_winit.schemes.registry import get
 
 # The choice that the literature makes, by the name of the activation.
 _RECTIFIERS = ("relu", "relu6", "leaky_relu", "prelu", "elu", "celu", "gelu", "silu", "mish", "hard_silu")

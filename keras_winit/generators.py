@@ -1,8 +1,8 @@
 """The backend's own uniform and normal tensors, by the shortest way there.
 
-`keras.random` gives the same numbers for the same seed on TensorFlow and JAX, but goes through
-several small operations first, which for a small weight are most of its time. A moving seed, a
-`SeedGenerator`, still goes through it.
+`keras.random` goes through several small operations first, which for a small weight are most of its
+time. On JAX, and on TensorFlow for uniforms and small normals, the numbers are the same for the same
+seed. A moving seed, a `SeedGenerator`, still goes through `keras.random`.
 """
 
 import math
@@ -17,8 +17,8 @@ from keras import ops
 from keras_winit.checks import Shape
 from keras_winit.seeds import Seed, drawable
 
-# The number of elements from which a graph is faster than TensorFlow's eager operations, whose
-# every result is new memory.
+# The number of elements from which TensorFlow draws in a graph, since every result of an eager
+# operation is new memory, and normals by operations on whole tensors.
 LARGE = 2**19
 
 _ERF_SQRT2 = math.erf(math.sqrt(2))
@@ -84,7 +84,9 @@ def _tensorflow() -> tuple[Sampler, ...]:
             autograph=False,
         )
 
-    def best(sampler: Any, large: Any) -> Sampler:
+    def best(sampler: Any, large: Any = None) -> Sampler:
+        large = large or sampler
+
         def sample(shape: Shape, scale: float, dtype: str, seed: int) -> Any:
             if not isinstance(seed, int):  # in a graph that is drawn from for many shapes and seeds
                 return sampler(shape, scale, dtype, tf.stack([seed, 0]))
@@ -97,7 +99,7 @@ def _tensorflow() -> tuple[Sampler, ...]:
 
         return sample
 
-    return best(uniform, uniform), best(normal, large_normal), best(truncated_normal, truncated_normal)
+    return best(uniform), best(normal, large_normal), best(truncated_normal)
 
 
 def _jax() -> tuple[Sampler, ...]:

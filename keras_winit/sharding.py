@@ -29,7 +29,7 @@ def laid_out(draw: Callable[[], Any], layout: Any, *, whole: bool) -> Any:
         )
     import jax  # noqa: PLC0415 - the backend in use
 
-    layout = as_sharding(layout)
+    layout = getattr(layout, "backend_layout", layout)
     if isinstance(getattr(layout, "mesh", None), jax.sharding.AbstractMesh):
         # Keras calls inside `jax.sharding.explicit_axes`, where every operation would have to say
         # how its result is laid out; here the compiler shall find that out.
@@ -45,9 +45,9 @@ def program(draw: Callable[[], Any], layout: Any) -> Any:
     """The program, to be compiled, in which each device draws its part."""
     import jax  # noqa: PLC0415 - the backend in use
 
-    return jax.jit(draw, out_shardings=as_sharding(layout))
+    return jax.jit(draw, out_shardings=layout)
 
 
-def as_sharding(layout: Any) -> Any:
-    """A layout of Keras as the backend's."""
-    return getattr(layout, "backend_layout", layout)
+def layout_of(variable: Any) -> Any:
+    """The layout by which a variable is distributed, or None; backends other than JAX ignore theirs."""
+    return getattr(variable, "_layout", None) if keras.backend.backend() == "jax" else None

@@ -40,13 +40,14 @@ def workflow(replicas):
     stages["initialized"] = snapshot(net)
     winit.calibrate(net, DATA, seed=1, progress=False)
     stages["calibrated"] = snapshot(net)
-    errors = [finding.code for finding in winit.diagnose(net, DATA, LABELS).findings]
+    report = winit.diagnose(net, DATA, LABELS)
     net.fit(DATA, LABELS, batch_size=32, epochs=1, verbose=0)
     stages["trained"] = snapshot(net)
     copies = [[np.asarray(copy) for copy in replicas(variable)] for variable in net.variables]
     return {
         "stages": stages,
-        "findings": errors,
+        "findings": [finding.code for finding in report.findings],
+        "signals": [[row["path"], row["std"], row["gradient"]] for row in report.to_dict()["layers"]],
         "equal": all(np.array_equal(one, copy) for one, *rest in copies for copy in rest),
         "copies": min(len(found) for found in copies),
     }

@@ -46,6 +46,13 @@ def assert_drawn_from(sample: np.ndarray, distribution: str, std: float) -> None
     assert p > 1e-4, f"Kolmogorov-Smirnov p = {p:g} against {distribution}"
 
 
+def assert_semi_orthogonal(matrix, gain: float = 1.0, tolerance: float = 5e-6) -> None:
+    """Its columns are orthonormal, or its rows where there are fewer of them, times the gain."""
+    matrix = np.asarray(matrix, "float64")
+    short = matrix.T @ matrix if matrix.shape[0] >= matrix.shape[1] else matrix @ matrix.T
+    np.testing.assert_allclose(short, gain**2 * np.eye(len(short)), atol=tolerance)
+
+
 def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
     """Run Python in a new process, from a folder without this checkout in it."""
     return subprocess.run(

@@ -26,6 +26,8 @@ def answer(question, kind):
 def test_a_model_on_many_devices_lives_as_on_one(kind):
     one, many = answer("workflow", "one"), answer("workflow", kind)
     assert many["findings"] == one["findings"]
+    for mine, single in zip(many["signals"], one["signals"], strict=True):
+        assert mine == [single[0], *(pytest.approx(figure, rel=1e-3) for figure in single[1:])]
     assert list(many["stages"]) == ["built", "initialized", "calibrated", "trained"]
     for stage, weights in many["stages"].items():
         for mine, single in zip(weights, one["stages"][stage], strict=True):

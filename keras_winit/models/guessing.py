@@ -39,10 +39,19 @@ def loss_of(model: keras.Model, loss: Any) -> LossOf:
 
         def total(batch: Any, outputs: Any) -> Any:
             x, y = keras.tree.map_structure(_tensor, (batch.inputs, batch.labels))
-            return model.compute_loss(x=x, y=y, y_pred=outputs)
+            return _devices() * model.compute_loss(x=x, y=y, y_pred=outputs)
 
         return LossOf(total, plain)
     return LossOf(_plain(loss), plain)
+
+
+def _devices() -> int:
+    """How many parts of a batch tf.distribute adds up, by which Keras divides each part's loss."""
+    if keras.backend.backend() != "tensorflow":
+        return 1
+    import tensorflow as tf  # noqa: PLC0415 - the backend in use
+
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
 def _tensor(array: Any) -> Any:

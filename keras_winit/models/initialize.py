@@ -12,15 +12,17 @@ from keras_winit.checks import as_bool, did_you_mean
 from keras_winit.choose import for_activation
 from keras_winit.models.fitting import fit, without_place
 from keras_winit.models.following import Graph
+from keras_winit.models.optimizer import reset_optimizer
 from keras_winit.models.plan import Plan, Row
 from keras_winit.models.slots import Slot, slots, unbuilt
 from keras_winit.models.torch_defaults import torch_default
 from keras_winit.models.undo import Undo, undo_on_failure
 from keras_winit.progress import progress
 from keras_winit.schemes import Scheme, names
-from keras_winit.schemes.base import get
 from keras_winit.schemes.compose import Wrapper
+from keras_winit.schemes.registry import get
 from keras_winit.seeds import check_seed, fold, settle
+from keras_winit.sharding import layout_of
 
 # JAX goes ahead of Python. From this many elements it is waited for: one such tensor at a time.
 _LARGE = 2**18
@@ -145,7 +147,7 @@ class Drawing:
     def reset_optimizer(self, undo: Undo) -> None:
         """Give the optimizer's state the values that it starts with, if it has one."""
         if self.stateful:
-            _reset_optimizer(self._model, undo)
+            reset_optimizer(self._model, undo)
 
     def plan(self, *, dry_run: bool) -> Plan:
         """What is done, or would be."""
@@ -265,7 +267,7 @@ def _own(slot: Slot, reason: str) -> _Choice:
 def _draw(slot: Slot, choice: _Choice, undo: Undo) -> None:
     variable, initializer = slot.variable, choice.initializer
     undo.keep(variable)  # before the new value is drawn: two copies at a time, never three
-    layout = getattr(variable, "_layout", None) if keras.backend.backend() == "jax" else None
+    layout = layout_of(variable)
     options = {} if layout is None or not isinstance(initializer, Scheme) else {"layout": layout}
     value = initializer(slot.shape, dtype=variable.dtype, **options)
     if tuple(value.shape) != slot.shape:
@@ -285,20 +287,6 @@ def _draw(slot: Slot, choice: _Choice, undo: Undo) -> None:
     for owner, attribute in slot.recorders():
         record = initializer if owner is slot.layer else without_place(initializer)
         undo.set_attribute(owner, attribute, record)
-
-
-def _reset_optimizer(model: keras.Model, undo: Undo) -> None:
-    optimizer = model.optimizer
-    fresh = type(optimizer).from_config(optimizer.get_config())
-    # What it was built for, which after loading an h5 file may be nothing yet.
-    fresh.build(getattr(optimizer, "inner_optimizer", optimizer)._trainable_variables)
-    if [tuple(v.shape) for v in fresh.variables] != [tuple(v.shape) for v in optimizer.variables]:
-        raise ValueError(
-            f"The state of the optimizer {type(optimizer).__name__} does not belong to this model's weights. "
-            "Compile the model again."
-        )
-    for old, new in zip(optimizer.variables, fresh.variables, strict=True):
-        undo.assign(old, new)
 
 
 def _describe(initializer: Any) -> str:

@@ -16,11 +16,11 @@ from keras import initializers, ops
 from keras_winit.progress import progress
 from keras_winit.sampling import TRUNCATED_STD
 from keras_winit.schemes import Scheme, get, names
-from keras_winit.schemes.base import PACKAGE
 from keras_winit.schemes.basic import Constant, Ones, RandomNormal, RandomUniform, TruncatedNormal, Zeros
 from keras_winit.schemes.bias import PriorBias
 from keras_winit.schemes.compose import Scaled, Summed, Wrapper
 from keras_winit.schemes.orthogonal import DeltaOrthogonal, Orthogonal
+from keras_winit.schemes.registry import PACKAGE
 from keras_winit.schemes.structured import Sparse
 from keras_winit.schemes.variance import VarianceScheme
 

@@ -9,7 +9,8 @@ from keras import ops
 from keras_winit.checks import Shape, as_float
 from keras_winit.generators import normal, uniform
 from keras_winit.sampling import truncated_normal
-from keras_winit.schemes.base import Scheme, register
+from keras_winit.schemes.base import Scheme
+from keras_winit.schemes.registry import register
 
 
 @register("zeros", aliases=("zero",), formula="0", source="–")

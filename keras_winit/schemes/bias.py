@@ -7,7 +7,8 @@ from keras import ops
 
 from keras_winit.checks import Shape, as_float, one_of
 from keras_winit.generators import uniform
-from keras_winit.schemes.base import Scheme, register
+from keras_winit.schemes.base import Scheme
+from keras_winit.schemes.registry import register
 
 
 @register(

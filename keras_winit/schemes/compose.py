@@ -6,7 +6,8 @@ from typing import Any
 from keras import ops
 
 from keras_winit.checks import Shape, as_float, as_int
-from keras_winit.schemes.base import KernelScheme, Scheme, get, register
+from keras_winit.schemes.base import KernelScheme, Scheme
+from keras_winit.schemes.registry import get, register
 from keras_winit.seeds import fold
 
 

@@ -8,7 +8,8 @@ from keras import ops
 from keras_winit.checks import Shape, as_float
 from keras_winit.haar import haar
 from keras_winit.matrix_view import MatrixView
-from keras_winit.schemes.base import KernelScheme, Scheme, register
+from keras_winit.schemes.base import KernelScheme, Scheme
+from keras_winit.schemes.registry import register
 
 
 def centre(shape: Shape) -> tuple[int, ...]:

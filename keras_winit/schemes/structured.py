@@ -9,8 +9,9 @@ from keras import ops
 from keras_winit.checks import Shape, as_float, as_int
 from keras_winit.generators import normal, uniform
 from keras_winit.matrix_view import MatrixView
-from keras_winit.schemes.base import KernelScheme, Scheme, register
+from keras_winit.schemes.base import KernelScheme, Scheme
 from keras_winit.schemes.orthogonal import centre
+from keras_winit.schemes.registry import register
 from keras_winit.seeds import fold
 
 
