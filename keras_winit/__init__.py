@@ -20,6 +20,7 @@ from keras_winit.schemes import get, names
 from keras_winit.schemes.basic import Constant, Ones, RandomNormal, RandomUniform, TruncatedNormal, Zeros
 from keras_winit.schemes.bias import ChronoBias, PriorBias
 from keras_winit.schemes.compose import ICNR, PerGate, Scaled, Summed
+from keras_winit.schemes.looks_linear import LooksLinear
 from keras_winit.schemes.orthogonal import DeltaOrthogonal, Orthogonal
 from keras_winit.schemes.siren import Siren
 from keras_winit.schemes.structured import Bilinear, Dirac, Identity, Sparse
@@ -54,6 +55,7 @@ __all__ = [
     "Identity",
     "LecunNormal",
     "LecunUniform",
+    "LooksLinear",
     "Ones",
     "Orthogonal",
     "PerGate",

@@ -80,7 +80,7 @@ def moments(activation: Any) -> Moments:
     known = resolve(activation)
     if known.name in _JOINT:
         return Moments(0.0, 1.0, 1.0)
-    width = _features(known)
+    width = features(known)
     result = _elementwise(known) if width == 2 else _gated(known)
     if not all(math.isfinite(value) for value in result):
         raise ValueError(
@@ -90,16 +90,16 @@ def moments(activation: Any) -> Moments:
     return result
 
 
-def _evaluate(activation: Activation, values: np.ndarray) -> np.ndarray:
+def evaluate(activation: Activation, values: np.ndarray) -> np.ndarray:
     """f of float32 values, as float64."""
     result = activation.function(ops.convert_to_tensor(values.astype("float32")))
     return np.asarray(ops.convert_to_numpy(result), dtype="float64")
 
 
-def _features(activation: Activation) -> int:
+def features(activation: Activation) -> int:
     """How many features come out for two that go in: 2, each by itself, or 1 from both."""
     probe = np.array([[0.3, -0.7], [0.3, 1.1]])
-    result = _evaluate(activation, probe)
+    result = evaluate(activation, probe)
     if result.shape == (2, 1):
         return 1
     if result.shape != (2, 2) or not np.isclose(result[0, 0], result[1, 0], rtol=1e-5, atol=1e-6):
@@ -111,16 +111,16 @@ def _features(activation: Activation) -> int:
 
 
 @cache
-def _grid(reach: int, steps_per_unit: int) -> tuple[np.ndarray, np.ndarray]:
-    """Points, and the standard normal's weights at them, which sum to 1."""
+def grid(reach: int = _REACH, steps_per_unit: int = _STEPS_PER_UNIT) -> tuple[np.ndarray, np.ndarray]:
+    """Points around zero, and the standard normal's weights at them, which sum to 1."""
     points = np.arange(-reach * steps_per_unit, reach * steps_per_unit + 1) / steps_per_unit
     weights = np.exp(-points * points / 2)
     return points, weights / weights.sum()
 
 
 def _elementwise(activation: Activation) -> Moments:
-    points, weights = _grid(_REACH, _STEPS_PER_UNIT)
-    values = _evaluate(activation, points[None, :])[0]
+    points, weights = grid()
+    values = evaluate(activation, points[None, :])[0]
     slopes = np.diff(values) * _STEPS_PER_UNIT
     steep = np.abs(slopes)
     beside = np.maximum(np.append(steep[1:], 0), np.insert(steep[:-1], 0, 0))
@@ -128,7 +128,7 @@ def _elementwise(activation: Activation) -> Moments:
     for panel in np.flatnonzero(steep > _JUMP * (beside + 1)):
         # Look closer: all of the panel has a slope, but for the piece with the jump in it.
         pieces = np.linspace(points[panel], points[panel + 1], _PIECES + 1)
-        rises = np.abs(np.diff(_evaluate(activation, pieces[None, :])[0])) * _PIECES * _STEPS_PER_UNIT
+        rises = np.abs(np.diff(evaluate(activation, pieces[None, :])[0])) * _PIECES * _STEPS_PER_UNIT
         squares[panel] = np.mean(np.sort(rises)[:-1] ** 2)
     between = (weights[1:] + weights[:-1]) / 2
     return Moments(
@@ -146,7 +146,7 @@ def _gated(activation: Activation) -> Moments:
 
     def at(shift_a: float, shift_b: float) -> np.ndarray:
         a, b = np.meshgrid(nodes + shift_a, nodes + shift_b, indexing="ij")
-        return _evaluate(activation, np.stack([a, b], axis=-1).reshape(-1, 2)).reshape(a.shape)
+        return evaluate(activation, np.stack([a, b], axis=-1).reshape(-1, 2)).reshape(a.shape)
 
     def mean(values: np.ndarray) -> float:
         return float(weights @ values @ weights)

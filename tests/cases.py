@@ -105,6 +105,23 @@ CASES = [
     Case("orthogonal", {}, {DENSE: 1 / sqrt(300), (60, 400): 1 / sqrt(400), CONV: 1 / sqrt(360)}),
     Case("orthogonal", {"gain": 1.5}, {DENSE: 1.5 / sqrt(300)}),
     Case("delta_orthogonal", {}, {CONV: 1 / sqrt(15 * 40)}, home="conv", shapes=(CONV,)),
+    # Looks linear: every signal, of which twins are one, has the same share of the variance.
+    Case("looks_linear", {}, {DENSE: 1 / sqrt(300), (60, 401): 1 / sqrt(60), CONV: 1 / sqrt(15 * 24)}),
+    Case(
+        "looks_linear",
+        {"activation": "relu"},
+        {
+            DENSE: 1 / sqrt(150),
+            (301, 170): sqrt(300 / 301 / 150),
+            (60, 401): 1 / sqrt(30),
+            CONV: 1 / sqrt(15 * 12),
+        },
+    ),
+    Case(
+        "looks_linear",
+        {"activation": "relu", "mirror": "inputs", "variance": 0.5, "input_blocks": 2},
+        {DENSE: sqrt(0.5 / 150), (302, 40): sqrt(0.5 / 150 * 300 / 302)},
+    ),
     Case("identity"),
     Case("dirac", home="conv", shapes=(CONV,)),
     Case("sparse", {"connections": 9, "stddev": 0.7}, {DENSE: 0.7 * sqrt(9 / 300)}),

@@ -66,7 +66,7 @@ def test_every_scheme_honours_a_layout():
 def test_only_schemes_that_hang_together_are_drawn_whole():
     whole = {found["case"].partition("(")[0] for found in answer("layouts", "all") if found["whole"]}
     assert whole == {
-        *("orthogonal", "delta_orthogonal", "identity", "dirac", "sparse", "bilinear"),
+        *("orthogonal", "delta_orthogonal", "looks_linear", "identity", "dirac", "sparse", "bilinear"),
         *("per_gate", "chrono_bias"),
     }
 

@@ -44,6 +44,10 @@ BAD = {
     "groups": (*NUMBERS, 0, -1, 2.5),
     "cell": ("rnn", None, 3),
     "activation": ("relu", None, 3),
+    "mirror": (3, "twice", "input"),
+    "variance": POSITIVE,
+    "input_variance": POSITIVE,
+    "input_blocks": (*NUMBERS, 0, -1, 2.5),
     "prior": (*[n for n in NUMBERS if not isinstance(n, list)], 0, 1, 1.5, [0.2, 0.0], [[0.2]]),
     "counts": ("a string", 3, [1], [1, 0], [1, -2], [[1, 2]], [1, math.nan]),
     "value": ("a string", math.nan, math.inf, [1, [2, 3]], {"a": 1}, object()),
@@ -52,13 +56,19 @@ BAD = {
 ALSO_BAD = {("orthogonal", "gain"): (0, -1.0), ("delta_orthogonal", "gain"): (0, -1.0)}
 # An integer factor, for which a number that is no integer is wrong too.
 ALSO_BAD[("icnr", "factor")] = (0, -1, 2.5)
+OPTIONAL = (
+    *("seed", "input_axes", "output_axes", "fans", "counts"),
+    *("mirror", "variance", "input_variance"),
+)
+# Any activation is good but one that has no odd part.
+INSTEAD = {("looks_linear", "activation"): (3, "rleu", "softmax", "glu", keras.ops.square)}
 
 ARGUMENTS = [
     (name, key, value)
     for name in winit.names()
     for key in parameters(scheme_class(name))
-    for value in (*BAD[key], *ALSO_BAD.get((name, key), ()))
-    if value is not None or key not in ("seed", "input_axes", "output_axes", "fans", "counts")
+    for value in (*INSTEAD.get((name, key), BAD[key]), *ALSO_BAD.get((name, key), ()))
+    if value is not None or key not in OPTIONAL
 ]
 
 
@@ -67,9 +77,10 @@ def test_a_bad_argument_is_named_with_what_was_received(name, key, value):
     with pytest.raises((TypeError, ValueError)) as caught:
         winit.get(name, **{**BY_NAME[name].arguments, key: value})
     message = str(caught.value)
-    assert "Received" in message or "no scheme named" in message or key == "initializer"
+    told = "Received" in message or "no scheme named" in message
+    assert told or key == "initializer" or (name, key) in INSTEAD
     if key != "initializer":
-        assert f"`{key}`" in message
+        assert f"`{key}`" in message or (name, key) in INSTEAD
 
 
 @pytest.mark.parametrize("name", winit.names())

@@ -138,7 +138,8 @@ def test_names_are_a_contract():
         "kaiming_uniform HeUniform he_normal kaiming_normal HeNormal lecun_uniform LecunUniform lecun_normal "
         "LecunNormal variance_scaling VarianceScaling siren Siren orthogonal Orthogonal delta_orthogonal "
         "DeltaOrthogonal identity eye Identity dirac Dirac sparse Sparse bilinear Bilinear scaled Scaled "
-        "per_gate PerGate summed Summed icnr ICNR prior_bias PriorBias chrono_bias ChronoBias".split()
+        "per_gate PerGate summed Summed icnr ICNR prior_bias PriorBias chrono_bias ChronoBias "
+        "looks_linear mirrored LooksLinear".split()
     )
 
 

@@ -71,6 +71,12 @@ ACTIVATION_LAYERS = (
 )
 
 
+def graph_of(layer: Any) -> Any:
+    """The functional model that a layer is, or runs as, or None."""
+    function = getattr(layer, "_functional", None) if isinstance(layer, keras.Sequential) else layer
+    return function if isinstance(function, keras.Model) and hasattr(function, "operations") else None
+
+
 class Graph:
     """Which operation of a model reads another's output, through nested models."""
 
@@ -79,10 +85,9 @@ class Graph:
         self._after_nested: dict[int, Any] = {}
         self._first: dict[int, list[Any]] = {}
         for layer in model._flatten_layers():
-            function = getattr(layer, "_functional", None) if isinstance(layer, keras.Sequential) else layer
-            if not isinstance(function, keras.Model) or not hasattr(function, "operations"):
-                continue
-            self._read(layer, function)
+            function = graph_of(layer)
+            if function is not None:
+                self._read(layer, function)
 
     def _read(self, model: Any, function: Any) -> None:
         for nodes in function._nodes_by_depth.values():

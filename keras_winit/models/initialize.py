@@ -1,54 +1,26 @@
 """Initialize, or reset, a whole built model: right scheme, right fans, independent seeds."""
 
 import math
-import re
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 from keras import ops
 
-from keras_winit.checks import as_bool, did_you_mean
-from keras_winit.choose import for_activation
+from keras_winit.checks import as_bool
+from keras_winit.models.choosing import Choice, Chooser, rules_of
 from keras_winit.models.fitting import fit, without_place
-from keras_winit.models.following import Graph
 from keras_winit.models.optimizer import reset_optimizer
 from keras_winit.models.plan import Plan, Row
 from keras_winit.models.slots import Slot, slots, unbuilt
-from keras_winit.models.torch_defaults import torch_default
 from keras_winit.models.undo import Undo, undo_on_failure
 from keras_winit.progress import progress
-from keras_winit.schemes import Scheme, names
+from keras_winit.schemes import Scheme
 from keras_winit.schemes.compose import Wrapper
-from keras_winit.schemes.registry import get
 from keras_winit.seeds import check_seed, fold, settle
 from keras_winit.sharding import layout_of
 
 # JAX goes ahead of Python. From this many elements it is waited for: one such tensor at a time.
 _LARGE = 2**18
-
-MODES = ("auto", "configured", "torch", "keep")
-
-
-class _Rule(NamedTuple):
-    pattern: re.Pattern[str] | None
-    scheme: Any  # one of MODES, or an initializer
-
-    def matches(self, slot: Slot) -> bool:
-        return self.pattern is None or self.pattern.search(slot.path) is not None
-
-    def names_the_variable(self, slot: Slot) -> bool:
-        """Whether the rule is about this variable, and not about its layer as a whole."""
-        layer = slot.path.removesuffix(slot.variable.name)
-        return self.pattern is not None and self.pattern.search(layer) is None
-
-
-class _Choice(NamedTuple):
-    initializer: Any  # None: the variable is kept
-    reason: str
-    activation: str | None = None
-    forget_bias: bool = True
-    own: bool = False  # the layer's own initializer, to be drawn as the layer would
 
 
 def initialize(
@@ -70,6 +42,10 @@ def initialize(
 
             - "auto": by the activation that follows each layer, as `recommend` chooses;
             - the name of a scheme, or an initializer, for all kernels and embeddings;
+            - "looks_linear": a network that starts as a linear one, at any depth and with any
+              activation. Each kernel is told what feeds it and what reads it; the pairing goes
+              through dropout, pooling, padding and reshaping, and starts afresh after whatever
+              normalizes, joins or mixes units. What has nothing to pair is drawn as by "auto";
             - "configured": each layer's own initializer, drawn afresh: a reset;
             - "torch": what PyTorch gives the counterpart of each layer, biases included;
             - "keep": nothing is drawn;
@@ -116,10 +92,9 @@ class Drawing:
 
     def __init__(self, model: keras.Model, scheme: Any, seed: int | None) -> None:
         self.seed = _root_seed(seed)
-        rules = _rules(scheme)
         self.slots = slots(model)
         self._model = model
-        graph = Graph(model)
+        chooser = Chooser(model, self.slots, rules_of(scheme))
         drawn_seeds: set[int] = set()
         self._steps = []
         for slot in self.slots:
@@ -127,7 +102,7 @@ class Drawing:
             while place_seed in drawn_seeds:  # one in two thousand million for each pair of weights
                 place_seed = fold(place_seed, "again")
             drawn_seeds.add(place_seed)
-            self._steps.append((slot, *_step(slot, rules, graph, place_seed)))
+            self._steps.append((slot, *_step(slot, chooser, place_seed)))
         optimizer = getattr(model, "optimizer", None)
         self.stateful = optimizer is not None and optimizer.built
 
@@ -166,40 +141,8 @@ def _root_seed(seed: Any) -> int:
     return int(settle(checked))
 
 
-def _rules(scheme: Any) -> list[_Rule]:
-    if not isinstance(scheme, Mapping) or "class_name" in scheme:
-        return [_Rule(None, _scheme(scheme))]
-    rules = []
-    for pattern, item in scheme.items():
-        try:
-            rules.append(_Rule(re.compile(pattern), _scheme(item)))
-        except (re.error, TypeError) as error:
-            if isinstance(pattern, str) and not isinstance(error, re.error):
-                raise
-            raise ValueError(
-                f"A key of `scheme` must be a regular expression over variable paths. "
-                f"Received: {pattern!r}: {error}."
-            ) from error
-    return rules
-
-
-def _scheme(item: Any) -> Any:
-    """A mode, or an initializer."""
-    if isinstance(item, str) and item in MODES:
-        return item
-    if isinstance(item, str) and item.removeprefix("winit>") not in names(aliases=True):
-        hint = did_you_mean(item, (*MODES, *names(aliases=True)))
-        raise ValueError(
-            f"`scheme` must be one of {list(MODES)}, the name of a scheme, an initializer, or a mapping of "
-            f"regular expressions to these. Received: {item!r}.{hint}"
-        )
-    if callable(item) and not isinstance(item, (type, keras.initializers.Initializer)):
-        return item  # a function of shape and dtype, as Keras takes it
-    return get(item)
-
-
-def _step(slot: Slot, rules: list[_Rule], graph: Graph, seed: int) -> tuple[_Choice, Row]:
-    choice = _choose(slot, rules, graph)
+def _step(slot: Slot, chooser: Chooser, seed: int) -> tuple[Choice, Row]:
+    choice = chooser.choice(slot)
     if choice.initializer is not None:
         fitted = fit(choice.initializer, slot, seed, own=choice.own)
         choice = choice._replace(initializer=fitted)
@@ -224,47 +167,7 @@ def _step(slot: Slot, rules: list[_Rule], graph: Graph, seed: int) -> tuple[_Cho
     return choice, row
 
 
-def _choose(slot: Slot, rules: list[_Rule], graph: Graph) -> _Choice:
-    if slot.kept:
-        return _Choice(None, slot.kept)
-    rule = next((rule for rule in rules if rule.matches(slot)), None)
-    if rule is None:
-        return _Choice(None, "no expression matches")
-    if rule.scheme == "keep":
-        return _Choice(None, "as the rule says")
-    if rule.scheme == "torch":
-        initializer, reason = torch_default(slot)
-        if initializer is not None:
-            return _Choice(initializer, reason, forget_bias=False)
-        return _own(slot, "its initial value")
-    if rule.scheme == "configured":
-        return _own(slot, "the layer's own initializer, drawn afresh")
-    if not isinstance(rule.scheme, str) and rule.names_the_variable(slot):
-        return _Choice(rule.scheme, "the rule names this variable", forget_bias=False)
-    if slot.role == "recurrent":
-        return _Choice(get("orthogonal"), "recurrent: keeps the length of the state, gate by gate")
-    if slot.role == "bias":
-        return _Choice(get("zeros"), "a bias" + (", its forget gate one" if slot.forget_bias else ""))
-    if slot.role not in ("kernel", "embedding"):
-        return _own(slot, "its initial value")
-    if rule.scheme == "auto":
-        activation, how = graph.activation_after(slot)
-        try:
-            return _Choice(for_activation(activation), how, activation.name)
-        except ValueError:  # one that joins features, or is not finite
-            reason = f"{how}, and has no gain: as a linear layer"
-            return _Choice(for_activation(None), reason, activation.name)
-    return _Choice(rule.scheme, "as asked")
-
-
-def _own(slot: Slot, reason: str) -> _Choice:
-    configured = slot.configured
-    if configured is None:
-        return _Choice(None, "no initial value is known for it")
-    return _Choice(configured, reason, own=True)
-
-
-def _draw(slot: Slot, choice: _Choice, undo: Undo) -> None:
+def _draw(slot: Slot, choice: Choice, undo: Undo) -> None:
     variable, initializer = slot.variable, choice.initializer
     undo.keep(variable)  # before the new value is drawn: two copies at a time, never three
     layout = layout_of(variable)

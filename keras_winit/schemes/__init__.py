@@ -1,6 +1,15 @@
 """What a weight is drawn from. Importing registers every scheme, in the order of the documentation."""
 
-from keras_winit.schemes import basic, variance, siren, orthogonal, structured, compose, bias  # noqa: F401, I001
+from keras_winit.schemes import (  # noqa: F401, I001
+    basic,
+    variance,
+    siren,
+    orthogonal,
+    looks_linear,
+    structured,
+    compose,
+    bias,
+)
 from keras_winit.schemes.base import Scheme
 from keras_winit.schemes.registry import get, names, scheme_class
 

@@ -59,16 +59,20 @@ def processor():
     return f"{names[0]}, {len(names)} cores"
 
 
-def record(path, tables):
-    """Write tables of rows to a JSON file, with where and when they were measured."""
+def about(*more):
+    """Where and when something was measured, and with which versions of Keras, NumPy and more."""
     backend = keras.backend.backend()
-    about = {
+    return {
         "backend": backend,
-        "versions": {name: importlib.metadata.version(name) for name in ("keras", backend, "numpy")},
+        "versions": {name: importlib.metadata.version(name) for name in ("keras", backend, "numpy", *more)},
         "python": platform.python_version(),
         "machine": processor(),
         "date": date.today().isoformat(),
     }
+
+
+def record(path, tables):
+    """Write tables of rows to a JSON file, with where and when they were measured."""
     with open(path, "w", encoding="utf-8") as file:
-        json.dump({**about, **tables}, file, indent=1)
+        json.dump({**about(), **tables}, file, indent=1)
         file.write("\n")

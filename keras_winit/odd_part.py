@@ -1,0 +1,112 @@
+"""The odd part of an activation: what is left where a unit u is read together with its twin −u.
+
+A kernel that reads f(u) − f(−u) sees no constant and nothing else that is even in f. Of ReLU, GELU,
+SiLU and softplus that leaves u itself; of sigmoid tanh(u/2). An activation that is odd already, such
+as tanh, needs no twins.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import keras
+import numpy as np
+
+from keras_winit.activations import Activation, resolve
+from keras_winit.gains import evaluate, features, grid
+
+# The share of the signal's power that all activations along a network together may make nonlinear
+# at the start: the fewer they are, the more each. Of 0.2 and 0.6 the better, with 100 layers of
+# softsign (accuracy 0.36 and 0.91) and 40 of selu; see tests/benchmarks/trainability.py.
+SHARE_OF_ALL = 0.6
+# For how many layers a kernel that is drawn by itself is made.
+USUAL_DEPTH = 40
+
+T = TypeVar("T")
+
+_ROUNDING = 1e-5
+_STEPS = 512  # points per unit where a variance is searched for
+_HALVINGS = 24
+
+
+def is_odd(activation: Any) -> bool:
+    """Whether f(−u) = −f(u): there is no even part that twins would cancel."""
+    known = resolve(activation)
+    points, _ = grid()
+    values = _values(known, points)
+    return bool(np.max(np.abs(values + values[::-1])) <= _ROUNDING * max(1.0, float(np.max(np.abs(values)))))
+
+
+def power(activation: Any, variance: float, *, twins: bool) -> float:
+    """E[(f(u) − f(−u))²] with twins, E[f(u)²] without, for u ~ N(0, variance).
+
+    Raises:
+        ValueError: where that is zero or not finite: an even activation has no odd part.
+    """
+    known = resolve(activation)
+    found, whole = _once(_powers, known, variance, twins)
+    if not 0 < found < np.inf or found <= _ROUNDING**2 * whole:
+        what = "f(u) − f(−u)" if twins else "f(u)"
+        raise ValueError(
+            f"The activation {known.name!r} carries no signal here: {what} has the power {found:g} for "
+            f"u ~ N(0, {variance:g}). Looking linear needs an odd part; use another scheme."
+        )
+    return found
+
+
+def linear_variance(activation: Any, depth: int = USUAL_DEPTH) -> float:
+    """The largest variance, up to 1, at which `depth` such activations in a row stay nearly linear.
+
+    The share of the odd part's power that no linear function explains, 1 − E[z·g]²/E[g²] with
+    g = f(√q·z) − f(−√q·z), is at most `SHARE_OF_ALL/depth` for the q returned.
+    """
+    return _once(_linear_variance, resolve(activation), SHARE_OF_ALL / depth)
+
+
+def _once(compute: Callable[..., T], activation: Activation, *arguments: Any) -> T:
+    """A result that is remembered, but for a layer of the user's own, which may change."""
+    if isinstance(activation.function, keras.layers.Layer):
+        return compute(activation, *arguments)
+    result: T = _remembered(compute, activation, *arguments)
+    return result
+
+
+@lru_cache(maxsize=256)
+def _remembered(compute: Callable[..., Any], activation: Activation, *arguments: Any) -> Any:
+    return compute(activation, *arguments)
+
+
+def _powers(activation: Activation, variance: float, twins: bool) -> tuple[float, float]:
+    """The power that is asked for, and that of all of f."""
+    points, weights = grid()
+    values = _values(activation, np.sqrt(variance) * points)
+    whole = float(weights @ values**2)
+    return (float(weights @ (values - values[::-1]) ** 2) if twins else whole), whole
+
+
+def _linear_variance(activation: Activation, allowed: float) -> float:
+    points, weights = grid(steps_per_unit=_STEPS)
+
+    def bent(variance: float) -> float:
+        values = _values(activation, np.sqrt(variance) * points)
+        odd = values - values[::-1]
+        whole = float(weights @ odd**2)
+        return 1 - float(weights @ (points * odd)) ** 2 / whole if whole > 0 else 0.0
+
+    if bent(1.0) <= allowed:
+        return 1.0
+    low, high = 1e-6, 1.0
+    for _ in range(_HALVINGS):
+        middle = float(np.sqrt(low * high))
+        low, high = (middle, high) if bent(middle) <= allowed else (low, middle)
+    return low
+
+
+def _values(activation: Activation, points: np.ndarray) -> np.ndarray:
+    """f at these points, the first and the last of which are opposites."""
+    if features(activation) != 2:
+        raise ValueError(
+            f"The activation {activation.name!r} joins two features into one, and its units have no twins."
+        )
+    values: np.ndarray = evaluate(activation, points[None, :])[0]
+    return values

@@ -1,0 +1,171 @@
+"""Kernels that make a network start as a linear one, whatever its activation."""
+
+import math
+from typing import Any
+
+from keras import ops
+
+from keras_winit.activations import resolve
+from keras_winit.checks import Shape, as_float, as_int, one_of
+from keras_winit.haar import haar
+from keras_winit.matrix_view import MatrixView
+from keras_winit.odd_part import is_odd, linear_variance, power
+from keras_winit.schemes.base import KernelScheme
+from keras_winit.schemes.orthogonal import at_centre
+from keras_winit.schemes.registry import register
+from keras_winit.seeds import fold
+
+SIDES = ("both", "inputs", "outputs", "none")
+
+
+@register(
+    "looks_linear",
+    aliases=("mirrored",),
+    formula="[[B, −B], [−B, B]], B orthogonal · √(variance/E[g²]), g(u) = f(u) − f(−u)",
+    source="Balduzzi et al. 2017, arXiv:1702.08591, for any activation f",
+)
+class LooksLinear(KernelScheme):
+    """[[B, −B], [−B, B]] with B orthogonal: twins u and −u, read as g(u) = f(u) − f(−u).
+
+    Half of a layer's units are the negatives of the other half, and the next kernel reads their
+    difference. The constant and every even part of the activation f then cancel exactly, so that
+    the network starts as a linear one: g(u) is u for ReLU, GELU, SiLU and softplus. B is scaled by
+    √(variance/E[g²]), which gives what the layer puts out the variance that is asked for.
+
+    A convolution has this matrix on its centre tap. Of an odd number of units the last has no twin:
+    it is drawn as the others, and read with zeros until training uses it. `initialize(model,
+    "looks_linear")` gives each layer of a model its arguments.
+
+    Args:
+        activation: the one that feeds the layer, f: a name, a callable, or an activation layer.
+            None is the identity, for the first layer.
+        mirror: which sides have twins: "both", "inputs" (the last layer), "outputs" (the first),
+            or "none". None means both; the outputs alone after the identity; and none after any
+            other odd function, such as tanh, which has no even part to cancel.
+        {seed}
+        variance: of what the layer puts out before its own activation, a positive number. None
+            means `input_variance`.
+        input_variance: of what `activation` was given, a positive number. None chooses the largest
+            up to 1 at which 40 such layers in a row make at most six tenths of the signal's power
+            nonlinear: 1 for ReLU and GELU, 0.24 for tanh.
+        input_blocks: how many blocks, each with its own two halves, the inputs consist of: one for
+            each pixel of an image that is flattened, its channels last.
+        {axes}
+
+    Raises:
+        TypeError, ValueError: for what is no activation, or one without an odd part to read.
+
+    Example:
+
+    >>> import numpy as np
+    >>> kernel = np.asarray(LooksLinear("relu", seed=0)((6, 4)))
+    >>> bool((kernel[:3] == -kernel[3:]).all() and (kernel[:, :2] == -kernel[:, 2:]).all())
+    True
+
+    Source: D. Balduzzi, M. Frean, L. Leary, J. P. Lewis, K. W.-D. Ma, B. McWilliams 2017, "The
+    shattered gradients problem: if resnets are the answer, then what is the question?",
+    arXiv:1702.08591, for ReLU; on the centre tap as in L. Xiao et al. 2018, arXiv:1806.05393.
+    """
+
+    ranks = (2, None)
+    blockwise = True
+    whole = True
+
+    def __init__(
+        self,
+        activation: Any = None,
+        mirror: str | None = None,
+        seed: Any = None,
+        *,
+        variance: float | None = None,
+        input_variance: float | None = None,
+        input_blocks: int = 1,
+        input_axes: Any = None,
+        output_axes: Any = None,
+    ) -> None:
+        self.activation = activation
+        self.mirror = mirror if mirror is None else one_of("mirror", mirror, SIDES)
+        self.variance = None if variance is None else as_float("variance", variance, positive=True)
+        self.input_variance = (
+            None if input_variance is None else as_float("input_variance", input_variance, positive=True)
+        )
+        self.input_blocks = as_int("input_blocks", input_blocks, minimum=1)
+        self.set_axes(input_axes, output_axes)
+        self.set_seed(seed)
+        # Settled here, since nothing can be evaluated where JAX traces.
+        sides = mirror or _usual_sides(activation)
+        self._reads_twins, self._has_twins = sides in ("both", "inputs"), sides in ("both", "outputs")
+        given = self.input_variance or linear_variance(activation)
+        self._scale = math.sqrt((self.variance or given) / power(activation, given, twins=self._reads_twins))
+
+    def check_shape(self, shape: Any) -> Shape:
+        """The shape as a tuple, if its inputs are as many blocks as they should, each with twins."""
+        dims = super().check_shape(shape)
+        rows, _ = self._sizes(dims)
+        if rows % self.input_blocks:
+            raise ValueError(
+                "`input_blocks` must divide the inputs. "
+                f"Received: input_blocks={self.input_blocks} for shape={dims!r} with {rows} inputs."
+            )
+        if self._reads_twins and rows == self.input_blocks:
+            raise ValueError(
+                f"LooksLinear reads twins, and one unit alone has none. Received: shape={dims!r} with "
+                f'{self.input_blocks} block(s) of one input. Use mirror="outputs" or "none".'
+            )
+        return dims
+
+    def draw(self, shape: Shape, dtype: str) -> Any:
+        view = self._view(shape)
+        batch, (rows, columns) = self._batch(shape), self._sizes(shape)
+        signals, twins = self._signals(rows), self._twins(columns)
+        matrix = self._matrix(signals, twins or columns, dtype, self.seed, batch)
+        if twins:
+            # Drawn apart: a direction taken from the twins for it would be lost behind it.
+            alone = self._matrix(signals, 1, dtype, fold(self.seed, "alone"), batch)[..., : columns % 2]
+            matrix = ops.concatenate([matrix, -matrix, alone], axis=-1)
+        if self._reads_twins:
+            blocks = self.input_blocks
+            matrix = ops.reshape(matrix, (batch, blocks, signals // blocks, columns))
+            unread = ops.zeros((batch, blocks, rows // blocks % 2, columns), dtype=dtype)
+            matrix = ops.concatenate([matrix, -matrix, unread], axis=2)
+        return view.restore(matrix) if view else at_centre(matrix, shape)
+
+    def _matrix(self, signals: int, outputs: int, dtype: str, seed: Any, batch: int) -> Any:
+        """Orthogonal, and scaled so that every output has the variance that is asked for."""
+        matrices = haar(signals, outputs, dtype, seed, batch)
+        scaled = self._scale * math.sqrt(max(signals, outputs) / signals) * matrices
+        return ops.reshape(scaled, (batch, signals, outputs))
+
+    def expected_std(self, shape: Any) -> float:
+        """√(variance/(E[g²]·signals)), less for what is zero: inputs without a twin, and taps."""
+        dims = self.check_shape(shape)
+        rows, columns = self._sizes(dims)
+        signals = self._signals(rows)
+        filled = signals * (1 + self._reads_twins) / (math.prod(dims) / columns / self._batch(dims))
+        return self._scale * math.sqrt(filled / signals)
+
+    def _view(self, shape: Shape) -> MatrixView | None:
+        """The weight as matrices, or None for a convolution, of which only the centre tap is drawn."""
+        return self.view(shape) if self.input_axes is not None or len(shape) == 2 else None
+
+    def _sizes(self, shape: Shape) -> tuple[int, int]:
+        """How many inputs and outputs the matrix has."""
+        view = self._view(shape)
+        return (view.rows, view.columns) if view else (shape[-2], shape[-1])
+
+    def _batch(self, shape: Shape) -> int:
+        view = self._view(shape)
+        return view.batch if view else 1
+
+    def _signals(self, rows: int) -> int:
+        """How many signals the inputs hold: each pair of twins is one."""
+        return rows // self.input_blocks // 2 * self.input_blocks if self._reads_twins else rows
+
+    def _twins(self, columns: int) -> int:
+        return columns // 2 if self._has_twins else 0
+
+
+def _usual_sides(activation: Any) -> str:
+    if activation is None or resolve(activation).name == "linear":
+        return "outputs"
+    return "none" if is_odd(activation) else "both"

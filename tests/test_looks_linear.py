@@ -1,0 +1,399 @@
+"""Looking linear: what a mirrored network computes at its start, scheme by scheme and as a whole model."""
+
+import keras
+import numpy as np
+import pytest
+from helpers import array
+from keras import layers, ops
+
+import keras_winit as winit
+from keras_winit.odd_part import is_odd, linear_variance, power
+
+# f(u) − f(−u) is exactly linear where this says so.
+ACTIVATIONS = {
+    **dict.fromkeys(("relu", "leaky_relu", "gelu", "silu", "softplus"), True),
+    **dict.fromkeys(("elu", "selu", "mish", "tanh", "softsign", "sigmoid", "hard_sigmoid"), False),
+}
+each_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
+RNG = np.random.default_rng(0)
+
+
+def numbers(*shape):
+    return RNG.standard_normal(shape).astype("float32")
+
+
+def answers(model, x):
+    """What a model computes, on PyTorch without what a gradient needs."""
+    return array(model(ops.convert_to_tensor(x)))
+
+
+def dense(activation, widths, **options):
+    """Dense layers of these widths, the last one linear, each told what feeds it."""
+    scheme = winit.LooksLinear
+    stack = [layers.Dense(widths[0], activation, kernel_initializer=scheme(**first(activation), seed=0))]
+    for i, width in enumerate(widths[1:-1]):
+        stack.append(layers.Dense(width, activation, kernel_initializer=scheme(activation, seed=i + 1)))
+    last = "none" if is_odd(activation) else "inputs"
+    stack.append(layers.Dense(widths[-1], kernel_initializer=scheme(activation, last, seed=99, **options)))
+    return stack
+
+
+def first(activation):
+    return {"mirror": "none" if is_odd(activation) else "outputs", "variance": linear_variance(activation)}
+
+
+def assert_odd(model, x, *, linear):
+    """The model has no constant and no even part, and no odd one but the first where it is linear."""
+    there, back, twice = (answers(model, factor * x) for factor in (1, -1, 2))
+    scale = there.std()
+    assert scale > 0.01
+    np.testing.assert_allclose(back, -there, atol=1e-4 * scale)
+    if linear:
+        np.testing.assert_allclose(twice, 2 * there, atol=1e-4 * scale)
+
+
+@each_activation
+def test_a_plain_initializer_makes_dense_layers_look_linear(activation):
+    widths = (64, 65, 33, 128, 40, 7)  # even, odd, narrowing, widening
+    model = keras.Sequential([keras.Input((48,)), *dense(activation, widths)])
+    assert_odd(model, numbers(20, 48), linear=ACTIVATIONS[activation])
+
+
+@each_activation
+@pytest.mark.parametrize("rank", [1, 2])
+def test_a_plain_initializer_makes_convolutions_look_linear(activation, rank):
+    kind = {1: layers.Conv1D, 2: layers.Conv2D}[rank]
+    options = {"padding": "same", "activation": activation}
+    model = keras.Sequential(
+        [
+            keras.Input((6,) * rank + (5,)),
+            kind(16, 3, kernel_initializer=winit.LooksLinear(**first(activation), seed=0), **options),
+            kind(25, 3, kernel_initializer=winit.LooksLinear(activation, seed=1), **options),
+            kind(12, 2, kernel_initializer=winit.LooksLinear(activation, seed=2), **options),
+        ]
+    )
+    read = kind(4, 3, kernel_initializer=winit.LooksLinear(activation, **reading(activation)))
+    model.add(read)
+    assert_odd(model, numbers(3, *(6,) * rank, 5), linear=ACTIVATIONS[activation])
+
+
+def reading(activation):
+    return {"mirror": "none" if is_odd(activation) else "inputs", "seed": 9}
+
+
+def test_a_plain_initializer_makes_einsum_layers_look_linear():
+    model = keras.Sequential(
+        [
+            keras.Input((5, 12)),
+            layers.EinsumDense("abc,cde->abde", (5, 4, 6), "silu", kernel_initializer="winit>looks_linear"),
+            layers.EinsumDense(
+                "abde,def->abf", (5, 9), kernel_initializer=winit.LooksLinear("silu", "inputs", seed=1)
+            ),
+        ]
+    )
+    assert_odd(model, numbers(4, 5, 12), linear=True)
+
+
+@each_activation
+def test_the_variance_is_what_was_asked_for(activation):
+    """Forty layers deep and with widths that change, every pre-activation keeps its variance."""
+    widths = [200, 300, 150, 201] * 10
+    q = linear_variance(activation)
+    model = keras.Sequential([keras.Input((200,)), *dense(activation, [*widths, 100], variance=2.5)])
+    signal, found = ops.convert_to_tensor(numbers(400, 200)), []
+    for layer in model.layers:
+        found.append(array(ops.matmul(signal, layer.kernel)).var())
+        signal = layer(signal)
+    # Each layer's matrix is of finite width, and narrowing loses a part of the signal that varies.
+    np.testing.assert_allclose(found[:-1], q, rtol=0.25)
+    assert found[-1] == pytest.approx(2.5, rel=0.25)
+
+
+def test_of_an_odd_number_of_units_nothing_is_lost():
+    stack = dense("relu", (65, 65, 65, 65, 32))
+    model = keras.Sequential([keras.Input((65,)), *stack])
+    jacobian = answers(model, np.eye(65, dtype="float32")) - answers(model, np.zeros((1, 65), "float32"))
+    values = np.linalg.svd(jacobian.astype("float64"), compute_uv=False)
+    assert (values > 0.5).sum() == 32  # as many as there are pairs
+    # The one without a twin is drawn like the others, not read yet, and learns from the first step.
+    kernel, reader = array(stack[1].kernel), array(stack[2].kernel)
+    assert kernel[:, 64].std() == pytest.approx(kernel[:, :64].std(), rel=0.3)
+    assert not reader[64].any()
+    model.compile(keras.optimizers.SGD(0.1), "mse")
+    model.train_on_batch(numbers(16, 65), numbers(16, 32))
+    assert array(stack[2].kernel)[64].any()
+
+
+def test_seeds_axes_and_twins_of_the_matrix():
+    kernel = array(winit.LooksLinear("gelu", seed=3)((6, 8)))
+    block = kernel[:3, :4]
+    np.testing.assert_array_equal(kernel, np.block([[block, -block], [-block, block]]))
+    np.testing.assert_allclose(block @ block.T, np.eye(3) * 4 / 3, atol=1e-6)  # widening: per unit
+    blocks = array(winit.LooksLinear("gelu", "inputs", input_blocks=2, seed=3)((10, 4)))
+    assert not blocks[[4, 9]].any()
+    np.testing.assert_array_equal(blocks[[0, 1, 5, 6]], -blocks[[2, 3, 7, 8]])
+    experts = array(winit.LooksLinear("gelu", seed=3, input_axes=[1], output_axes=[2])((2, 6, 8)))
+    assert not np.allclose(experts[0], experts[1])
+    np.testing.assert_allclose(experts[1][:3], -experts[1][3:])
+
+
+def test_the_usual_sides():
+    def sides(activation):
+        kernel = array(winit.LooksLinear(activation, seed=1)((8, 6)))
+        return np.array_equal(kernel[:4], -kernel[4:]), np.array_equal(kernel[:, :3], -kernel[:, 3:])
+
+    assert sides(None) == sides("linear") == (False, True)
+    assert sides("relu") == sides("sigmoid") == (True, True)
+    assert sides("tanh") == sides("softsign") == (False, False)
+
+
+def test_odd_parts():
+    assert {name for name in ACTIVATIONS if is_odd(name)} == {"tanh", "softsign"}
+    for name, linear in ACTIVATIONS.items():
+        variances = [linear_variance(name, depth) for depth in (2, 10, 50, 250)]
+        assert variances == sorted(variances, reverse=True)
+        assert variances[-1] == 1 or not linear
+    assert linear_variance("tanh", 250) < linear_variance("tanh", 50) < linear_variance("tanh", 10) < 1
+    for variance in (0.1, 1.0, 3.0):
+        assert power("relu", variance, twins=True) == pytest.approx(variance, rel=1e-6)
+        assert power("relu", variance, twins=False) == pytest.approx(variance / 2, rel=1e-6)
+        # sigmoid(u) − sigmoid(−u) = tanh(u/2)
+        half = power("tanh", variance / 4, twins=False)
+        assert power("sigmoid", variance, twins=True) == pytest.approx(half, rel=1e-5)
+        assert power("tanh", variance, twins=True) == pytest.approx(4 * power("tanh", variance, twins=False))
+    assert power(lambda x: 3 * x + 7, 1.0, twins=True) == pytest.approx(36)
+
+
+def test_one_unit_has_no_twin():
+    with pytest.raises(ValueError, match="one unit alone has none.*Received: shape=\\(1, 4\\)"):
+        winit.LooksLinear("relu")((1, 4))
+    with pytest.raises(ValueError, match="`input_blocks` must divide the inputs.*input_blocks=3"):
+        winit.LooksLinear("relu", input_blocks=3)((10, 4))
+
+
+# Whole models.
+
+
+def arguments(plan):
+    """For each kernel of a plan, the scheme and the reason."""
+    return [(row.scheme, row.reason) for row in plan.rows if row.role == "kernel"]
+
+
+def schemes(model):
+    kernels = [layer for layer in model._flatten_layers() if hasattr(layer, "kernel_initializer")]
+    return [layer.kernel_initializer for layer in kernels]
+
+
+@each_activation
+@pytest.mark.parametrize("apart", [False, True], ids=["fused", "layer"])
+def test_a_sequential_model_looks_linear(activation, apart):
+    stack = []
+    for width in (30, 41, 41, 22):
+        stack += (
+            [layers.Dense(width), layers.Activation(activation)]
+            if apart
+            else [layers.Dense(width, activation)]
+        )
+    model = keras.Sequential([keras.Input((30,)), *stack, layers.Dense(5), layers.Activation("softmax")])
+    plan = winit.initialize(model, "looks_linear", seed=1)
+    logits = keras.Sequential([keras.Input((30,)), *model.layers[:-1]])
+    x = numbers(300, 30)
+    assert_odd(logits, x, linear=ACTIVATIONS[activation])
+    assert answers(logits, x).std() == pytest.approx(1, rel=0.25)
+    assert {scheme for scheme, _ in arguments(plan)} == {"looks_linear"}
+
+
+def test_the_deeper_the_smaller_the_first_outputs():
+    for depth, std in ((5, 1.0), (40, 0.5)):
+        stack = [layers.Dense(64, "relu") for _ in range(depth)]
+        model = keras.Sequential([keras.Input((64,)), *stack, layers.Dense(20)])
+        winit.initialize(model, "looks_linear", seed=3)
+        assert answers(model, numbers(200, 64)).std() == pytest.approx(std, rel=0.2)
+
+
+@pytest.mark.parametrize("pooling", [layers.MaxPooling2D, layers.AveragePooling2D])
+@pytest.mark.parametrize("last", ["flatten", "global average", "global max", "reshape", "permute"])
+def test_the_pairing_passes_what_keeps_units_apart(pooling, last):
+    ends = {
+        "flatten": [layers.Dropout(0.5), layers.Flatten()],
+        "global average": [layers.GlobalAveragePooling2D()],
+        "global max": [layers.GlobalMaxPooling2D(keepdims=True), layers.Flatten()],
+        "reshape": [layers.Reshape((-1, 13)), layers.Flatten()],
+        "permute": [layers.Permute((2, 1, 3)), layers.SpatialDropout2D(0.1), layers.Reshape((4 * 4 * 13,))],
+    }
+    model = keras.Sequential(
+        [
+            *(keras.Input((16, 16, 3)), layers.ZeroPadding2D(1), layers.Conv2D(17, 3, activation="gelu")),
+            *(pooling(2), layers.Conv2D(13, 3, padding="same"), layers.Activation("sigmoid"), pooling(2)),
+            *(*ends[last], layers.Dense(20, "relu"), layers.RepeatVector(2), layers.Dense(8, "tanh")),
+            *(layers.UpSampling1D(2), layers.Cropping1D(1), layers.Dense(6)),
+        ]
+    )
+    plan = winit.initialize(model, "looks_linear", seed=2)
+    assert [reason.partition(";")[0] for _, reason in arguments(plan)] == [
+        "afresh after the model's input",
+        "reads twins through gelu",
+        "reads twins through sigmoid",
+        "reads twins through relu",
+        "reads units through tanh",
+    ]
+    assert_odd(model, numbers(5, 16, 16, 3), linear=False)
+
+
+def functional():
+    """A model in which pairings are lost in every way."""
+    inputs = keras.Input((12,))
+    x = layers.Dense(16, "relu", name="first")(inputs)
+    x = layers.Dense(16, name="before_norm")(x)
+    x = layers.ReLU()(layers.BatchNormalization(name="norm")(x))
+    x = layers.Dense(16, "relu", name="after_norm")(x)
+    short = layers.Dense(16, "relu", name="before_add")(x)
+    x = layers.Add(name="add")([x, short])
+    x = layers.Dense(10, "softmax", name="joined")(x)
+    x = layers.Dense(1, "relu", name="narrow")(x)
+    x = layers.Dense(6, "relu", name="wide")(x)
+    x = layers.Dense(6, ops.square, name="even")(x)
+    x = layers.Dense(6, "silu", name="frozen", trainable=False)(x)
+    shared = layers.Dense(6, "silu", name="shared")
+    x = layers.RepeatVector(2)(shared(shared(x)))
+    x = layers.TimeDistributed(layers.Dense(6, "silu", name="inside"), name="steps")(x)
+    x = layers.Dense(4, "silu", name="before_output")(x)
+    return keras.Model(inputs, [x, layers.Dense(3, name="output")(x)])
+
+
+def test_where_pairings_end_and_why():
+    model = functional()
+    plan = winit.initialize(model, "looks_linear", seed=1)
+    found = {row.path.split("/")[-2]: (row.scheme, row.reason) for row in plan.rows if row.role == "kernel"}
+    auto = "; as auto: the layer's own activation"
+    none = "nothing to mirror between"
+    output = "the model's output"
+    norm, add = "norm (BatchNormalization)", "add (Add)"
+    shared = "shared (Dense), called more than once,"
+    assert found == {
+        "first": ("looks_linear", "afresh after the model's input; twins"),
+        "before_norm": ("looks_linear", f"reads twins through relu; then {norm}"),
+        "after_norm": ("he_uniform", f"{none} {norm} and {add}{auto}"),
+        "before_add": ("he_uniform", f"{none} {add} and {add}{auto}"),
+        "joined": ("glorot_uniform", f"{none} {add} and softmax, which has no odd part,{auto}"),
+        "narrow": (
+            "he_uniform",
+            f"{none} softmax, which has no odd part, and one unit, which has no twin,{auto}",
+        ),
+        "wide": ("looks_linear", "afresh after one unit, which has no twin,; twins"),
+        "even": ("looks_linear", "reads twins through relu; then frozen (Dense)"),
+        "frozen": (None, "frozen"),
+        "shared": ("he_uniform", f"{none} frozen (Dense) and {shared}{auto}"),
+        "inside": (
+            "he_uniform",
+            f"nothing to mirror: what it reads is not known to be units in a row{auto}",
+        ),
+        "before_output": ("he_uniform", f"{none} steps (TimeDistributed) and {output}{auto}"),
+        "output": (
+            "glorot_uniform",
+            f"{none} {output} and {output}; as auto: no activation follows",
+        ),
+    }
+
+
+def branching():
+    inputs = keras.Input((10, 10, 3), name="image")
+    x = layers.Conv2D(8, 3, data_format="channels_last")(inputs)
+    relu, tanh = layers.ReLU()(x), ops.tanh(x)  # twins suit both
+    left = layers.Conv2D(6, 1, name="left")(relu)
+    right = layers.Conv2D(6, 1, name="right")(tanh)
+    return keras.Model(inputs, layers.Concatenate()([left, right]))
+
+
+def nested():
+    inner = keras.Sequential([keras.Input((8,)), layers.Dense(6, "selu"), layers.Dense(6)], name="inner")
+    inputs = keras.Input((8,))
+    return keras.Model(inputs, layers.Dense(2)(ops.selu(inner(layers.Dense(8, "selu")(inputs)))))
+
+
+def twice():
+    """A model that is called twice: none of its kernels can suit both places."""
+    inner = keras.Sequential([keras.Input((6,)), layers.Dense(6, "selu"), layers.Dense(6, "selu")])
+    inputs = keras.Input((6,))
+    return keras.Model(inputs, layers.Dense(2)(inner(inner(layers.Dense(6, "selu")(inputs)))))
+
+
+def transposed_in_between():
+    return keras.Sequential(
+        [
+            *(keras.Input((9, 9, 3)), layers.Conv2D(6, 3, activation="relu")),
+            *(layers.Conv2DTranspose(6, 3, activation="relu"), layers.DepthwiseConv2D(3, activation="relu")),
+            *(layers.Conv2D(8, 3, groups=2, activation="relu"), layers.Conv2D(6, 3, activation="relu")),
+            *(layers.PReLU(), layers.Conv2D(6, 1, activation="relu"), layers.Conv2D(2, 1)),
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    ("build", "mirrored"),
+    [
+        (branching, [True, True, True]),
+        (nested, [True] * 4),
+        (twice, [False] * 4),
+        # Two activations in a row, transposed, depthwise and grouped kernels have no twins.
+        (transposed_in_between, [False, False, False, False, False, True, True]),
+    ],
+)
+def test_graphs(build, mirrored):
+    model = build()
+    plan = winit.initialize(model, "looks_linear", seed=1)
+    assert [scheme == "looks_linear" for scheme, _ in arguments(plan)] == mirrored
+    if all(mirrored):
+        assert_odd(model, numbers(4, *model.inputs[0].shape[1:]), linear=False)
+
+
+def test_only_what_a_rule_names_is_mirrored():
+    model = keras.Sequential([keras.Input((8,)), *(layers.Dense(8, "relu", name=f"d{i}") for i in range(4))])
+    plan = winit.initialize(model, {"d[12]": "winit>mirrored", ".*": "auto"}, seed=1)
+    assert [scheme for scheme, _ in arguments(plan)] == [
+        "he_uniform",
+        "looks_linear",
+        "looks_linear",
+        "he_uniform",
+    ]
+    assert [layer.kernel_initializer.mirror for layer in model.layers[1:3]] == ["outputs", "inputs"]
+    # An instance is used as it is.
+    winit.initialize(model, winit.LooksLinear("relu"), seed=1)
+    assert all(layer.kernel_initializer.mirror is None for layer in model.layers)
+
+
+def test_a_model_that_does_not_tell_its_connections_is_refused():
+    class Own(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(4)
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    model = Own()
+    model(numbers(2, 3))
+    before = array(model.dense.kernel)
+    with pytest.raises(ValueError, match="looks_linear has to know what feeds each layer.*use `calibrate`"):
+        winit.initialize(model, "looks_linear")
+    np.testing.assert_array_equal(array(model.dense.kernel), before)
+
+
+@keras.saving.register_keras_serializable("test_looks_linear")
+def cubic(x):
+    return x + x**2 + 0.1 * x**3
+
+
+def test_a_saved_model_holds_what_was_mirrored(tmp_path):
+    middle = [layers.Dense(6), layers.LeakyReLU(0.1), layers.Dense(6, "silu")]
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(7, cubic), *middle, layers.Dense(2)])
+    winit.initialize(model, "looks_linear", seed=5)
+    model.save(tmp_path / "model.keras")
+    found = keras.models.load_model(tmp_path / "model.keras")
+    for layer, other in zip(model.layers, found.layers, strict=True):
+        if layer.weights:
+            again = array(other.kernel_initializer(layer.kernel.shape))
+            np.testing.assert_array_equal(again, array(layer.kernel))
+    handed = winit.portable(model)
+    x = numbers(3, 5)
+    np.testing.assert_array_equal(answers(handed, x), answers(model, x))
