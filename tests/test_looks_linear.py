@@ -7,7 +7,7 @@ from helpers import array
 from keras import layers, ops
 
 import keras_winit as winit
-from keras_winit.odd_part import is_odd, linear_variance, power
+from keras_winit.linearity import is_odd, linear_variance, power
 
 # f(u) − f(−u) is exactly linear where this says so.
 ACTIVATIONS = {
@@ -374,7 +374,9 @@ def test_a_model_that_does_not_tell_its_connections_is_refused():
     model = Own()
     model(numbers(2, 3))
     before = array(model.dense.kernel)
-    with pytest.raises(ValueError, match="looks_linear has to know what feeds each layer.*use `calibrate`"):
+    with pytest.raises(
+        ValueError, match="Only a functional or sequential model tells what feeds.*use `calibrate`"
+    ):
         winit.initialize(model, "looks_linear")
     np.testing.assert_array_equal(array(model.dense.kernel), before)
 

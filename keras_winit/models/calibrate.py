@@ -6,9 +6,10 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from keras_winit.checks import as_bool, as_float
+from keras_winit.checks import as_bool, as_float, one_of
 from keras_winit.models.batch import Batch, batch_for, call_on
 from keras_winit.models.calibration import Calibration, CalibrationRow
+from keras_winit.models.centring import CENTRES, Centring
 from keras_winit.models.following import Graph
 from keras_winit.models.initialize import Drawing
 from keras_winit.models.probe import handed_on
@@ -28,6 +29,7 @@ def calibrate(
     *,
     target_std: float = 1.0,
     scheme: Any = "orthogonal",
+    center: str = "auto",
     seed: int | None = None,
     progress: bool = True,
 ) -> Calibration:
@@ -50,6 +52,17 @@ def calibrate(
         target_std: the deviation to reach, a positive number.
         scheme: what to draw from first, as `initialize` takes it; "keep" rescales the weights that
             are there.
+        center: what to do about the part of a signal that is the same for all samples, which a few
+            layers of sigmoid, or forty of GELU, otherwise grow until nothing else is left:
+
+            - "bias": each unit is moved, by its bias, to where its activation is most nearly linear:
+              a mean of zero before tanh and sigmoid, of one deviation before ReLU and its kin;
+            - "weights": from each unit's incoming weights the share of their mean is taken away that
+              lets both signals and gradients keep their scale;
+            - "auto": "bias" in chains of kernels with only activations, pooling and reshaping in
+              between, if they are drawn anew and not by "looks_linear", which needs no centring;
+              elsewhere "none";
+            - "none": nothing.
         seed: the root seed, an integer; None draws one, and the result has it.
         progress: whether to show a bar in a terminal.
 
@@ -68,15 +81,19 @@ def calibrate(
     (2, 0)
 
     Source: D. Mishkin, J. Matas 2015, "All you need is a good init", arXiv:1511.06422, which takes
-    several passes for each layer.
+    several passes for each layer. Centring by biases follows P. Krähenbühl et al. 2015,
+    arXiv:1511.06856, and by weights L. Huang et al. 2017, "Centered weight normalization", ICCV.
     """
     as_bool("progress", progress)
     target = as_float("target_std", target_std, positive=True)
+    one_of("center", center, CENTRES)
     drawing = Drawing(model, scheme, seed)
     batch = batch_for(model, data, seed=drawing.seed)
     with undo_on_failure() as undo:
         changed = drawing.carry_out(undo, show=progress)
-        measured = _Pass(model, drawing.slots, target, undo)
+        drawn = changed and scheme != "keep"
+        centring = Centring(center, model, drawing.slots, drawn=drawn, target=target)
+        measured = _Pass(model, drawing.slots, target, centring, undo)
         measured.run(model, batch, show=progress)
         changed = changed or any(row.factor is not None for row in measured.rows)
         if changed:
@@ -89,9 +106,12 @@ def calibrate(
 class _Pass:
     """One forward pass that rescales what it reaches."""
 
-    def __init__(self, model: keras.Model, slots: list[Slot], target: float, undo: Undo) -> None:
+    def __init__(
+        self, model: keras.Model, slots: list[Slot], target: float, centring: Centring, undo: Undo
+    ) -> None:
         self.rows: list[CalibrationRow] = []
         self._target = target
+        self._centring = centring
         self._undo = undo
         self._open: dict[int, Slot] = {}  # the kernels that are still to be reached
         self._advance: Any = lambda: None
@@ -102,6 +122,9 @@ class _Pass:
         """Send the batch through the model."""
         for slot in self._open.values():  # before any layer of mixed precision is entered
             self._undo.keep(slot.variable)
+            self._take_mean(slot)
+        for bias in self._biases.values():
+            self._undo.keep(bias.variable)
         with contextlib.ExitStack() as stack:
             stack.enter_context(no_gradients())
             stack.enter_context(untouched(model))
@@ -125,7 +148,7 @@ class _Pass:
             else:
                 self._open[id(slot.variable)] = slot
                 kernels.setdefault(id(slot.layer), []).append(slot)
-        biases = {id(slot.layer): slot for slot in slots if slot.role == "bias"}
+        self._biases = biases = {id(slot.layer): slot for slot in slots if slot.role == "bias"}
         hooks: dict[Any, Any] = {}
         recurrent: dict[int, tuple[Any, list[tuple[Any, Slot]]]] = {}
         for found in kernels.values():
@@ -139,6 +162,7 @@ class _Pass:
                 hooks[slot.layer] = CellRescaler(slot, self._target, self._settle)
                 continue
             hook = Rescaler(slot.layer, found, biases.get(id(slot.layer)), self._target, self._settle)
+            hook.place = self._centring.place(slot)
             hooks[slot.layer] = hook
             over_time = slot.parents[-1] if slot.parents else None
             if isinstance(over_time, layers.TimeDistributed) and over_time.layer is slot.layer:
@@ -147,8 +171,20 @@ class _Pass:
             hooks[layer] = RecurrentRescaler(layer, cells, self._target, self._settle)
         return hooks
 
+    def _take_mean(self, slot: Slot) -> None:
+        """Take the share of their mean that is to go from each unit's incoming weights."""
+        share = self._centring.share(slot)
+        if share:
+            kernel, (inputs, _) = slot.variable.value, slot.axes or (list(range(len(slot.shape) - 1)), None)
+            slot.variable.assign(kernel - share * ops.mean(kernel, axis=inputs, keepdims=True))
+
     def _settle(
-        self, slot: Slot, found: list[float | None], factors: list[float] | None, reason: str
+        self,
+        slot: Slot,
+        found: list[float | None],
+        factors: list[float] | None,
+        reason: str,
+        centre: float | None = None,
     ) -> None:
         """Rescale a kernel, by one factor or one for each gate, and write down what was done."""
         self._open.pop(id(slot.variable), None)
@@ -165,7 +201,7 @@ class _Pass:
         self._record(slot, factors)
         for gate, (before, each) in enumerate(zip(found, factors, strict=True)):
             which = None if len(factors) == 1 else gate
-            self.rows.append(CalibrationRow(slot.path, which, before, self._target, each, reason))
+            self.rows.append(CalibrationRow(slot.path, which, before, self._target, each, reason, centre))
 
     def _record(self, slot: Slot, factors: list[float]) -> None:
         """Let the layer's own initializer say what its kernel is: a factor times what it was."""

@@ -16,6 +16,7 @@ class CalibrationRow:
     after: float | None
     factor: float | None
     reason: str
+    centre: float | None = None
 
 
 @dataclass(frozen=True)
@@ -25,8 +26,8 @@ class Calibration(Printed):
     Attributes:
         rows: in the order in which the layers were called, then those that are left alone. Each has
             `path`, `gate` (of a recurrent kernel, else None), the standard deviation of the
-            pre-activation `before` and `after`, the `factor` on the kernel (None: left alone) and
-            `reason`.
+            pre-activation `before` and `after`, the `factor` on the kernel (None: left alone),
+            `reason`, and the `centre` that its units were moved to (None: they were not).
         target_std: the deviation that was asked for.
         seed: the root seed: with it, `calibrate` does the same again on the same data.
         batch: what was sent through the model.
@@ -83,5 +84,6 @@ class Calibration(Printed):
         for row in self.rows:
             path = row.path if row.gate is None else f"{row.path} (gate {row.gate})"
             figures = (number(row.before), number(row.after), number(row.factor))
-            rows.append((path, *figures, row.reason or "rescaled"))
+            done = "rescaled" if row.centre is None else f"rescaled, and centred at {row.centre:.3g}"
+            rows.append((path, *figures, row.reason or done))
         return [Table("Before the activation", ("variable", "before", "after", "factor", "reason"), rows)]

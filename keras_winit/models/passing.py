@@ -7,8 +7,8 @@ import keras
 from keras import layers
 
 from keras_winit.activations import builtin_names
+from keras_winit.linearity import power
 from keras_winit.models.following import ACTIVATION_LAYERS, NORMALIZATIONS
-from keras_winit.odd_part import power
 
 # What leaves each element, or each channel, by itself and in its place.
 _KEEPS_CHANNELS = (

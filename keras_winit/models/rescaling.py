@@ -52,6 +52,7 @@ class Rescaler:
         self._bias = bias
         self._target = target
         self._settle = settle
+        self.place: float | None = None  # the mean that the bias is to give each unit; None: none
 
     def __call__(self, call: Any, *arguments: Any, **options: Any) -> Any:
         """What the layer answers, by its rescaled kernel."""
@@ -85,6 +86,8 @@ class Rescaler:
 
     def _rescaled(self, slot: Slot, output: Any) -> Any:
         """The output by the kernel that gives it the target's deviation."""
+        if self.place is not None and self._bias is not None:
+            return self._centred(slot, output, self._bias, self.place)
         found = moments(output)
         if not found.varies:
             self._settle(slot, [found.std], None, NO_VARIANCE if math.isfinite(found.std) else NOT_FINITE)
@@ -97,6 +100,24 @@ class Rescaler:
         self._settle(slot, [found.std], [factor], "")
         output = output * ops.cast(factor, output.dtype)
         return output if offset is None else output + ops.cast(1 - factor, output.dtype) * offset
+
+    def _centred(self, slot: Slot, output: Any, bias: Slot, place: float) -> Any:
+        """The output with the target's deviation and, for each unit, the mean that it is to have."""
+        channels = 1 if getattr(self._layer, "data_format", None) == "channels_first" else -1
+        axes = [axis for axis in range(len(output.shape)) if axis != channels % len(output.shape)]
+        means = ops.mean(ops.cast(output, "float32"), axis=axes, keepdims=True)
+        output = output - ops.cast(means, output.dtype)
+        found = moments(output)
+        factor = self._target / found.std if found.varies else math.inf
+        if not 0 < factor < math.inf:
+            finite = math.isfinite(found.std)
+            self._settle(slot, [found.std], None, NO_VARIANCE if finite else NOT_FINITE)
+            return output + ops.cast(means, output.dtype)
+        own = ops.cast(exact_value(bias.variable), "float32")
+        means = ops.reshape(means, own.shape) - own
+        self._settle(slot, [found.std], [factor], "", place)
+        assign_exactly(bias.variable, place - factor * means)
+        return output * ops.cast(factor, output.dtype) + ops.cast(place, output.dtype)
 
     def _offset(self, output: Any) -> Any:
         """The layer's bias, as it lies on the output, or None for none."""

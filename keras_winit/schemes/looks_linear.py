@@ -8,8 +8,8 @@ from keras import ops
 from keras_winit.activations import resolve
 from keras_winit.checks import Shape, as_float, as_int, one_of
 from keras_winit.haar import haar
+from keras_winit.linearity import is_odd, linear_variance, power
 from keras_winit.matrix_view import MatrixView
-from keras_winit.odd_part import is_odd, linear_variance, power
 from keras_winit.schemes.base import KernelScheme
 from keras_winit.schemes.orthogonal import at_centre
 from keras_winit.schemes.registry import register

@@ -1,8 +1,9 @@
-"""The odd part of an activation: what is left where a unit u is read together with its twin −u.
+"""How linear an activation is: in its odd part, and around a place.
 
-A kernel that reads f(u) − f(−u) sees no constant and nothing else that is even in f. Of ReLU, GELU,
-SiLU and softplus that leaves u itself; of sigmoid tanh(u/2). An activation that is odd already, such
-as tanh, needs no twins.
+A kernel that reads a unit u together with its twin −u, as f(u) − f(−u), sees no constant and nothing
+else that is even in f. Of ReLU, GELU, SiLU and softplus that leaves u itself; of sigmoid tanh(u/2).
+An activation that is odd already, such as tanh, needs no twins. And most activations are nearly
+linear somewhere, where a bias can take their units.
 """
 
 from collections.abc import Callable
@@ -27,6 +28,8 @@ T = TypeVar("T")
 _ROUNDING = 1e-5
 _STEPS = 512  # points per unit where a variance is searched for
 _HALVINGS = 24
+_PLACES = 9
+_EQUAL = 1e-3  # shares of variance that make no difference
 
 
 def is_odd(activation: Any) -> bool:
@@ -61,6 +64,30 @@ def linear_variance(activation: Any, depth: int = USUAL_DEPTH) -> float:
     g = f(√q·z) − f(−√q·z), is at most `SHARE_OF_ALL/depth` for the q returned.
     """
     return _once(_linear_variance, resolve(activation), SHARE_OF_ALL / depth)
+
+
+def linear_place(activation: Any, std: float = 1.0) -> float:
+    """The mean, at most one deviation from zero, around which an activation is most nearly linear.
+
+    For u ~ N(mean, std²), the share of f(u)'s variance that no linear function of u explains is least
+    there: at one deviation for ReLU and its kin, at zero for tanh and sigmoid. Of equals the nearest
+    to zero counts.
+    """
+    return _once(_linear_place, resolve(activation), std)
+
+
+def _linear_place(activation: Activation, std: float) -> float:
+    points, weights = grid(steps_per_unit=_STEPS)
+    places = sorted(np.linspace(-std, std, _PLACES), key=abs)
+
+    def bent(place: float) -> float:
+        values = _values(activation, place + std * points)
+        centred = values - weights @ values
+        whole = float(weights @ centred**2)
+        return 1 - float(weights @ (points * centred)) ** 2 / whole if whole > 0 else 1.0
+
+    least = min(bent(place) for place in places)
+    return float(next(place for place in places if bent(place) <= least + _EQUAL))
 
 
 def _once(compute: Callable[..., T], activation: Activation, *arguments: Any) -> T:
