@@ -53,8 +53,8 @@ class Centring:
             own = links.activation(slot) or own
         try:
             return linear_place(own, self._target)
-        except (TypeError, ValueError):  # one that joins features
-            return None
+        except (TypeError, ValueError):  # one that joins features, as softmax does
+            return 0.0
 
     def share(self, slot: Slot) -> float:
         """The share of each unit's mean weight to take away, so that signals and gradients keep their scale.

@@ -1,4 +1,4 @@
-"""How models of keras.applications train, drawn by Keras' default, `initialize` and `calibrate`.
+"""How models of keras.applications train, drawn by Keras' default and by ours.
 
     python tests/benchmarks/architectures.py            # about 40 minutes on two cores, on TensorFlow
     python tests/benchmarks/architectures.py --show
@@ -26,8 +26,10 @@ MODELS = ("MobileNetV2", "EfficientNetB0", "ResNet50", "VGG19")
 METHODS = {
     "Keras' default": lambda model, batch, seed: winit.initialize(model, "configured", seed=seed),
     "initialize": lambda model, batch, seed: winit.initialize(model, seed=seed),
+    "looks_linear": lambda model, batch, seed: winit.initialize(model, "looks_linear", seed=seed),
     "calibrate": lambda model, batch, seed: winit.calibrate(model, batch, seed=seed, progress=False),
 }
+COLOURS = ("tab:gray", "tab:orange", "tab:green", "tab:blue")
 SEEDS = (0, 1, 2)
 EPOCHS = 4
 LAST = 43  # steps: the last epoch
@@ -105,7 +107,7 @@ def picture(runs):
     figure, axes = plt.subplots(1, len(MODELS), figsize=(13, 3.4), layout="constrained", sharey=True)
     for axis, name in zip(axes, MODELS, strict=True):
         for (method, style), colour in zip(
-            zip(METHODS, (":", "--", "-"), strict=True), ("tab:gray", "tab:orange", "tab:blue"), strict=True
+            zip(METHODS, (":", "--", "-.", "-"), strict=True), COLOURS, strict=True
         ):
             curves = np.array([runs[f"{name} {method} {seed}"]["losses"] for seed in SEEDS])
             window = np.ones(10) / 10

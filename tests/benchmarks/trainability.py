@@ -173,10 +173,10 @@ def summary(cells, depths):
         for method, keys in solved.items():
             line = f"  {method:24} solves {len(keys):3}"
             if method in OURS:
-                lost = {key for peer in PEERS for key in solved[peer] if key not in keys}
+                lost = {key for peer in PEERS if peer in solved for key in solved[peer] - keys}
                 line += f"; not, though a peer does: {', '.join(sorted(lost)) or 'none'}; mean where both do:"
                 for peer in PEERS:
-                    both = keys & solved[peer]
+                    both = keys & solved.get(peer, set())
                     if both:
                         mine, other = (
                             statistics.mean(statistics.mean(here[key][name]) for key in both)
