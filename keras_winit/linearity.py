@@ -16,10 +16,15 @@ import numpy as np
 from keras_winit.activations import Activation, resolve
 from keras_winit.gains import evaluate, features, grid
 
-# The share of the signal's power that all activations along a network together may make nonlinear
-# at the start: the fewer they are, the more each. Of 0.2 and 0.6 the better, with 100 layers of
-# softsign (accuracy 0.36 and 0.91) and 40 of selu; see tests/benchmarks/trainability.py.
-SHARE_OF_ALL = 0.6
+# How much of an activation's power may be nonlinear at the start, by the number of activations in a
+# row. Measured on plain stacks (tests/benchmarks/trainability.py), of 5 to 100 layers. For activations
+# that are odd this by the number: with a third of it, softsign fails at 100 layers.
+_SHARE_OF_ODD = 0.6
+# For the odd part that twins leave this by its square: mish fails at 100 layers with 30 times as much.
+# And at a smaller variance than a quarter units carry so little that their biases outrun them:
+# sigmoid at 100 layers reaches 0.93 with a quarter, and 0.84 with a sixteenth.
+_SHARE_OF_TWINS = 3.0
+_LEAST_OF_TWINS = 0.25
 # For how many layers a kernel that is drawn by itself is made.
 USUAL_DEPTH = 40
 
@@ -58,12 +63,16 @@ def power(activation: Any, variance: float, *, twins: bool) -> float:
 
 
 def linear_variance(activation: Any, depth: int = USUAL_DEPTH) -> float:
-    """The largest variance, up to 1, at which `depth` such activations in a row stay nearly linear.
+    """The variance, up to 1, at which `depth` such activations in a row stay nearly linear.
 
-    The share of the odd part's power that no linear function explains, 1 − E[z·g]²/E[g²] with
-    g = f(√q·z) − f(−√q·z), is at most `SHARE_OF_ALL/depth` for the q returned.
+    It is the largest at which the share of the power of g = f(√q·z) − f(−√q·z) that no linear
+    function explains, 1 − E[z·g]²/E[g²], is at most 0.6/depth where f is odd, and 3/depth² where it
+    needs twins, but then not less than a quarter.
     """
-    return _once(_linear_variance, resolve(activation), SHARE_OF_ALL / depth)
+    known = resolve(activation)
+    if is_odd(known):
+        return _once(_linear_variance, known, _SHARE_OF_ODD / depth)
+    return max(_LEAST_OF_TWINS, _once(_linear_variance, known, _SHARE_OF_TWINS / depth**2))
 
 
 def linear_place(activation: Any, std: float = 1.0) -> float:

@@ -3,8 +3,8 @@
     python tests/benchmarks/architectures.py            # about 40 minutes on two cores, on TensorFlow
     python tests/benchmarks/architectures.py --show
 
-The digits of scikit-learn, enlarged to 32×32 pixels in three channels: 1,400 to train on, batches of
-32, SGD 0.01 with momentum 0.9, four epochs (172 steps), three seeds, which also order the batches.
+The digits of scikit-learn, enlarged to 32×32 pixels in three channels: 1,392 to train on, batches of
+16, SGD 0.01 with momentum 0.9, three epochs (261 steps), three seeds, which also order the batches.
 Results go to results/architectures.json after each run; one that was cut off goes on from there.
 """
 
@@ -31,8 +31,9 @@ METHODS = {
 }
 COLOURS = ("tab:gray", "tab:orange", "tab:green", "tab:blue")
 SEEDS = (0, 1, 2)
-EPOCHS = 4
-LAST = 43  # steps: the last epoch
+EPOCHS = 3
+BATCH = 16
+LAST = 87  # steps: the last epoch
 
 
 class Losses(keras.callbacks.Callback):
@@ -54,7 +55,7 @@ def images():
     def enlarged(x):
         return np.repeat(np.repeat(x.reshape(-1, 8, 8, 1), 4, axis=1), 4, axis=2).repeat(3, axis=3)
 
-    count = len(x) // 32 * 32
+    count = len(x) // BATCH * BATCH
     return (enlarged(x)[:count], y[:count]), (enlarged(x_new), y_new)
 
 
@@ -68,12 +69,14 @@ def measure(name, record, path):
     model.compile(keras.optimizers.SGD(0.01, momentum=0.9), loss)
     for method, draw in METHODS.items():
         for seed in SEEDS:
-            if f"{name} {method} {seed}" in record["runs"]:
+            # Where a normalization follows every kernel, looking linear is what "auto" does.
+            skipped = method == "looks_linear" and name != "VGG19"
+            if skipped or f"{name} {method} {seed}" in record["runs"]:
                 continue
             start, watch = time.perf_counter(), Losses()
             draw(model, x[:32], seed)
             keras.utils.set_random_seed(seed)  # the order of the batches, and dropout
-            model.fit(x, y, batch_size=32, epochs=EPOCHS, verbose=0, callbacks=[watch])
+            model.fit(x, y, batch_size=BATCH, epochs=EPOCHS, verbose=0, callbacks=[watch])
             logits = model.predict(x_new, batch_size=len(x_new), verbose=0)
             accuracy = round(float(np.mean(logits.argmax(-1) == y_new)), 4)
             record["runs"][f"{name} {method} {seed}"] = {"losses": watch.losses, "accuracy": accuracy}
@@ -109,6 +112,8 @@ def picture(runs):
         for (method, style), colour in zip(
             zip(METHODS, (":", "--", "-.", "-"), strict=True), COLOURS, strict=True
         ):
+            if f"{name} {method} 0" not in runs:
+                continue
             curves = np.array([runs[f"{name} {method} {seed}"]["losses"] for seed in SEEDS])
             window = np.ones(10) / 10
             smooth = np.array([np.convolve(curve, window, mode="valid") for curve in curves])
@@ -133,7 +138,7 @@ def main():
         measure(name, record, path)
         keras.backend.clear_session()
     table(record["runs"])
-    if len(record["runs"]) == len(MODELS) * len(METHODS) * len(SEEDS):
+    if all(f"{name} calibrate {SEEDS[-1]}" in record["runs"] for name in MODELS):
         picture(record["runs"])
 
 
