@@ -68,7 +68,7 @@ class Links:
         return source is not None and self.goes_on(source)
 
     def depth(self, slot: Slot) -> int:
-        """The number of activations in the longest chain through a kernel, at least one."""
+        """The number of activations in the longest chain that hangs together with a kernel, at least one."""
         return self._depths[slot]
 
     def activation(self, slot: Slot) -> Any:
@@ -143,16 +143,21 @@ class Links:
             self._last.setdefault(signal.source, []).append(signal.activation)
 
     def _lengths_of_chains(self) -> dict[Slot, int]:
-        """For each kernel that goes on, the number of activations in the longest chain through it."""
-        order = list(self.reads)
-        before = dict.fromkeys(order, 0)
-        after = dict.fromkeys(order, 0)
-        links = [(slot, reader) for slot in order if self.goes_on(slot) for reader, _ in self.readers[slot]]
-        for slot, reader in links:
-            before[reader] = max(before[reader], before[slot] + 1)
-        for slot, reader in reversed(links):
-            after[slot] = max(after[slot], after[reader] + 1)
-        return {slot: max(1, before[slot] + after[slot]) for slot in order}
+        """For each kernel, the number of activations in the longest chain that hangs together with it."""
+        links = [
+            (slot, reader) for slot in self.reads if self.goes_on(slot) for reader, _ in self.readers[slot]
+        ]
+        place = dict.fromkeys(self.reads, 0)
+        for slot, reader in links:  # in the order of the graph
+            place[reader] = max(place[reader], place[slot] + 1)
+        longest, changed = {slot: max(1, count) for slot, count in place.items()}, True
+        while changed:
+            changed = False
+            for slot, reader in (*links, *reversed(links)):
+                if longest[slot] != longest[reader]:
+                    longest[slot] = longest[reader] = max(longest[slot], longest[reader])
+                    changed = True
+        return longest
 
 
 def _reads_units(slot: Slot) -> bool:

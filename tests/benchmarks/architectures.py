@@ -22,7 +22,7 @@ from trainability import digits
 import keras_winit as winit
 
 RESULTS = Path(__file__).parent / "results"
-MODELS = ("MobileNetV2", "EfficientNetB0", "ResNet50", "VGG19")
+MODELS = ("VGG19", "MobileNetV2", "EfficientNetB0", "ResNet50")
 METHODS = {
     "Keras' default": lambda model, batch, seed: winit.initialize(model, "configured", seed=seed),
     "initialize": lambda model, batch, seed: winit.initialize(model, seed=seed),
