@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 from pathlib import Path
 
 import keras_winit as winit
@@ -22,8 +23,9 @@ def schemes_table() -> str:
 
 def speed_table() -> str:
     """Medians of ratios to Keras' time, from what tests/benchmarks/sampling.py recorded."""
-    found = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(RESULTS.glob("*.json"))}
-    order = [name for name in ("tensorflow", "jax", "torch") if name in found]
+    paths = [RESULTS / f"{name}.json" for name in ("tensorflow", "jax", "torch")]
+    found = {path.stem: json.loads(path.read_text("utf-8")) for path in paths if path.exists()}
+    order = list(found)
     lines = [f"| | {' | '.join(order)} |", "|---" * (len(order) + 1) + "|"]
     keys = dict.fromkeys(
         (row["distribution"], tuple(row["shape"]), row["peer"])
@@ -57,7 +59,30 @@ def speed_table() -> str:
     return "\n".join([*lines, "", f"{'; '.join(places)}; {shown}."])
 
 
-TABLES = {"schemes": schemes_table, "speed": speed_table}
+def trainability_table() -> str:
+    """How many cells each initialization solves, from what tests/benchmarks/trainability.py recorded."""
+    columns = {
+        "Dense, up to 40 layers": ("dense", range(41)),
+        "Dense, 100 layers": ("dense", range(100, 101)),
+        "convolutions, up to 40": ("convolutions", range(41)),
+        "other data, up to 40": ("cancer", range(41)),
+    }
+    counts, totals = {}, {}
+    for column, (task, depths) in columns.items():
+        cells = json.loads((RESULTS / f"trainability_{task}.json").read_text("utf-8"))["cells"]
+        cells = {key: scores for key, scores in cells.items() if int(key.split()[1]) in depths}
+        totals[column] = len(cells)
+        for method in dict.fromkeys(method for scores in cells.values() for method in scores):
+            medians = [statistics.median(scores[method]) for scores in cells.values()]
+            counts.setdefault(method, {})[column] = sum(value >= 0.9 for value in medians)
+    lines = ["| cells solved | " + " | ".join(f"{name} (of {totals[name]})" for name in columns) + " |"]
+    lines.append("|---" * (len(columns) + 1) + "|")
+    for method, found in counts.items():
+        lines.append(f"| {method} | " + " | ".join(str(found[name]) for name in columns) + " |")
+    return "\n".join(lines)
+
+
+TABLES = {"schemes": schemes_table, "trainability": trainability_table, "speed": speed_table}
 
 
 def section(text: str, name: str) -> re.Match:
