@@ -4,10 +4,19 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import keras_winit
 from keras_winit import demo
-from keras_winit.files import check_model_path, check_plot_path, read_arrays, read_model, write_model
+from keras_winit.files import (
+    check_model_path,
+    check_plot_path,
+    one_line,
+    read_arrays,
+    read_model,
+    write_model,
+    written_whole,
+)
 from keras_winit.schemes import scheme_class
 from keras_winit.terminal import console, table
 
@@ -19,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status: int = options.run(options)
         return status
     except (ValueError, TypeError, OSError, ImportError) as error:
-        print(f"keras-winit {options.command}: {error}", file=sys.stderr)
+        print(f"keras-winit {options.command}: {one_line(error)}", file=sys.stderr)
         return 2
 
 
@@ -115,7 +124,8 @@ def _diagnose(options: argparse.Namespace) -> int:
     data, labels = read_arrays(options.data), read_arrays(options.labels)
     report = keras_winit.diagnose(model, data, labels, options.loss)
     if options.plot:
-        report.plot().savefig(options.plot, dpi=120)
+        with written_whole(Path(options.plot)) as name:
+            report.plot().savefig(name, dpi=120)
     print(json.dumps(report.to_dict(), indent=1) if options.json else report)
     return 0 if report.ok else 1
 

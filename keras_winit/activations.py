@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_winit.checks import did_you_mean
+from keras_winit.checks import did_you_mean, revived, shown
 
 
 class Activation(NamedTuple):
@@ -41,7 +41,7 @@ def resolve(activation: Any) -> Activation:
     if isinstance(activation, str):
         activation = _by_name(activation)
     if isinstance(activation, dict):
-        activation = keras.saving.deserialize_keras_object(activation)
+        activation = revived(activation)
     if activation is None:
         activation = keras.activations.linear
     if isinstance(activation, keras.layers.Layer):
@@ -49,7 +49,7 @@ def resolve(activation: Any) -> Activation:
     if not callable(activation) or inspect.isclass(activation):
         raise TypeError(
             "An activation is a name, a callable, an activation layer or None. "
-            f"Received: {activation!r} of type {type(activation).__name__}."
+            f"Received: {shown(activation)} of type {type(activation).__name__}."
         )
     if activation is keras.activations.threshold:
         raise ValueError(
@@ -70,7 +70,7 @@ def _by_name(name: str) -> Callable[[Any], Any]:
         return function
     except ValueError as error:
         raise ValueError(
-            f"There is no activation named {name!r}.{did_you_mean(name, builtin_names())} "
+            f"There is no activation named {shown(name)}.{did_you_mean(name, builtin_names())} "
             "Pass a callable for one of your own."
         ) from error
 

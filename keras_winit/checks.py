@@ -4,9 +4,11 @@ Every message names the argument, shows what was received, and says what to pass
 """
 
 import difflib
+import itertools
 import math
 import numbers
-from collections.abc import Iterable, Sequence
+import reprlib
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import keras
@@ -14,20 +16,44 @@ import numpy as np
 
 Shape = tuple[int, ...]
 
+MOST_DIMENSIONS = 64  # as in numpy
+_MOST_ELEMENTS = 2**50  # four pebibytes of float32: more than all the devices of any machine hold
+_MOST_NESTED = 100  # dicts and lists in one another; ten times what a config of ours may need
+_LONGEST_WORD = 100  # to look for near ones
+
+# What does not become infinite in float32, nor when that is rounded to bfloat16.
+_LARGEST = {"float32": 3.38e38, "float64": 1.79e308}
+
+_SHOW = reprlib.Repr()
+_SHOW.maxlevel = 4
+_SHOW.maxtuple = _SHOW.maxlist = _SHOW.maxdict = _SHOW.maxset = _SHOW.maxfrozenset = _SHOW.maxarray = 24
+_SHOW.maxstring = _SHOW.maxother = _SHOW.maxlong = 300
+
+
+def shown(value: Any) -> str:
+    """What was received, as a message shows it: cut where it is long, deep or holds itself."""
+    try:
+        return _SHOW.repr(value)
+    except Exception:  # an integer of thousands of digits, or whatever a foreign class does
+        return f"<{type(value).__name__} that cannot be shown>"
+
 
 def as_float(name: str, value: Any, *, positive: bool = False, minimum: float | None = None) -> float:
     """A finite float, optionally above zero or at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, (numbers.Real, np.floating, np.integer)):
         raise TypeError(
-            f"`{name}` must be a number. Received: {name}={value!r} of type {type(value).__name__}."
+            f"`{name}` must be a number. Received: {name}={shown(value)} of type {type(value).__name__}."
         )
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer that no float holds
+        number = math.inf
     if not math.isfinite(number):
-        raise ValueError(f"`{name}` must be finite. Received: {name}={value!r}.")
+        raise ValueError(f"`{name}` must be finite. Received: {name}={shown(value)}.")
     if positive and number <= 0:
-        raise ValueError(f"`{name}` must be greater than 0. Received: {name}={value!r}.")
+        raise ValueError(f"`{name}` must be greater than 0. Received: {name}={shown(value)}.")
     if minimum is not None and number < minimum:
-        raise ValueError(f"`{name}` must be at least {minimum:g}. Received: {name}={value!r}.")
+        raise ValueError(f"`{name}` must be at least {minimum:g}. Received: {name}={shown(value)}.")
     return number
 
 
@@ -35,17 +61,17 @@ def as_int(name: str, value: Any, *, minimum: int) -> int:
     """An integer of at least `minimum`."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(
-            f"`{name}` must be an integer. Received: {name}={value!r} of type {type(value).__name__}."
+            f"`{name}` must be an integer. Received: {name}={shown(value)} of type {type(value).__name__}."
         )
     if value < minimum:
-        raise ValueError(f"`{name}` must be at least {minimum}. Received: {name}={value!r}.")
+        raise ValueError(f"`{name}` must be at least {minimum}. Received: {name}={shown(value)}.")
     return int(value)
 
 
 def as_bool(name: str, value: Any) -> bool:
     """True or False, and nothing that merely counts as one."""
     if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"`{name}` must be True or False. Received: {name}={value!r}.")
+        raise TypeError(f"`{name}` must be True or False. Received: {name}={shown(value)}.")
     return bool(value)
 
 
@@ -53,10 +79,10 @@ def one_of(name: str, value: Any, allowed: Iterable[str]) -> str:
     """One of the allowed strings; the error suggests the nearest."""
     options = tuple(allowed)
     if not isinstance(value, str):
-        raise TypeError(f"`{name}` must be one of {list(options)}. Received: {name}={value!r}.")
+        raise TypeError(f"`{name}` must be one of {list(options)}. Received: {name}={shown(value)}.")
     if value not in options:
         raise ValueError(
-            f"`{name}` must be one of {list(options)}. Received: {name}={value!r}."
+            f"`{name}` must be one of {list(options)}. Received: {name}={shown(value)}."
             + did_you_mean(value, options)
         )
     return value
@@ -64,6 +90,8 @@ def one_of(name: str, value: Any, allowed: Iterable[str]) -> str:
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
     """' Did you mean "x" or "y"?' for the nearest options, or an empty string."""
+    if len(word) > _LONGEST_WORD:
+        return ""
     near = difflib.get_close_matches(word.lower(), list(options), n=2, cutoff=0.6)
     quoted = " or ".join(f'"{option}"' for option in near)
     return f" Did you mean {quoted}?" if near else ""
@@ -71,23 +99,79 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
 
 def as_shape(shape: Any) -> Shape:
     """A tuple of positive integers."""
-    if isinstance(shape, (str, bytes)) or not isinstance(shape, (Sequence, Iterable)):
+    if isinstance(shape, (str, bytes)) or not isinstance(shape, Iterable):
         raise TypeError(
             "`shape` must be a tuple of positive integers. "
-            f"Received: shape={shape!r} of type {type(shape).__name__}."
+            f"Received: shape={shown(shape)} of type {type(shape).__name__}."
         )
-    dims = tuple(shape)
+    dims = tuple(itertools.islice(shape, MOST_DIMENSIONS + 1))  # an iterator may have no end
+    if len(dims) > MOST_DIMENSIONS:
+        raise ValueError(f"`shape` must have at most {MOST_DIMENSIONS} dimensions. Received: more of them.")
     for dim in dims:
         if isinstance(dim, bool) or not isinstance(dim, (int, np.integer)):
             raise TypeError(
-                f"`shape` must hold integers only. Received: shape={dims!r} with {dim!r} in it. "
+                f"`shape` must hold integers only. Received: shape={shown(dims)} with {shown(dim)} in it. "
                 "A weight has no unknown dimension: build the layer on a full input shape."
             )
         if dim <= 0:
             raise ValueError(
-                f"`shape` must hold positive dimensions only. Received: shape={dims!r} with {dim} in it."
+                "`shape` must hold positive dimensions only. "
+                f"Received: shape={shown(dims)} with {shown(dim)} in it."
             )
     return tuple(int(dim) for dim in dims)
+
+
+def check_size(shape: Shape) -> None:
+    """See that a tensor of this shape is not larger than any memory."""
+    if math.prod(shape) > _MOST_ELEMENTS:
+        raise ValueError(
+            f"A tensor of this shape would be larger than any memory. Received: shape={shown(shape)}."
+        )
+
+
+def check_fits(name: str, value: Any, dtype: str) -> None:
+    """See that a number, or the largest of several, is not infinite in a dtype."""
+    largest = float(np.max(np.abs(value), initial=0))
+    if largest > _LARGEST.get(dtype, math.inf):
+        raise ValueError(
+            f"`{name}` is too large for {dtype}, in which it would be infinite. Received: "
+            f"{name}={shown(value)}."
+        )
+
+
+def check_nesting(config: Any) -> None:
+    """See that dicts and lists are not nested without end, nor deeper than Python can follow."""
+    level, depth = [config], 0
+    while level:
+        if depth > _MOST_NESTED:
+            raise ValueError(
+                f"A config must not hold itself, nor be nested more than {_MOST_NESTED} deep. "
+                f"Received: {shown(config)}."
+            )
+        inner: dict[int, Any] = {}
+        for item in level:
+            for each in item.values() if isinstance(item, Mapping) else item:
+                if isinstance(each, (Mapping, list, tuple)):
+                    inner[id(each)] = each
+        level, depth = list(inner.values()), depth + 1
+
+
+def revived(config: Mapping[str, Any], revive: Callable[[Any], Any] | None = None) -> Any:
+    """The object that a config of Keras' describes.
+
+    Raises:
+        TypeError, ValueError: for one that describes none; Keras itself may raise anything.
+    """
+    check_nesting(config)
+    try:
+        return (revive or keras.saving.deserialize_keras_object)(dict(config))
+    except (TypeError, ValueError):
+        raise
+    except Exception as error:  # whatever a config that is none makes Keras raise
+        raise ValueError(
+            f"Keras cannot make an object of this config: {type(error).__name__}: {error}. "
+            f"Received: {shown(config)}."
+        ) from error
 
 
 def as_dtype(dtype: Any) -> str:
@@ -96,7 +180,7 @@ def as_dtype(dtype: Any) -> str:
         return str(keras.backend.standardize_dtype(dtype))
     except (ValueError, TypeError) as error:
         raise ValueError(
-            f"`dtype` must be the name of a dtype, such as 'float32'. Received: dtype={dtype!r}."
+            f"`dtype` must be the name of a dtype, such as 'float32'. Received: dtype={shown(dtype)}."
         ) from error
 
 
@@ -105,12 +189,15 @@ def as_axes(name: str, axes: Any) -> list[int] | None:
     if axes is None:
         return None
     if isinstance(axes, (str, bytes)) or not isinstance(axes, Iterable):
-        raise TypeError(f"`{name}` must be a list of integers or None. Received: {name}={axes!r}.")
+        raise TypeError(f"`{name}` must be a list of integers or None. Received: {name}={shown(axes)}.")
     result = []
+    axes = list(itertools.islice(axes, MOST_DIMENSIONS + 1))  # an iterator may have no end
+    if len(axes) > MOST_DIMENSIONS:
+        raise ValueError(f"`{name}` must name at most {MOST_DIMENSIONS} axes. Received: more of them.")
     for axis in axes:
         if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
-            raise TypeError(f"`{name}` must hold integers only. Received: {name}={axes!r}.")
+            raise TypeError(f"`{name}` must hold integers only. Received: {name}={shown(axes)}.")
         result.append(int(axis))
     if len(set(result)) != len(result):
-        raise ValueError(f"`{name}` must not repeat an axis. Received: {name}={axes!r}.")
+        raise ValueError(f"`{name}` must not repeat an axis. Received: {name}={shown(axes)}.")
     return result

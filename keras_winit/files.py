@@ -1,9 +1,13 @@
 """Model files: read with a clear error, written whole or not at all."""
 
+import contextlib
 import importlib.util
 import os
+import stat
 import tempfile
 import warnings
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +17,7 @@ import numpy as np
 _ENDINGS = (".keras", ".h5")
 _ARRAY_ENDINGS = (".npy", ".npz")
 _PLOT_ENDINGS = (".png", ".svg", ".pdf")
+_MOST_TEXT = 2**26  # bytes of a model's configuration, which is a few megabytes for the largest
 
 
 def check_model_path(path: str) -> Path:
@@ -26,14 +31,27 @@ def read_model(path: str) -> keras.Model:
     """The model in a file."""
     if not check_model_path(path).is_file():
         raise ValueError(f"There is no file {path!r}.")
+    _check_texts(path)
     try:
         return keras.models.load_model(path)
     except Exception as error:  # whatever a damaged file makes Keras raise
         model = _without_compile_state(path)
         if model is None:
-            raise ValueError(f"Keras cannot load {path!r}: {_first_lines(error)}") from error
-        warnings.warn(f"The compile state of {path!r} is left out: {_first_lines(error)}", stacklevel=2)
+            raise ValueError(f"Keras cannot load {path!r}: {one_line(error)}") from error
+        warnings.warn(f"The compile state of {path!r} is left out: {one_line(error)}", stacklevel=2)
         return model
+
+
+def _check_texts(path: str) -> None:
+    """See that a .keras file holds no configuration that only unpacking makes huge."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = {item.filename: item.file_size for item in archive.infolist()}
+    except Exception:  # no archive, or a damaged one: Keras is to say so
+        return
+    for name, size in sizes.items():
+        if name.endswith(".json") and size > _MOST_TEXT:
+            raise ValueError(f"Keras cannot load {path!r}: {name!r} in it would unpack to {size} bytes.")
 
 
 def _without_compile_state(path: str) -> keras.Model | None:
@@ -47,18 +65,35 @@ def _without_compile_state(path: str) -> keras.Model | None:
 
 
 def write_model(model: keras.Model, path: str) -> None:
-    """Save a model under a temporary name beside its place, then rename it: never half a file."""
-    target = check_model_path(path)
-    if not target.parent.is_dir():
-        raise ValueError(f"There is no folder {str(target.parent)!r} to write {path!r} in.")
-    handle, name = tempfile.mkstemp(suffix=target.suffix, prefix=f".{target.stem}-", dir=target.parent)
-    os.close(handle)
-    try:
+    """Save a model: whole, or not at all."""
+    with written_whole(check_model_path(path)) as name:
         model.save(name)
-        os.replace(name, target)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+
+
+@contextlib.contextmanager
+def written_whole(target: Path) -> Iterator[str]:
+    """A temporary name beside a file's place, renamed when the block ends: never half a file.
+
+    Raises:
+        ValueError: where there is no folder, or a folder in the file's place.
+        OSError: where nothing can be written; the old file, if there is one, is as it was.
+    """
+    if not target.parent.is_dir():
+        raise ValueError(f"There is no folder {str(target.parent)!r} to write {str(target)!r} in.")
+    if target.is_dir():
+        raise ValueError(f"A file cannot be written in place of the folder {str(target)!r}.")
+    # Not of the target's name, which may be as long as a name can be.
+    with tempfile.TemporaryDirectory(prefix=".keras-winit-", dir=target.parent) as folder:
+        name = os.path.join(folder, f"new{target.suffix}")
+        try:
+            yield name
+            if target.exists():
+                os.chmod(name, stat.S_IMODE(target.stat().st_mode))
+            os.replace(name, target)
+        except (OSError, ValueError, TypeError):
+            raise
+        except Exception as error:  # what a library between makes of a full disk
+            raise OSError(f"{str(target)!r} cannot be written: {one_line(error)}") from error
 
 
 def read_arrays(path: str | None) -> Any:
@@ -75,7 +110,7 @@ def read_arrays(path: str | None) -> Any:
     except FileNotFoundError as error:
         raise ValueError(f"There is no file {path!r}.") from error
     except Exception as error:  # whatever a damaged file makes numpy raise
-        raise ValueError(f"numpy cannot read {path!r}: {_first_lines(error)}") from error
+        raise ValueError(f"numpy cannot read {path!r}: {one_line(error)}") from error
 
 
 def check_plot_path(path: str | None) -> None:
@@ -90,6 +125,8 @@ def check_plot_path(path: str | None) -> None:
         raise ImportError('Plots need matplotlib: pip install "keras-winit[plots]".')
 
 
-def _first_lines(error: Exception) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 500 else text[:500] + " …"
+def one_line(error: Exception) -> str:
+    """An error's message on one line, at most 500 characters of it, none of which moves a terminal."""
+    text = " ".join(str(error)[:5000].split())
+    text = text if len(text) <= 500 else text[:500] + " …"
+    return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from keras_winit.activations import Activation, resolve
-from keras_winit.checks import one_of
+from keras_winit.checks import one_of, shown
 
 # The grid: z from −12 to 12, where e^(2z) times the density is still all there, in steps that are
 # powers of two, so that float32 holds every point exactly.
@@ -93,7 +93,13 @@ def moments(activation: Any) -> Moments:
 def evaluate(activation: Activation, values: np.ndarray) -> np.ndarray:
     """f of float32 values, as float64."""
     result = activation.function(ops.convert_to_tensor(values.astype("float32")))
-    return np.asarray(ops.convert_to_numpy(result), dtype="float64")
+    try:
+        return np.asarray(ops.convert_to_numpy(result), dtype="float64")
+    except Exception as error:  # whatever a backend makes of what is no tensor
+        raise TypeError(
+            f"The activation {activation.name!r} must return a tensor of real numbers. "
+            f"Received: {shown(result)} of type {type(result).__name__}."
+        ) from error
 
 
 def features(activation: Activation) -> int:

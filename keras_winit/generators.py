@@ -21,13 +21,26 @@ from keras_winit.seeds import Seed, drawable
 # operation is new memory, and normals by operations on whole tensors.
 LARGE = 2**19
 
+# The least and the largest scale to draw with, so that no number is infinite, nor all of them zero.
+_SCALES = {"float32": (1.2e-38, 1e34), "float64": (2.3e-308, 1e304)}
+
 _ERF_SQRT2 = math.erf(math.sqrt(2))
 
 Sampler = Callable[[Shape, float, str, int], Any]
 
 
+def _check_scale(scale: float, dtype: str) -> None:
+    least, largest = _SCALES[dtype]
+    if not least <= scale <= largest:
+        raise ValueError(
+            f"Numbers of the scale {scale:g} cannot be drawn in {dtype}: only {least:g} to {largest:g}. "
+            f"Received: arguments, or a shape, that ask for a scale of {scale!r}."
+        )
+
+
 def uniform(shape: Shape, limit: float, dtype: str, seed: Seed) -> Any:
     """U(−limit, limit)."""
+    _check_scale(limit, dtype)
     seed = drawable(seed)
     if not isinstance(seed, keras.random.SeedGenerator) and _BACKEND:
         return _BACKEND[0](shape, limit, dtype, seed)
@@ -36,6 +49,7 @@ def uniform(shape: Shape, limit: float, dtype: str, seed: Seed) -> Any:
 
 def normal(shape: Shape, stddev: float, dtype: str, seed: Seed) -> Any:
     """N(0, stddev²)."""
+    _check_scale(stddev, dtype)
     seed = drawable(seed)
     if not isinstance(seed, keras.random.SeedGenerator) and _BACKEND:
         return _BACKEND[1](shape, stddev, dtype, seed)
@@ -44,6 +58,7 @@ def normal(shape: Shape, stddev: float, dtype: str, seed: Seed) -> Any:
 
 def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: Seed) -> Any:
     """N(0, stddev²) cut at two deviations, by the inverse of its distribution: nothing is rejected."""
+    _check_scale(stddev, dtype)
     seed = drawable(seed)
     if not isinstance(seed, keras.random.SeedGenerator) and _BACKEND:
         return _BACKEND[2](shape, stddev, dtype, seed)

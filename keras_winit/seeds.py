@@ -12,10 +12,13 @@ from typing import Any, TypeAlias
 import keras
 import numpy as np
 
+from keras_winit.checks import revived, shown
+
 Seed: TypeAlias = "int | keras.random.SeedGenerator"
 
 # What every backend takes as it is: TensorFlow casts seeds to int32.
 _LIMIT = 2**31 - 2
+_WRITTEN = 2000  # bits
 
 
 def check_seed(seed: Any) -> Any:
@@ -25,14 +28,14 @@ def check_seed(seed: Any) -> Any:
         TypeError: for anything but None, an integer or a `SeedGenerator`.
     """
     if isinstance(seed, dict):
-        seed = keras.saving.deserialize_keras_object(seed)
+        seed = revived(seed)
     if isinstance(seed, np.integer):
         seed = int(seed)
     valid = seed is None or isinstance(seed, (int, keras.random.SeedGenerator))
     if isinstance(seed, bool) or not valid:
         raise TypeError(
             "`seed` must be None, an integer or a `keras.random.SeedGenerator`. "
-            f"Received: seed={seed!r} of type {type(seed).__name__}."
+            f"Received: seed={shown(seed)} of type {type(seed).__name__}."
         )
     return seed
 
@@ -59,6 +62,8 @@ def fold(seed: Seed, *place: int | str) -> Seed:
     """
     if not isinstance(seed, int):
         return seed
-    text = "\x1f".join([str(seed), *(f"{type(part).__name__}:{part}" for part in place)])
+    # Python writes no integer of thousands of digits but in another base.
+    number = str(seed) if seed.bit_length() < _WRITTEN else hex(seed)
+    text = "\x1f".join([number, *(f"{type(part).__name__}:{part}" for part in place)])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % _LIMIT

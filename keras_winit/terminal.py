@@ -5,8 +5,8 @@ from typing import Any
 
 from rich import box
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 # Wide enough in a pipe that a table is not folded; a terminal has a width of its own.
 _PIPE_WIDTH = 160
@@ -24,7 +24,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str 
     for heading in headings:
         result.add_column(heading, overflow="fold")
     for row in rows:
-        result.add_row(*(_escape(cell) for cell in row))
+        result.add_row(*(_cell(cell) for cell in row))
     return result
 
 
@@ -36,5 +36,6 @@ def table_text(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return "\n".join(line.rstrip() for line in captured.get().strip("\n").splitlines())
 
 
-def _escape(cell: Any) -> str:
-    return escape(str(cell))
+def _cell(cell: Any) -> Text:
+    """A cell as it is, its brackets no markup, its colons no emoji; and nothing that moves a terminal."""
+    return Text("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(cell)))

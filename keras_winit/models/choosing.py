@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_winit.checks import did_you_mean
+from keras_winit.checks import did_you_mean, shown
 from keras_winit.choose import for_activation
 from keras_winit.models.following import Graph, graph_of
 from keras_winit.models.mirroring import Mirroring
@@ -58,13 +58,15 @@ def rules_of(scheme: Any) -> list[Rule]:
     rules = []
     for pattern, item in scheme.items():
         try:
-            rules.append(Rule(re.compile(pattern), _scheme(item)))
-        except (re.error, TypeError) as error:
-            if isinstance(pattern, str) and not isinstance(error, re.error):
+            expression = re.compile(pattern)
+            expression.search("")  # one of bytes cannot
+            rules.append(Rule(expression, _scheme(item)))
+        except (re.error, TypeError, OverflowError, RecursionError) as error:
+            if isinstance(pattern, str) and isinstance(error, TypeError):
                 raise
             raise ValueError(
                 f"A key of `scheme` must be a regular expression over variable paths. "
-                f"Received: {pattern!r}: {error}."
+                f"Received: {shown(pattern)}: {error}."
             ) from error
     return rules
 
@@ -77,7 +79,7 @@ def _scheme(item: Any) -> Any:
         hint = did_you_mean(item, (*MODES, *names(aliases=True)))
         raise ValueError(
             f"`scheme` must be one of {list(MODES)}, the name of a scheme, an initializer, or a mapping of "
-            f"regular expressions to these. Received: {item!r}.{hint}"
+            f"regular expressions to these. Received: {shown(item)}.{hint}"
         )
     if callable(item) and not isinstance(item, (type, keras.initializers.Initializer)):
         return item  # a function of shape and dtype, as Keras takes it

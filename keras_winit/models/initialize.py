@@ -6,7 +6,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from keras_winit.checks import as_bool
+from keras_winit.checks import as_bool, shown
 from keras_winit.models.choosing import Choice, Chooser, rules_of
 from keras_winit.models.fitting import fit, without_place
 from keras_winit.models.optimizer import reset_optimizer
@@ -135,7 +135,7 @@ def _root_seed(seed: Any) -> int:
     checked = check_seed(seed)
     if isinstance(checked, keras.random.SeedGenerator):
         raise TypeError(
-            f"`seed` of a whole model must be an integer or None. Received: seed={seed!r}. "
+            f"`seed` of a whole model must be an integer or None. Received: seed={shown(seed)}. "
             "Each weight's own seed follows from it and the weight's place."
         )
     return int(settle(checked))

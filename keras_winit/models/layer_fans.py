@@ -14,7 +14,7 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_winit.checks import did_you_mean
+from keras_winit.checks import did_you_mean, shown
 from keras_winit.fans import Fans, compute_fans
 
 # Keras does not export the cell of a convolutional LSTM; making a layer to ask it takes too long.
@@ -122,7 +122,7 @@ def _locate(layer: keras.layers.Layer, variable: Any) -> tuple[Any, Any]:
     hint = did_you_mean(variable, {own.name for _, own in pairs}) if isinstance(variable, str) else ""
     raise ValueError(
         f"The layer {layer.name!r} has no such variable.{hint} It has {paths}. "
-        f"Received: variable={getattr(variable, 'path', variable)!r}."
+        f"Received: variable={shown(getattr(variable, 'path', variable))}."
     )
 
 

@@ -44,7 +44,9 @@ class Undo:
         if id(variable) in self._kept:
             return
         start, array = self._file.tell(), host_array(exact_value(variable))
-        self._file.write(np.ascontiguousarray(array).reshape(-1).view("uint8").data)
+        rest = np.ascontiguousarray(array).reshape(-1).view("uint8").data
+        while rest:  # a full disk takes a part before it says so
+            rest = rest[self._file.write(rest) :]
         self._saved.append((variable, start, array.shape, array.dtype))  # only once it can be taken back
         self._kept.add(id(variable))
 
@@ -62,8 +64,11 @@ class Undo:
         """Give everything its old value."""
         for variable, start, shape, dtype in reversed(self._saved):
             self._file.seek(start)
-            count = math.prod(shape) * dtype.itemsize
-            variable.assign(np.frombuffer(self._file.read(count), dtype).reshape(shape))
+            values = np.empty(math.prod(shape) * dtype.itemsize, "uint8")
+            rest: Any = values.data
+            while rest:
+                rest = rest[self._file.readinto(rest) :]
+            variable.assign(values.view(dtype).reshape(shape))
         for owner, name, value in reversed(self._attributes):
             setattr(owner, name, value)
 
@@ -71,10 +76,14 @@ class Undo:
 @contextlib.contextmanager
 def undo_on_failure() -> Iterator[Undo]:
     """All changes made through the `Undo` are taken back if the block raises, an interrupt included."""
-    with tempfile.TemporaryFile() as file:
+    # No buffer: what a full disk refuses would wait in it, and be in the way of taking back.
+    with tempfile.TemporaryFile(buffering=0) as file:
         undo = Undo(file)
         try:
             yield undo
         except BaseException:
-            undo.take_back()
+            try:
+                undo.take_back()
+            except KeyboardInterrupt:  # a second one: from the start
+                undo.take_back()
             raise

@@ -2,7 +2,8 @@
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -16,9 +17,8 @@ Hook = Callable[..., Any]
 @contextlib.contextmanager
 def intercepted(hooks: Mapping[Any, Hook]) -> Iterator[None]:
     """In the block, `hook(call, *arguments)` answers in place of each layer's `call(*arguments)`."""
-    with contextlib.ExitStack() as stack:
-        for layer, hook in hooks.items():
-            stack.enter_context(having(layer, "call", partial(_by_position, hook, layer.call)))
+    calls = [(layer, "call", partial(_by_position, hook, layer.call)) for layer, hook in hooks.items()]
+    with _having_all(calls):
         yield
 
 
@@ -38,34 +38,84 @@ def as_written(model: keras.layers.Layer) -> Iterator[None]:
     What TensorFlow compiled in here, it would go on using; what JAX computes again for a gradient, it
     compiles.
     """
-    with contextlib.ExitStack() as stack:
-        for layer in model._flatten_layers():
-            if getattr(layer, "_remat_mode", None) is not None:
-                stack.enter_context(having(layer, "_remat_mode", None))
-        if keras.backend.backend() == "tensorflow":
-            import tensorflow as tf  # noqa: PLC0415
-
-            stack.callback(tf.config.run_functions_eagerly, tf.config.functions_run_eagerly())
-            tf.config.run_functions_eagerly(True)
+    computed_twice = [
+        (layer, "_remat_mode", None)
+        for layer in model._flatten_layers()
+        if getattr(layer, "_remat_mode", None) is not None
+    ]
+    with _having_all(computed_twice), _eagerly():
         yield
 
 
+# Who is in a block of `_eagerly`, and what holds outside of all of them: TensorFlow's switch is one
+# for all threads.
+_EAGER: set[object] = set()
+_EAGER_BEFORE: list[bool] = []
+_EAGER_LOCK = threading.RLock()
+
+
 @contextlib.contextmanager
-def having(layer: Any, name: str, value: Any) -> Iterator[None]:
+def _eagerly() -> Iterator[None]:
+    """In the block TensorFlow compiles no function."""
+    if keras.backend.backend() != "tensorflow":
+        yield
+        return
+    import tensorflow as tf  # noqa: PLC0415
+
+    here = object()
+
+    def put_back() -> None:
+        with _EAGER_LOCK:
+            _EAGER.discard(here)
+            if not _EAGER and _EAGER_BEFORE:
+                tf.config.run_functions_eagerly(_EAGER_BEFORE[0])
+                _EAGER_BEFORE.clear()
+
+    try:
+        with _EAGER_LOCK:
+            if not _EAGER_BEFORE:
+                _EAGER_BEFORE.append(tf.config.functions_run_eagerly())
+            _EAGER.add(here)
+            tf.config.run_functions_eagerly(True)
+        yield
+    finally:
+        try:
+            put_back()
+        except KeyboardInterrupt:  # from the start
+            put_back()
+            raise
+
+
+def having(layer: Any, name: str, value: Any) -> contextlib.AbstractContextManager[None]:
     """In the block, an attribute of one layer has another value.
 
     It is put where Python looks first: Keras' own way of setting attributes would track it.
     """
+    return _having_all([(layer, name, value)])
+
+
+@contextlib.contextmanager
+def _having_all(changes: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
     missing = object()
-    before = vars(layer).get(name, missing)
-    vars(layer)[name] = value
+    before = [(vars(layer), name, vars(layer).get(name, missing)) for layer, name, _ in changes]
+
+    def put_back() -> None:
+        for attributes, name, value in before:
+            if value is missing:
+                attributes.pop(name, None)
+            else:
+                attributes[name] = value
+
     try:
+        for layer, name, value in changes:
+            vars(layer)[name] = value
         yield
     finally:
-        if before is missing:
-            vars(layer).pop(name, None)
-        else:
-            vars(layer)[name] = before
+        try:
+            put_back()
+        except KeyboardInterrupt:  # from the start
+            put_back()
+            raise
 
 
 @contextlib.contextmanager
@@ -75,15 +125,23 @@ def untouched(model: keras.layers.Layer) -> Iterator[None]:
     states = _changed_by_calls(model, every)
     values = [ops.convert_to_numpy(variable).copy() for variable in states]
     losses = [(layer, list(layer._losses), set(layer._loss_ids)) for layer in every]
-    try:
-        yield
-    finally:
+
+    def put_back() -> None:
         for variable, value in zip(states, values, strict=True):
             variable.assign(value)
         for layer, held, ids in losses:
             layer._losses[:] = held
             layer._loss_ids.clear()
             layer._loss_ids.update(ids)
+
+    try:
+        yield
+    finally:
+        try:
+            put_back()
+        except KeyboardInterrupt:  # from the start
+            put_back()
+            raise
 
 
 def _changed_by_calls(model: keras.layers.Layer, every: list[Any]) -> list[Any]:

@@ -5,13 +5,14 @@ of shape and dtype, seeds, casting and configuration are written here, once.
 """
 
 import inspect
+import reprlib
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import keras
 from keras import ops
 
-from keras_winit.checks import Shape, as_axes, as_dtype, as_shape
+from keras_winit.checks import Shape, as_axes, as_dtype, as_shape, check_nesting, check_size, revived, shown
 from keras_winit.fans import Fans, compute_fans, resolve_axes
 from keras_winit.host import is_traced
 from keras_winit.matrix_view import MatrixView
@@ -96,8 +97,14 @@ class Scheme(keras.initializers.Initializer):
         if wide == dtype:
             return tensor
         rounded = ops.cast(tensor, dtype)
-        checked = dtype == "float16" and self.random and not is_traced(rounded)
-        if checked and not ops.any(rounded) and ops.any(tensor):
+        if dtype != "float16" or is_traced(rounded):
+            return rounded
+        if not ops.all(ops.isfinite(rounded)):
+            raise ValueError(
+                f"What {type(self).__name__} draws for the shape {shape!r} is beyond float16's largest "
+                "number and rounds to infinity. Use dtype='bfloat16' or 'float32'."
+            )
+        if self.random and not ops.any(rounded) and ops.any(tensor):
             raise ValueError(
                 f"All that {type(self).__name__} draws for the shape {shape!r} is below float16's least "
                 "number and rounds to zero. Use dtype='bfloat16' or 'float32'."
@@ -107,6 +114,7 @@ class Scheme(keras.initializers.Initializer):
     def check_shape(self, shape: Any) -> Shape:
         """The shape as a tuple, if this scheme can draw it."""
         dims = as_shape(shape)
+        check_size(dims)
         low, high = self.ranks
         if len(dims) < low or (high is not None and len(dims) > high):
             wanted = f"{low} or more" if high is None else f"{low} to {high}"
@@ -140,16 +148,18 @@ class Scheme(keras.initializers.Initializer):
             TypeError, ValueError: for keys that the scheme does not have, and bad values.
         """
         if not isinstance(config, Mapping):
-            raise TypeError(f"A config of {cls.__name__} must be a dict. Received: {config!r}.")
+            raise TypeError(f"A config of {cls.__name__} must be a dict. Received: {shown(config)}.")
+        check_nesting(config)
         known = parameters(cls)
         unknown = [key for key in config if key not in known]
         if unknown:
             raise ValueError(
-                f"{cls.__name__} has no argument {unknown[0]!r}. It takes {list(known)}. "
-                f"Received: config={dict(config)!r}."
+                f"{cls.__name__} has no argument {shown(unknown[0])}. It takes {list(known)}. "
+                f"Received: config={shown(dict(config))}."
             )
         return cls(**{key: _revive(value) for key, value in config.items()})
 
+    @reprlib.recursive_repr()
     def __repr__(self) -> str:
         shown = []
         for key, parameter in parameters(type(self)).items():
@@ -202,7 +212,7 @@ def parameters(cls: type) -> Mapping[str, inspect.Parameter]:
 def _revive(value: Any) -> Any:
     """A value of a config, with serialized objects made again; anything else as it is."""
     if isinstance(value, Mapping) and "class_name" in value:
-        return keras.saving.deserialize_keras_object(dict(value))
+        return revived(value)
     return value
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_winit.checks import Shape, as_float
+from keras_winit.checks import Shape, as_float, check_fits, shown
 from keras_winit.generators import normal, uniform
 from keras_winit.sampling import truncated_normal
 from keras_winit.schemes.base import Scheme
@@ -72,22 +72,23 @@ class Constant(Scheme):
     def __init__(self, value: Any = 0.01) -> None:
         try:
             array = np.asarray(value, dtype="float64")
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             raise TypeError(
-                f"`value` must be a number or an array of numbers. Received: value={value!r}."
+                f"`value` must be a number or an array of numbers. Received: value={shown(value)}."
             ) from error
         if not np.isfinite(array).all():
-            raise ValueError(f"`value` must be finite. Received: value={value!r}.")
+            raise ValueError(f"`value` must be finite. Received: value={shown(value)}.")
         self.value = float(array) if array.ndim == 0 else array.tolist()
 
     def draw(self, shape: Shape, dtype: str) -> Any:
+        check_fits("value", self.value, dtype)
         array = np.asarray(self.value, dtype=dtype)
         try:
             return ops.convert_to_tensor(np.broadcast_to(array, shape), dtype=dtype)
         except ValueError as error:
             raise ValueError(
                 f"`value` has shape {array.shape}, which does not broadcast to shape={shape}. "
-                f"Received: value={self.value!r}."
+                f"Received: value={shown(self.value)}."
             ) from error
 
     def expected_std(self, shape: Any) -> float | None:
@@ -121,7 +122,9 @@ class RandomUniform(Scheme):
         self.set_seed(seed)
 
     def draw(self, shape: Shape, dtype: str) -> Any:
-        middle, limit = (self.maxval + self.minval) / 2, (self.maxval - self.minval) / 2
+        check_fits("minval", self.minval, dtype)
+        check_fits("maxval", self.maxval, dtype)
+        middle, limit = self.maxval / 2 + self.minval / 2, self.maxval / 2 - self.minval / 2
         sample = uniform(shape, limit, dtype, self.seed)
         return sample + middle if middle else sample
 
@@ -151,6 +154,7 @@ class RandomNormal(Scheme):
         self.set_seed(seed)
 
     def draw(self, shape: Shape, dtype: str) -> Any:
+        check_fits("mean", self.mean, dtype)
         sample = self._sample(shape, dtype)
         return sample + self.mean if self.mean else sample
 

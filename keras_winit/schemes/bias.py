@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_winit.checks import Shape, as_float, one_of
+from keras_winit.checks import Shape, as_float, one_of, shown
 from keras_winit.generators import uniform
 from keras_winit.schemes.base import Scheme
 from keras_winit.schemes.registry import register
@@ -56,24 +56,25 @@ class PriorBias(Scheme):
             if not isinstance(self.counts, list) or len(self.counts) < 2 or min(self.counts) <= 0:
                 raise ValueError(
                     "`counts` must hold a positive count for each of two or more classes. "
-                    f"Received: counts={counts!r}. Count an unseen class as one half or one."
+                    f"Received: counts={shown(counts)}. Count an unseen class as one half or one."
                 )
             return
         values = self.prior if isinstance(self.prior, list) else [self.prior]
         if not all(0 < p < 1 for p in values):
             raise ValueError(
-                f"`prior` must hold probabilities above 0 and below 1. Received: prior={prior!r}. "
+                f"`prior` must hold probabilities above 0 and below 1. Received: prior={shown(prior)}. "
                 "Pass numbers of occurrences as `counts`."
             )
         if self.activation == "softmax" and isinstance(self.prior, list) and abs(sum(values) - 1) > 1e-3:
             raise ValueError(
-                f"`prior` of a softmax must sum to 1. Received: prior={prior!r} of sum {sum(values):g}."
+                f"`prior` of a softmax must sum to 1. Received: prior={shown(prior)} of sum {sum(values):g}."
             )
 
     def draw(self, shape: Shape, dtype: str) -> Any:
         p = np.asarray(self.prior, "float64")
         if self.counts is not None:
-            p = np.asarray(self.counts, "float64") / np.sum(self.counts)
+            with np.errstate(over="ignore"):  # then no bias is finite, as is said below
+                p = np.asarray(self.counts, "float64") / np.sum(self.counts)
             if self.activation == "sigmoid" and shape[-1] == 1 and p.size == 2:
                 p = p[1:]
         if p.ndim and p.size != shape[-1]:
@@ -82,7 +83,13 @@ class PriorBias(Scheme):
                 f"`{given}` must hold one number for each output. Received: {p.size} numbers "
                 f"for shape={shape!r}."
             )
-        bias = np.log(p) if self.activation == "softmax" else np.log(p) - np.log1p(-p)
+        with np.errstate(divide="ignore", over="ignore"):
+            bias = np.log(p) if self.activation == "softmax" else np.log(p) - np.log1p(-p)
+        if not np.isfinite(bias).all():
+            raise ValueError(
+                "A class is so much more frequent than another that its bias would be infinite. "
+                f"Received: {self!r}."
+            )
         return ops.convert_to_tensor(np.broadcast_to(bias, shape), dtype=dtype)
 
 
@@ -151,8 +158,14 @@ class ChronoBias(Scheme):
 
 
 def _numbers(name: str, value: Any) -> float | list[float]:
-    if np.ndim(value) > 1:
-        raise TypeError(f"`{name}` must be a number or a flat list of numbers. Received: {name}={value!r}.")
-    if np.ndim(value) == 0:
+    try:
+        rank = np.ndim(value)
+    except (TypeError, ValueError, RecursionError):  # of lists that differ in length, or hold themselves
+        rank = 2
+    if rank > 1:
+        raise TypeError(
+            f"`{name}` must be a number or a flat list of numbers. Received: {name}={shown(value)}."
+        )
+    if rank == 0:
         return as_float(name, value.item() if isinstance(value, np.ndarray) else value)
     return [as_float(name, item) for item in value]

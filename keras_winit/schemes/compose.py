@@ -5,10 +5,15 @@ from typing import Any
 
 from keras import ops
 
-from keras_winit.checks import Shape, as_float, as_int
+from keras_winit.checks import Shape, as_float, as_int, check_fits, shown
+from keras_winit.host import is_traced
 from keras_winit.schemes.base import KernelScheme, Scheme
 from keras_winit.schemes.registry import get, register
 from keras_winit.seeds import fold
+
+_MOST_NESTED = 16  # wrappers in one another: two or three are of use, and each looks into all it holds
+_LARGE = 1e3  # a factor whose product may be infinite; what is drawn keeps that distance
+_MOST_TERMS = 1024  # draws that add up to one tensor
 
 
 class Wrapper(KernelScheme):
@@ -22,6 +27,7 @@ class Wrapper(KernelScheme):
     def wrap(self, initializer: Any, seed: Any, input_axes: Any, output_axes: Any) -> None:
         """Keep the wrapped initializer and what is to be handed to it."""
         self.initializer = get(initializer)
+        self.nesting()
         self.blockwise = getattr(self.initializer, "blockwise", False)
         # One that is not of this package may not bear to be compiled.
         self.whole = getattr(self.initializer, "whole", True)
@@ -29,6 +35,24 @@ class Wrapper(KernelScheme):
         self.set_seed(seed)
         if seed is None:
             self.seed = getattr(self.initializer, "seed", self.seed)
+
+    def nesting(self) -> "list[Wrapper]":
+        """This wrapper and those that it wraps, the outermost first."""
+        found, innermost = [self], self.initializer
+        while isinstance(innermost, Wrapper):
+            found.append(innermost)
+            innermost = innermost.initializer
+            if len(found) > _MOST_NESTED:
+                raise ValueError(
+                    f"A wrapper must not wrap itself, nor be nested more than {_MOST_NESTED} deep. "
+                    f"Received: initializer={shown(self.initializer)}."
+                )
+        return found
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, ready for JSON; the seed as it was given."""
+        self.nesting()
+        return super().get_config()
 
     def inner(self, *place: int | str) -> Any:
         """The wrapped initializer with this one's axes and a seed for the place."""
@@ -92,7 +116,12 @@ class Scaled(Wrapper):
         self.wrap(initializer, seed, input_axes, output_axes)
 
     def draw(self, shape: Shape, dtype: str) -> Any:
-        return self.factor * self.inner()(shape, dtype)
+        check_fits("factor", self.factor, dtype)
+        tensor = self.factor * self.inner()(shape, dtype)
+        factor = math.prod(abs(each.factor) for each in self.nesting() if isinstance(each, Scaled))
+        if factor > _LARGE and not is_traced(tensor) and not ops.all(ops.isfinite(tensor)):
+            raise ValueError(f"What it draws would be infinite in {dtype}. Received: {self!r}.")
+        return tensor
 
     def expected_std(self, shape: Any) -> float | None:
         """|factor| times the wrapped deviation."""
@@ -253,6 +282,11 @@ class Summed(Wrapper):
     ) -> None:
         self.terms = as_int("terms", terms, minimum=1)
         self.wrap(initializer, seed, input_axes, output_axes)
+        terms = math.prod(each.terms for each in self.nesting() if isinstance(each, Summed))
+        if terms > _MOST_TERMS:
+            raise ValueError(
+                f"`terms` must be at most {_MOST_TERMS}, those in one another multiplied. Received: {self!r}."
+            )
 
     def draw(self, shape: Shape, dtype: str) -> Any:
         return sum(self.inner("term", i)(shape, dtype) for i in range(self.terms))

@@ -5,7 +5,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_winit.checks import Shape, as_float
+from keras_winit.checks import Shape, as_float, check_fits
 from keras_winit.haar import haar
 from keras_winit.matrix_view import MatrixView
 from keras_winit.schemes.base import KernelScheme, Scheme
@@ -66,12 +66,14 @@ class Orthogonal(KernelScheme):
 
     def draw(self, shape: Shape, dtype: str) -> Any:
         view = self.view(shape)
+        check_fits("gain", self.gain, dtype)
         matrices = haar(view.rows, view.columns, dtype, self.seed, view.batch)
         return view.restore(matrices if self.gain == 1 else self.gain * matrices)
 
     def draw_blocks(self, shape: Shape, dtype: str, blocks: int) -> Any:
         """Independent weights of this shape side by side on the last axis, drawn as one batch."""
         view = self.view(shape)
+        check_fits("gain", self.gain, dtype)
         matrices = haar(view.rows, view.columns, dtype, self.seed, blocks * view.batch)
         matrices = ops.reshape(matrices, (blocks, view.batch, view.rows, view.columns))
         # The blocks are one more axis of outputs, which then goes before the last.
@@ -134,6 +136,7 @@ class DeltaOrthogonal(Scheme):
         return dims
 
     def draw(self, shape: Shape, dtype: str) -> Any:
+        check_fits("gain", self.gain, dtype)
         return at_centre(self.gain * haar(shape[-2], shape[-1], dtype, self.seed), shape)
 
     def expected_std(self, shape: Any) -> float:

@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import keras
 
-from keras_winit.checks import did_you_mean
+from keras_winit.checks import did_you_mean, revived, shown
 from keras_winit.schemes.base import Scheme
 
 PACKAGE = "winit"
@@ -77,7 +77,7 @@ def scheme_class(name: str) -> type[Scheme]:
     key = name.removeprefix(PACKAGE + ">")
     if key not in _ALIASES:
         raise ValueError(
-            f"There is no scheme named {name!r}.{did_you_mean(key, _ALIASES)} "
+            f"There is no scheme named {shown(name)}.{did_you_mean(key, _ALIASES)} "
             "`keras_winit.names()` lists them all."
         )
     return _SCHEMES[_ALIASES[key]]
@@ -116,15 +116,15 @@ def get(identifier: Any, **arguments: Any) -> Any:
     if arguments:
         raise TypeError(
             "Arguments go with a name or a class; a config or an instance has its own. "
-            f"Received: identifier={identifier!r} with {arguments!r}."
+            f"Received: identifier={shown(identifier)} with {shown(arguments)}."
         )
     if isinstance(identifier, Mapping):
-        result = keras.initializers.get(dict(identifier))
+        result = revived(identifier, keras.initializers.get)
         if isinstance(result, keras.initializers.Initializer):
             return result
     if isinstance(identifier, keras.initializers.Initializer):
         return identifier
     raise TypeError(
         "Pass the name of a scheme, a class, a config or an initializer. "
-        f"Received: {identifier!r} of type {type(identifier).__name__}."
+        f"Received: {shown(identifier)} of type {type(identifier).__name__}."
     )

@@ -1,5 +1,6 @@
 """Initialization of networks whose activation is a sine."""
 
+import math
 from typing import Any
 
 from keras_winit.checks import as_bool, as_float
@@ -49,7 +50,8 @@ class Siren(VarianceScheme):
     ) -> None:
         self.first = as_bool("first", first)
         self.omega_0 = as_float("omega_0", omega_0, positive=True)
-        self.scale = 2 / self.omega_0**2
+        square = self.omega_0 * self.omega_0
+        self.scale = 2 / square if square else math.inf
         self.set_axes(input_axes, output_axes)
         self.set_fans(fans)
         self.set_seed(seed)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_winit.checks import Shape, as_float, as_int
+from keras_winit.checks import Shape, as_float, as_int, check_fits
 from keras_winit.generators import normal, uniform
 from keras_winit.matrix_view import MatrixView
 from keras_winit.schemes.base import KernelScheme, Scheme
@@ -56,6 +56,7 @@ class Identity(KernelScheme):
         self.set_seed(seed)
 
     def draw(self, shape: Shape, dtype: str) -> Any:
+        check_fits("gain", self.gain, dtype)
         if self.input_axes is not None:
             view = self.view(shape)
             eye = self.gain * np.eye(view.rows, view.columns)
@@ -102,6 +103,7 @@ class Dirac(Scheme):
         self.gain = as_float("gain", gain)
 
     def draw(self, shape: Shape, dtype: str) -> Any:
+        check_fits("gain", self.gain, dtype)
         inputs, outputs = shape[-2:]
         if self.groups == "depthwise":
             tap = np.zeros((inputs, outputs))

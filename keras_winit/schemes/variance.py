@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from keras_winit.checks import Shape, as_bool, as_float, one_of
+from keras_winit.checks import Shape, as_bool, as_float, one_of, shown
 from keras_winit.fans import MODES, Fans
 from keras_winit.sampling import DISTRIBUTIONS, draw
 from keras_winit.schemes.base import KernelScheme
@@ -31,13 +31,13 @@ class VarianceScheme(KernelScheme):
             fan_in, fan_out = fans
         except (TypeError, ValueError) as error:
             raise TypeError(
-                f"`fans` must be a pair (fan_in, fan_out) of positive numbers. Received: fans={fans!r}."
+                f"`fans` must be a pair (fan_in, fan_out) of positive numbers. Received: fans={shown(fans)}."
             ) from error
         try:
             pair = Fans(fan_in, fan_out)
             self.fans = (pair.fan_in, pair.fan_out)
         except (TypeError, ValueError) as error:
-            raise type(error)(f"`fans` holds a bad number. {error} Received: fans={fans!r}.") from error
+            raise type(error)(f"`fans` holds a bad number. {error} Received: fans={shown(fans)}.") from error
 
     def variance(self, fans: Fans) -> float:
         """The variance for these fans: scale/n."""
@@ -46,7 +46,17 @@ class VarianceScheme(KernelScheme):
     def expected_std(self, shape: Any) -> float:
         """The root of the variance."""
         dims = self.check_shape(shape)
-        return math.sqrt(self.variance(Fans(*self.fans) if self.fans else self.shape_fans(dims)))
+        fans = Fans(*self.fans) if self.fans else self.shape_fans(dims)
+        try:
+            variance = self.variance(fans)
+        except (OverflowError, ZeroDivisionError):
+            variance = math.inf
+        if not 0 < variance < math.inf:
+            raise ValueError(
+                f"The variance of {type(self).__name__} is beyond the range of numbers. "
+                f"Received: {self!r} for shape={shown(dims)}."
+            )
+        return math.sqrt(variance)
 
     def draw(self, shape: Shape, dtype: str) -> Any:
         return draw(self.distribution, shape, self.expected_std(shape), dtype, self.seed)
@@ -205,7 +215,7 @@ class HeUniform(VarianceScheme):
     ) -> None:
         self.negative_slope = as_float("negative_slope", negative_slope)
         self.mode = one_of("mode", mode, ("fan_in", "fan_out"))
-        self.scale = 2 / (1 + self.negative_slope**2)
+        self.scale = 2 / (1 + self.negative_slope * self.negative_slope)
         self.set_axes(input_axes, output_axes)
         self.set_fans(fans)
         self.set_seed(seed)
