@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,10 +27,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     try:
         status: int = options.run(options)
+        _finish_printing()
         return status
     except (ValueError, TypeError, OSError, ImportError) as error:
         print(f"keras-winit {options.command}: {one_line(error)}", file=sys.stderr)
         return 2
+
+
+def _finish_printing() -> None:
+    """Write out what was printed; where that fails, Python is not to try again when it ends."""
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise OSError(f"What it has to say cannot be written to standard output: {error}") from error
 
 
 def _parser() -> argparse.ArgumentParser:

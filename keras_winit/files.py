@@ -18,6 +18,7 @@ _ENDINGS = (".keras", ".h5")
 _ARRAY_ENDINGS = (".npy", ".npz")
 _PLOT_ENDINGS = (".png", ".svg", ".pdf")
 _MOST_TEXT = 2**26  # bytes of a model's configuration, which is a few megabytes for the largest
+_HEAD, _TAIL = 200, 400  # of a long message: Keras says last what it met first
 
 
 def check_model_path(path: str) -> Path:
@@ -126,7 +127,7 @@ def check_plot_path(path: str | None) -> None:
 
 
 def one_line(error: Exception) -> str:
-    """An error's message on one line, at most 500 characters of it, none of which moves a terminal."""
-    text = " ".join(str(error)[:5000].split())
-    text = text if len(text) <= 500 else text[:500] + " …"
+    """An error's message on one line, of a long one both ends, without what moves a terminal."""
+    text = " ".join(str(error).split())
+    text = text if len(text) <= _HEAD + _TAIL else f"{text[:_HEAD]} … {text[-_TAIL:]}"
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)
