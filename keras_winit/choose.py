@@ -19,7 +19,7 @@ _HE = "He et al. 2015, arXiv:1502.01852"
 _GLOROT = "Glorot & Bengio 2010, AISTATS"
 _SELU = "Klambauer et al. 2017, arXiv:1706.02515"
 # Measured: tests/benchmarks/trainability.py.
-_DEEP = "looks_linear trains 48 of 48 plain stacks of 5 to 40 layers, He normal 27, Keras' default 21"
+_DEEP = "of 48 plain stacks to 40 layers looks_linear trains 48, He 27, Keras' default 21"
 _EXACT = "E[f(z)²] for z ~ N(0, 1), by quadrature"
 
 
@@ -97,7 +97,7 @@ def recommend(
       reason        gelu rectifies: about half of the signal's power is lost, and He's factor 2 restores it.
       source        He et al. 2015, arXiv:1502.01852
       alternatives  he_normal, orthogonal, variance_scaling
-      when deep     looks_linear trains 48 of 48 plain stacks of 5 to 40 layers, He normal 27, Keras' default 21
+      when deep     of 48 plain stacks to 40 layers looks_linear trains 48, He 27, Keras' default 21
     """
     known = resolve(activation)
     choice = _choose(known, distribution, method)

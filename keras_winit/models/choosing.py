@@ -8,7 +8,7 @@ import keras
 
 from keras_winit.checks import did_you_mean, shown
 from keras_winit.choose import for_activation
-from keras_winit.models.following import Graph, graph_of
+from keras_winit.models.following import Graph
 from keras_winit.models.mirroring import Mirroring
 from keras_winit.models.slots import Slot
 from keras_winit.models.torch_defaults import torch_default
@@ -19,10 +19,6 @@ from keras_winit.schemes.registry import get
 MODES = ("auto", "configured", "torch", "keep")
 # A scheme whose arguments follow from a kernel's place in the model.
 _MIRRORED = LooksLinear.name
-# From as many activations in a row, with nothing between them that restores a signal, "auto" makes
-# kernels look linear. Of 36 plain stacks of 10, 20 and 40 layers (tests/benchmarks/trainability.py)
-# the published schemes train 16, and this all.
-_DEEP = 10
 
 
 class Rule(NamedTuple):
@@ -94,14 +90,8 @@ class Chooser:
     def __init__(self, model: keras.Model, slots: list[Slot], rules: list[Rule]) -> None:
         self._rules = rules
         self._graph = Graph(model)
-        self._mirroring = {mode: self._mirrored(model, slots, mode) for mode in (_MIRRORED, "auto")}
-
-    def _mirrored(self, model: keras.Model, slots: list[Slot], mode: str) -> Mirroring | None:
-        """How the kernels that a mode draws can be mirrored; None where there are none to be known."""
-        kernels = [slot for slot in slots if getattr(self._rule(slot), "scheme", None) == mode]
-        if not kernels or (mode == "auto" and graph_of(model) is None):
-            return None
-        return Mirroring(model, kernels)
+        mirrored = [slot for slot in slots if getattr(self._rule(slot), "scheme", None) == _MIRRORED]
+        self._mirroring = Mirroring(model, mirrored) if mirrored else None
 
     def choice(self, slot: Slot) -> Choice:
         """What a variable is to be drawn from, and why."""
@@ -132,18 +122,12 @@ class Chooser:
     def _for_kernel(self, slot: Slot, rule: Rule) -> Choice:
         if not isinstance(rule.scheme, str):
             return Choice(rule.scheme, "as asked")
-        choice, mirroring = self._by_activation(slot), self._mirroring[rule.scheme]
-        if mirroring is None or (rule.scheme == "auto" and mirroring.depth(slot) < _DEEP):
+        choice = self._by_activation(slot)
+        if self._mirroring is None or rule.scheme != _MIRRORED:
             return choice
-        scheme, reason = mirroring.scheme(slot)
+        scheme, reason = self._mirroring.scheme(slot)
         if scheme is None:
-            return (
-                choice
-                if rule.scheme == "auto"
-                else choice._replace(reason=f"{reason}; as auto: {choice.reason}")
-            )
-        if rule.scheme == "auto":
-            reason = f"one of {mirroring.depth(slot)} activations in a row: {reason}"
+            return choice._replace(reason=f"{reason}; as auto: {choice.reason}")
         return choice._replace(initializer=scheme, reason=reason)
 
     def _rule(self, slot: Slot) -> Rule | None:

@@ -65,10 +65,6 @@ class Mirroring:
         after = "twins" if has_twins else "no twins, for what follows is odd" if goes_on else f"then {end}"
         return scheme, f"{before}; {after}"
 
-    def depth(self, slot: Slot) -> int:
-        """The number of activations in the longest chain that hangs together with a kernel, or 0."""
-        return self._links.depth(slot) if slot in self._links.reads else 0
-
     def _has_twins(self, slot: Slot) -> bool:
         return any(not is_odd(signal.activation) for _, signal in self._links.readers[slot])
 

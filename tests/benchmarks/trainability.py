@@ -104,7 +104,7 @@ PEERS = {
     "LSUV": lsuv,
 }
 OURS = {
-    "auto": lambda model, batch, seed: winit.initialize(model, "auto", seed=seed),
+    "for_activation": lambda model, batch, seed: winit.initialize(model, "auto", seed=seed),
     "looks_linear": lambda model, batch, seed: winit.initialize(model, "looks_linear", seed=seed),
     "calibrate": lambda model, batch, seed: winit.calibrate(model, batch, seed=seed, progress=False),
     "calibrate looks_linear": lambda model, batch, seed: winit.calibrate(
