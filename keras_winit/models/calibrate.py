@@ -52,17 +52,20 @@ def calibrate(
         target_std: the deviation to reach, a positive number.
         scheme: what to draw from first, as `initialize` takes it; "keep" rescales the weights that
             are there.
-        center: what to do about the part of a signal that is the same for all samples, which a few
-            layers of sigmoid, or forty of GELU, otherwise grow until nothing else is left:
+        center: what to do about the part of a signal that is the same for all samples. It grows
+            from layer to layer, until in a few layers of sigmoid nothing else is left:
 
             - "bias": each unit is moved, by its bias, to where its activation is most nearly linear:
               a mean of zero before tanh and sigmoid, of one deviation before ReLU and its kin;
             - "weights": from each unit's incoming weights the share of their mean is taken away that
               lets both signals and gradients keep their scale;
-            - "auto": "bias" in chains of kernels with only activations, pooling and reshaping in
-              between, if they are drawn anew and not by "looks_linear", which needs no centring;
-              elsewhere "none";
+            - "auto": "bias" for activations most of whose power is a constant (sigmoid, softplus), in
+              chains of kernels with only activations, pooling and reshaping in between, if they are
+              drawn anew and not by "looks_linear", which needs no centring; elsewhere "none";
             - "none": nothing.
+
+            Centring lets plain networks of forty layers train with any activation. The signal that
+            then reaches all layers wants gradients to be clipped, or a smaller learning rate.
         seed: the root seed, an integer; None draws one, and the result has it.
         progress: whether to show a bar in a terminal.
 

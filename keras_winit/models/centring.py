@@ -12,6 +12,11 @@ from keras_winit.schemes.looks_linear import LooksLinear
 
 CENTRES = ("auto", "none", "weights", "bias")
 
+# The share of an activation's power that is constant from which "auto" centres: sigmoid has 0.85,
+# hard_sigmoid 0.9 and softplus 0.7, and without centring they fail from five to ten layers on. ReLU has
+# 0.32. Centred, it trains 40 layers, but VGG19 diverges at a learning rate that does no harm without.
+_CONSTANT = 0.5
+
 
 class Centring:
     """Which layers to centre, and how, by what lies between them.
@@ -43,18 +48,23 @@ class Centring:
         if id(slot.layer) not in self._biases or self._center not in ("auto", "bias"):
             return None
         own = getattr(slot.layer, "activation", None)
-        if self._center == "auto":
-            # In a chain nothing else keeps the constant part from growing. Twins cancel it by themselves.
-            chained = links is not None and (links.goes_on(slot) or links.goes_before(slot))
-            if links is None or not chained or isinstance(slot.configured, LooksLinear):
-                return None
-            own = links.activation(slot)
-        elif links is not None:
+        if links is not None:
             own = links.activation(slot) or own
+        if self._center == "auto" and not self._needs_it(slot, own):
+            return None
         try:
             return linear_place(own, self._target)
         except (TypeError, ValueError):  # one that joins features, as softmax does
             return 0.0
+
+    def _needs_it(self, slot: Slot, activation: Any) -> bool:
+        """Whether a kernel is in a chain whose constant part would grow; twins cancel it by themselves."""
+        links = self._links
+        if links is None or isinstance(slot.configured, LooksLinear):
+            return False
+        if links.goes_on(slot):
+            return _constant_share(activation) > _CONSTANT
+        return links.goes_before(slot) and _constant_share(links.reads[slot].signal.activation) > _CONSTANT
 
     def share(self, slot: Slot) -> float:
         """The share of each unit's mean weight to take away, so that signals and gradients keep their scale.
@@ -72,3 +82,11 @@ class Centring:
             return 0.0
         excess = found.derivative_second - (found.second - constant)
         return min(1.0, max(0.0, 1 - math.sqrt(max(0.0, excess) / constant)))
+
+
+def _constant_share(activation: Any) -> float:
+    try:
+        found = moments(activation)
+    except (TypeError, ValueError):
+        return 0.0
+    return found.mean**2 / found.second if found.second > 0 else 0.0

@@ -42,8 +42,8 @@ def initialize(
 
             - "auto": by the activation that follows each layer, as `recommend` chooses;
             - the name of a scheme, or an initializer, for all kernels and embeddings;
-            - "looks_linear": a network that starts as a linear one, at any depth and with any
-              activation. Each kernel is told what feeds it and what reads it; the pairing goes
+            - "looks_linear": a network that starts as a linear one, or nearly, at any depth and with
+              any activation. Each kernel is told what feeds it and what reads it; the pairing goes
               through dropout, pooling, padding and reshaping, and starts afresh after whatever
               normalizes, joins or mixes units. What has nothing to pair is drawn as by "auto";
             - "configured": each layer's own initializer, drawn afresh: a reset;

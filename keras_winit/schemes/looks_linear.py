@@ -28,9 +28,10 @@ class LooksLinear(KernelScheme):
     """[[B, −B], [−B, B]] with B orthogonal: twins u and −u, read as g(u) = f(u) − f(−u).
 
     Half of a layer's units are the negatives of the other half, and the next kernel reads their
-    difference. The constant and every even part of the activation f then cancel exactly, so that
-    the network starts as a linear one: g(u) is u for ReLU, GELU, SiLU and softplus. B is scaled by
-    √(variance/E[g²]), which gives what the layer puts out the variance that is asked for.
+    difference. The constant and every even part of the activation f then cancel exactly. What is
+    left, g, is linear for ReLU, GELU, SiLU and softplus, and so is the network at its start; it is
+    tanh(u/2) for sigmoid, and nearly linear at the small variance that is then chosen. B is scaled
+    by √(variance/E[g²]), which gives what the layer puts out the variance that is asked for.
 
     A convolution has this matrix on its centre tap. Of an odd number of units the last has no twin:
     it is drawn as the others, and read with zeros until training uses it. `initialize(model,

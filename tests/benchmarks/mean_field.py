@@ -1,6 +1,7 @@
 """What theory says of 100 layers, and what networks of width 64 and 512 do: plain and mirrored.
 
     python tests/benchmarks/mean_field.py            # writes results/mean_field.json and a picture for each
+    python tests/benchmarks/mean_field.py --show     # draws the pictures again
 
 With pre-activations u ~ N(0, q) and weights of variance s²/fan_in, infinitely wide layers give
 
@@ -15,6 +16,7 @@ exact gain of the activation; mirrored, what `initialize(model, "looks_linear")`
 
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from trainability import ACTIVATIONS
 
 import keras_winit as winit
 from keras_winit.activations import resolve
+from keras_winit.gains import grid
 from keras_winit.linearity import is_odd, linear_variance, power
 
 RESULTS = Path(__file__).parent / "results"
@@ -66,11 +69,12 @@ class Scheme:
     def predicted(self):
         q, c, variances, correlations, growths = self.variance, START, [], [], []
         first, second = np.meshgrid(POINTS, POINTS, indexing="ij")
+        fine, fine_weights = grid(steps_per_unit=512)  # Gauss-Hermite points are too few for a kink
         for _ in range(DEPTH):
             variances.append(q)
             correlations.append(c)
-            growths.append(self.square * WEIGHTS @ self.slope(math.sqrt(q) * POINTS) ** 2)
-            after = self.square * WEIGHTS @ self.phi(math.sqrt(q) * POINTS) ** 2
+            growths.append(self.square * fine_weights @ self.slope(math.sqrt(q) * fine) ** 2)
+            after = self.square * fine_weights @ self.phi(math.sqrt(q) * fine) ** 2
             other = c * first + math.sqrt(max(0.0, 1 - c * c)) * second
             both = self.phi(math.sqrt(q) * first) * self.phi(math.sqrt(q) * other)
             q, c = after, min(1.0, self.square * WEIGHTS @ both @ WEIGHTS / after)
@@ -120,6 +124,12 @@ class Scheme:
 
 
 def main():
+    path = RESULTS / "mean_field.json"
+    if "--show" in sys.argv:
+        for activation, schemes in json.loads(path.read_text("utf-8"))["activations"].items():
+            print(activation, json.dumps(ends(schemes)))
+            picture(activation, schemes)
+        return
     found = {}
     for activation in ACTIVATIONS:
         found[activation] = {}
@@ -138,7 +148,7 @@ def main():
         print(activation, json.dumps(ends(found[activation])), flush=True)
         picture(activation, found[activation])
     rounded = json.loads(json.dumps(found), parse_float=lambda text: float(f"{float(text):.4g}"))
-    (RESULTS / "mean_field.json").write_text(json.dumps({**about(), "activations": rounded}) + "\n")
+    path.write_text(json.dumps({**about(), "activations": rounded}) + "\n")
 
 
 def ends(schemes):
@@ -184,7 +194,7 @@ def picture(activation, schemes):
             axis.set_ylim(max(min(low, 0.1), 1e-12), min(max(high, 10), 1e12))
         axis.set_title(title, fontsize=10)
         axis.set_xlabel("layer")
-    axes[2].legend(fontsize=7, loc="best")
+    axes[2].legend(fontsize=7, loc="center left", bbox_to_anchor=(1, 0.5))
     figure.suptitle(activation)
     figure.savefig(RESULTS / f"mean_field_{activation}.png", dpi=75)
     plt.close(figure)

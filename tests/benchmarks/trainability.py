@@ -96,7 +96,8 @@ def by_gain(model, batch, seed):
     winit.initialize(model, {model.layers[-1].name: "orthogonal", ".*": hidden}, seed=seed)
 
 
-# How a built model gets its weights: (model, batch, seed).
+# How a built model gets its weights: (model, batch, seed). Keras' default is first: a layer's own
+# initializer is what it was built with only until another draw is recorded in it.
 PEERS = {
     "Keras' default": lambda model, batch, seed: winit.initialize(model, "configured", seed=seed),
     "He normal": lambda model, batch, seed: winit.initialize(model, "he_normal", seed=seed),
@@ -107,6 +108,9 @@ OURS = {
     "for_activation": lambda model, batch, seed: winit.initialize(model, "auto", seed=seed),
     "looks_linear": lambda model, batch, seed: winit.initialize(model, "looks_linear", seed=seed),
     "calibrate": lambda model, batch, seed: winit.calibrate(model, batch, seed=seed, progress=False),
+    "calibrate, centred": lambda model, batch, seed: winit.calibrate(
+        model, batch, center="bias", seed=seed, progress=False
+    ),
     "calibrate looks_linear": lambda model, batch, seed: winit.calibrate(
         model, batch, scheme="looks_linear", seed=seed, progress=False
     ),
@@ -122,7 +126,7 @@ def cell(build, activation, depth, data, wanted):
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss)
     found = {}
-    for method in wanted:
+    for method in wanted:  # Keras' default first, if it is wanted
         found[method] = []
         for seed in SEEDS:
             METHODS[method](model, x[:BATCH], seed)
@@ -142,7 +146,7 @@ def run(task, only, methods):
     start, done = time.perf_counter(), 0
     for activation, depth in cells:
         known = record["cells"].setdefault(f"{activation} {depth}", {})
-        wanted = [method for method in methods if method not in known]
+        wanted = [method for method in METHODS if method in methods and method not in known]
         if not wanted or (only and depth not in only):
             continue
         known.update(cell(build, activation, depth, data, wanted))
