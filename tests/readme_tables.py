@@ -65,20 +65,26 @@ def trainability_table() -> str:
         "Dense, up to 40 layers": ("dense", range(41)),
         "Dense, 100 layers": ("dense", range(100, 101)),
         "convolutions, up to 40": ("convolutions", range(41)),
-        "other data, up to 40": ("cancer", range(41)),
+        "breast cancer data, up to 40": ("cancer", range(41)),
     }
     counts, totals = {}, {}
     for column, (task, depths) in columns.items():
-        cells = json.loads((RESULTS / f"trainability_{task}.json").read_text("utf-8"))["cells"]
-        cells = {key: scores for key, scores in cells.items() if int(key.split()[1]) in depths}
+        path = RESULTS / f"trainability_{task}.json"
+        if not path.exists():
+            continue
+        cells = json.loads(path.read_text("utf-8"))["cells"]
+        cells = [scores for key, scores in cells.items() if int(key.split()[1]) in depths]
         totals[column] = len(cells)
-        for method in dict.fromkeys(method for scores in cells.values() for method in scores):
-            medians = [statistics.median(scores[method]) for scores in cells.values()]
-            counts.setdefault(method, {})[column] = sum(value >= 0.9 for value in medians)
-    lines = ["| cells solved | " + " | ".join(f"{name} (of {totals[name]})" for name in columns) + " |"]
-    lines.append("|---" * (len(columns) + 1) + "|")
+        for method in dict.fromkeys(method for scores in cells for method in scores):
+            if all(method in scores for scores in cells):
+                medians = [statistics.median(scores[method]) for scores in cells]
+                counts.setdefault(method, {})[column] = str(sum(value >= 0.9 for value in medians))
+    lines = [
+        "| cells solved | " + " | ".join(f"{name} (of {count})" for name, count in totals.items()) + " |"
+    ]
+    lines.append("|---" * (len(totals) + 1) + "|")
     for method, found in counts.items():
-        lines.append(f"| {method} | " + " | ".join(str(found[name]) for name in columns) + " |")
+        lines.append(f"| {method} | " + " | ".join(found.get(name, "–") for name in totals) + " |")
     return "\n".join(lines)
 
 

@@ -141,7 +141,7 @@ def test_for_layer_in_use():
         (layers.LSTM(5), (3, 4), (4, 5)),
         (layers.Bidirectional(layers.GRU(5)), (3, 4), (4, 5)),
         (layers.SeparableConv2D(7, 3, activation="relu"), (8, 8, 32), None),  # two kernels, two fans
-        (layers.Embedding(3, 4), (5,), None),
+        (layers.Embedding(3, 4), (5,), (1, 4)),
     ],
 )
 def test_for_layer_has_the_fans_of_a_built_layer(layer, shape, fans):

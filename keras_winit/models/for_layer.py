@@ -62,5 +62,5 @@ def _fans(layer: Any, inner: Any) -> Fans | None:
         return depthwise_fans(inner, inner.kernel_size, inner.depth_multiplier)
     if not layer.built:
         return None
-    kernels = [slot.fans for slot in slots(layer) if slot.role == "kernel"]
+    kernels = [slot.fans for slot in slots(layer) if slot.role in ("kernel", "embedding")]
     return kernels[0] if len(set(kernels)) == 1 else None

@@ -46,7 +46,8 @@ def initialize(
               any activation. Each kernel is told what feeds it and what reads it; the pairing goes
               through dropout, pooling, padding and reshaping, and starts afresh after whatever
               normalizes, joins or mixes units. What has nothing to pair is drawn as by "auto";
-            - "configured": each layer's own initializer, drawn afresh: a reset;
+            - "configured": the initializer that each layer holds, drawn afresh: a reset. After another
+              draw that is what was recorded then, and no longer what the layer was built with;
             - "torch": what PyTorch gives the counterpart of each layer, biases included;
             - "keep": nothing is drawn;
             - a mapping of regular expressions over variable paths to any of these: the first that
