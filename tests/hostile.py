@@ -51,7 +51,7 @@ def assert_valid(tensor, shape):
 def state(model):
     """All that must be as before: weights, seeds and optimizer bit by bit, and every configuration."""
     variables = [*model.variables, *getattr(getattr(model, "optimizer", None), "variables", ())]
-    values = [(v.path, str(v.dtype), tuple(v.shape), array(v).tobytes()) for v in variables]
+    values = [(v.name, str(v.dtype), tuple(v.shape), array(v).tobytes()) for v in variables]
     patched = [sorted(set(vars(layer)) & {"call"}) for layer in model._flatten_layers()]
     losses = [len(layer._losses) for layer in model._flatten_layers()]
     config = json.dumps(keras.saving.serialize_keras_object(model), sort_keys=True, default=repr)

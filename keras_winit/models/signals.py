@@ -21,7 +21,7 @@ from keras_winit.models.rescaling import LINEAR
 from keras_winit.models.slots import CELLS, Slot
 from keras_winit.models.taps import gradient, tap
 from keras_winit.models.undo import exact_value
-from keras_winit.models.watching import as_written, having, intercepted, untouched
+from keras_winit.models.watching import as_written, having, intercepted, surely_left, untouched
 from keras_winit.progress import progress as progress_bar
 
 _ROUNDING = 1e-5  # of a number, which is no difference
@@ -77,7 +77,7 @@ def signals(model: keras.Model, slots: list[Slot], batch: Batch, loss: LossOf | 
         stack.enter_context(intercepted(watch.hooks))
         # Statistics and seeds change in this scope alone.
         values = [(variable, exact_value(variable)) for variable in model.variables]
-        stack.enter_context(keras.StatelessScope(state_mapping=values))
+        stack.enter_context(surely_left(keras.StatelessScope(state_mapping=values)))
 
         def objective(source: Any) -> Any:
             watch.source = source

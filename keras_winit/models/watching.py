@@ -163,6 +163,20 @@ def no_gradients() -> contextlib.AbstractContextManager[Any]:
     if keras.backend.backend() == "torch":
         import torch  # noqa: PLC0415
 
-        nothing_kept: contextlib.AbstractContextManager[Any] = torch.no_grad()
-        return nothing_kept
+        return surely_left(torch.no_grad())
     return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def surely_left(scope: Any) -> Iterator[None]:
+    """The block is in a scope of Keras or a backend, which is left even if an interrupt comes meanwhile.
+
+    Where Python does not get to leave this one, as in the midst of an `ExitStack`, it closes what
+    waits here when it throws it away.
+    """
+    try:
+        with scope:
+            yield
+    except KeyboardInterrupt:
+        scope.__exit__(None, None, None)  # to leave it again changes nothing
+        raise
