@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import array
+from helpers import BACKEND, array
 from keras import layers, ops
 
 import keras_winit as winit
@@ -14,7 +14,10 @@ ACTIVATIONS = {
     **dict.fromkeys(("relu", "leaky_relu", "gelu", "silu", "softplus"), True),
     **dict.fromkeys(("elu", "selu", "mish", "tanh", "softsign", "sigmoid", "hard_sigmoid"), False),
 }
-each_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
+# One of each kind on the other backends, where nothing about an activation differs.
+each_activation = pytest.mark.parametrize(
+    "activation", ACTIVATIONS if BACKEND == "tensorflow" else ["gelu", "tanh", "sigmoid"]
+)
 RNG = np.random.default_rng(0)
 
 
