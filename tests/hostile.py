@@ -7,7 +7,7 @@ import time
 import keras
 import numpy as np
 import pytest
-from helpers import BACKEND, array
+from helpers import array
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
@@ -18,14 +18,11 @@ EFFORT = pytest.mark.parametrize(
     "effort", [1, pytest.param(10, marks=pytest.mark.slow)], ids=["short", "long"]
 )
 
-# Little of what is refused depends on the backend, and JAX compiles each new shape.
-_SPARING = 1 if BACKEND == "tensorflow" else 5
-
 
 def hunting(examples, effort):
-    """Settings for so many examples, or as many times more; for fewer on backends other than TensorFlow."""
+    """Settings for so many examples, or as many times more."""
     return settings(
-        max_examples=math.ceil(examples * effort / _SPARING),
+        max_examples=examples * effort,
         derandomize=effort == 1,
         database=None,
         deadline=None,  # `answer` has one of its own
