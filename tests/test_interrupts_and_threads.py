@@ -254,6 +254,7 @@ print("interrupted", interrupted)
 """
 
 
+@pytest.mark.slow  # how many signals come in time depends on how busy the machine is
 @EFFORT
 def test_signals_leave_the_file_whole(effort, tmp_path):
     path = tmp_path / "model.keras"
