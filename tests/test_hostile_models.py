@@ -155,7 +155,7 @@ def test_names_in_any_script(effort):
         try:
             inner = [layers.Dense(3, "relu", name=names[0]), layers.Dense(2, name=names[1])]
             model = keras.Sequential([keras.Input((4,)), *inner], name=names[2])
-        except (ValueError, TypeError):  # Keras or its backend takes no such name
+        except (ValueError, TypeError, KeyError):  # Keras or its backend takes no such name
             return
         before = state(model)
         result = WORK[work](model)
@@ -172,6 +172,8 @@ def test_names_in_any_script(effort):
 def test_a_name_in_any_script_is_found_by_an_expression(name, tmp_path):
     import re
 
+    if "." in name and keras.backend.backend() == "torch":
+        pytest.skip("PyTorch takes no parameter whose name has a dot in it")
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3, name=name), layers.Dense(2, name="other")])
     plan = winit.initialize(model, {re.escape(name): "orthogonal"}, seed=0)
     assert [row.scheme for row in plan.rows] == ["orthogonal", "zeros", None, None]
