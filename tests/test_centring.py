@@ -139,8 +139,18 @@ def test_auto_centres_chains_of_what_is_mostly_constant():
     everywhere = winit.calibrate(model, numbers(64, 12), center="bias", seed=1)
     found = {row.path.split("/")[-2]: row.centre for row in everywhere.rows}
     assert found["relu"] == 1
-    assert found["branch"] == found["before_add"] == found["before_norm"] == 0
+    assert found["branch"] == found["before_add"] == 0
     assert found["no_bias"] is found["bias_kept"] is None
+    assert found["before_norm"] is None  # which centres it itself
+
+
+def test_a_normalization_across_units_does_not_centre_them():
+    inputs = keras.Input((12,))
+    x = layers.LayerNormalization()(layers.Dense(12, name="before_norm")(inputs))
+    model = keras.Model(inputs, layers.Dense(4, name="output")(layers.Activation("sigmoid")(x)))
+    first = winit.calibrate(model, numbers(64, 12), center="bias", seed=1).rows[0]
+    assert (first.centre, first.normalized, first.after) == (0, False, 1.0)
+    assert winit.calibrate(model, numbers(64, 12), center="none", seed=1).rows[0].normalized
 
 
 @pytest.mark.parametrize("scheme", ["keep", "looks_linear", {"^nothing$": "auto"}])

@@ -103,7 +103,7 @@ def test_a_saved_model_says_how_it_was_made(name, tmp_path):
 def test_auto_looks_for_the_activation_that_follows():
     plan = winit.initialize(functional(), seed=0)
     expected = {
-        r"^conv2d(_\d+)?/kernel": ("gelu", "he_uniform"),  # through the normalization
+        r"^conv2d(_\d+)?/kernel": ("gelu", "orthogonal"),  # a normalization divides by its size
         r"^depthwise_conv2d(_\d+)?/kernel": ("leaky_relu", "he_uniform"),
         r"separable.*pointwise_kernel": ("linear", "glorot_uniform"),  # an addition follows
         r"^conv2d_transpose(_\d+)?/kernel": ("relu", "he_uniform"),  # an operation of keras.ops

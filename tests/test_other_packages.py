@@ -114,7 +114,9 @@ def test_a_tuner_chooses_among_all_names(tmp_path):
     tuner.search(x[:256], y[:256], validation_data=(x[256:512], y[256:512]), epochs=1, verbose=0)
     trials = tuner.oracle.trials.values()
     assert {trial.hyperparameters["scheme"] for trial in trials} == set(usable)
-    failed = {trial.hyperparameters["scheme"]: trial.message for trial in trials if trial.status != "COMPLETED"}
+    failed = {
+        trial.hyperparameters["scheme"]: trial.message for trial in trials if trial.status != "COMPLETED"
+    }
     assert not failed
     best = tuner.get_best_hyperparameters()[0]["scheme"]
     assert best not in ("zeros", "ones", "constant")

@@ -45,7 +45,7 @@ LAYERS = [
         "models.taps",
         "models.plots",
     },
-    {"models.probe"},
+    {"models.probe", "models.moving_variance"},
     {"models.slots", "models.batch", "models.guessing", "models.thresholds"},
     {"models.following", "models.fitting", "models.torch_defaults", "models.portable", "models.rescaling"},
     {"models.optimizer", "models.passing"},

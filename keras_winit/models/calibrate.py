@@ -12,6 +12,7 @@ from keras_winit.models.calibration import Calibration, CalibrationRow
 from keras_winit.models.centring import CENTRES, Centring
 from keras_winit.models.following import Graph
 from keras_winit.models.initialize import Drawing
+from keras_winit.models.moving_variance import MovingVariance
 from keras_winit.models.probe import handed_on
 from keras_winit.models.rescaling import CellRescaler, RecurrentRescaler, Rescaler
 from keras_winit.models.slots import CELLS, Slot
@@ -39,8 +40,14 @@ def calibrate(
     layer is reached, the deviation of what it computes before its activation is measured, its
     kernel divided by it, and the pass goes on with the output of the new kernel. The input kernels
     of recurrent layers are scaled gate by gate; their recurrent kernels are left as drawn. Layers
-    called more than once count at their first call. Statistics, seeds and losses of the model stay
-    as they were, and where anything fails, everything does.
+    called more than once count at their first call. Seeds and losses of the model stay as they were,
+    and where anything fails, everything does.
+
+    Where a normalization divides by a kernel's size at once, that size changes no output, but how
+    fast the kernel learns: a step turns a large one less. Such a kernel keeps the size that it is
+    drawn with. A batch normalization behind it is told instead: its moving variance takes the factor,
+    so that the model computes the same in training and in use from the start. Other statistics stay
+    as they were.
 
     Args:
         model: a built model of any kind that `initialize` takes.
@@ -98,7 +105,7 @@ def calibrate(
         centring = Centring(center, model, drawing.slots, drawn=drawn, target=target)
         measured = _Pass(model, drawing.slots, target, centring, undo)
         measured.run(model, batch, show=progress)
-        changed = changed or any(row.factor is not None for row in measured.rows)
+        changed = changed or measured.changed
         if changed:
             drawing.reset_optimizer(undo)
     resets = changed and drawing.stateful
@@ -119,7 +126,14 @@ class _Pass:
         self._open: dict[int, Slot] = {}  # the kernels that are still to be reached
         self._advance: Any = lambda: None
         self._graph = Graph(model)
+        self._variances: dict[Any, MovingVariance] = {}
         self._hooks = self._hooks_for(slots)
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was."""
+        told = any(each.value is not None for each in self._variances.values())
+        return told or any(row.factor is not None for row in self.rows)
 
     def run(self, model: keras.Model, batch: Batch, *, show: bool) -> None:
         """Send the batch through the model."""
@@ -137,6 +151,9 @@ class _Pass:
             stack.enter_context(intercepted(self._hooks))
             self._advance = stack.enter_context(progress_bar("calibrating", len(self._open), show=show))
             call_on(model, batch)
+        for told in self._variances.values():  # which the pass itself was to leave as it was
+            if told.value is not None:
+                self._undo.assign(told.variable, told.value)
         for slot in list(self._open.values()):
             self._settle(slot, [None], None, _NOT_CALLED)
 
@@ -166,13 +183,24 @@ class _Pass:
                 continue
             hook = Rescaler(slot.layer, found, biases.get(id(slot.layer)), self._target, self._settle)
             hook.place = self._centring.place(slot)
+            hook.normalized = self._normalized(slot, centred=hook.place is not None)
             hooks[slot.layer] = hook
             over_time = slot.parents[-1] if slot.parents else None
             if isinstance(over_time, layers.TimeDistributed) and over_time.layer is slot.layer:
                 hooks[over_time] = _all_steps_at_once(slot.layer)
         for layer, cells in recurrent.values():
             hooks[layer] = RecurrentRescaler(layer, cells, self._target, self._settle)
-        return hooks
+        return {**hooks, **self._variances}
+
+    def _normalized(self, slot: Slot, *, centred: bool) -> tuple[str, float] | None:
+        """What divides by the size of a layer's output at once, and its epsilon; None for nothing."""
+        found = self._graph.normalizations_after(slot)
+        batch = [layer for layer in found if isinstance(layer, layers.BatchNormalization)]
+        if not found or (centred and batch != found):  # only a batch normalization centres units too
+            return None
+        for layer in batch:
+            self._variances.setdefault(layer, MovingVariance(layer))
+        return found[0].name, max(getattr(layer, "epsilon", None) or 0.0 for layer in found)
 
     def _take_mean(self, slot: Slot) -> None:
         """Take the share of their mean that is to go from each unit's incoming weights."""
@@ -188,12 +216,15 @@ class _Pass:
         factors: list[float] | None,
         reason: str,
         centre: float | None = None,
+        *,
+        normalized: bool = False,
     ) -> None:
         """Rescale a kernel, by one factor or one for each gate, and write down what was done."""
         self._open.pop(id(slot.variable), None)
         self._advance()
         if factors is None:
-            self.rows.append(CalibrationRow(slot.path, None, found[0], None, None, reason))
+            row = CalibrationRow(slot.path, None, found[0], None, None, reason, normalized=normalized)
+            self.rows.append(row)
             return
         kernel = exact_value(slot.variable)
         factor: Any = factors[0]

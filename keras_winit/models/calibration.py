@@ -8,7 +8,10 @@ from keras_winit.models.printing import Printed, Table, number
 
 @dataclass(frozen=True)
 class CalibrationRow:
-    """What became of one kernel, or of one gate of it; `factor` is None where it is left alone."""
+    """What became of one kernel, or of one gate of it; `factor` is None where it is left alone.
+
+    `normalized` says that it is left alone because a normalization divides by its size.
+    """
 
     path: str
     gate: int | None
@@ -17,6 +20,7 @@ class CalibrationRow:
     factor: float | None
     reason: str
     centre: float | None = None
+    normalized: bool = False
 
 
 @dataclass(frozen=True)
@@ -27,7 +31,8 @@ class Calibration(Printed):
         rows: in the order in which the layers were called, then those that are left alone. Each has
             `path`, `gate` (of a recurrent kernel, else None), the standard deviation of the
             pre-activation `before` and `after`, the `factor` on the kernel (None: left alone),
-            `reason`, and the `centre` that its units were moved to (None: they were not).
+            `reason`, the `centre` that its units were moved to (None: they were not), and whether
+            it is left alone for being `normalized`.
         target_std: the deviation that was asked for.
         seed: the root seed: with it, `calibrate` does the same again on the same data.
         batch: what was sent through the model.
@@ -56,7 +61,7 @@ class Calibration(Printed):
 
     @property
     def skipped(self) -> tuple[CalibrationRow, ...]:
-        """The rows of what was left alone; their `reason` says why."""
+        """The rows of what was left alone, normalized or not; their `reason` says why."""
         return tuple(row for row in self.rows if row.factor is None)
 
     def plot(self) -> Any:
@@ -74,9 +79,11 @@ class Calibration(Printed):
 
     def _line(self) -> str:
         count = len({row.path for row in self.calibrated})
+        normalized = sum(row.normalized for row in self.rows)
+        others = f"{normalized} normalized, " if normalized else ""
         return (
-            f"{count} kernels rescaled to a deviation of {self.target_std:g} on {self.batch}, "
-            f"{len(self.skipped)} left alone; seed {self.seed}; {self.optimizer}"
+            f"{count} kernels rescaled to a deviation of {self.target_std:g} on {self.batch}, {others}"
+            f"{len(self.skipped) - normalized} left alone; seed {self.seed}; {self.optimizer}"
         )
 
     def _tables(self) -> list[Table]:

@@ -16,18 +16,13 @@ NORMALIZATIONS = (
     layers.RMSNormalization,
     layers.UnitNormalization,
 )
-# What a signal passes through with its distribution more or less as it was.
-_TRANSPARENT = (
-    *NORMALIZATIONS,
-    layers.Normalization,
+# What a signal passes through in proportion: twice the signal in, twice the signal out.
+_PROPORTIONAL = (
     layers.Dropout,
     layers.SpatialDropout1D,
     layers.SpatialDropout2D,
     layers.SpatialDropout3D,
-    layers.AlphaDropout,
     layers.GaussianDropout,
-    layers.GaussianNoise,
-    layers.ActivityRegularization,
     layers.AveragePooling1D,
     layers.AveragePooling2D,
     layers.AveragePooling3D,
@@ -55,6 +50,15 @@ _TRANSPARENT = (
     layers.ZeroPadding1D,
     layers.ZeroPadding2D,
     layers.ZeroPadding3D,
+)
+# What a signal passes through with its distribution more or less as it was.
+_TRANSPARENT = (
+    *_PROPORTIONAL,
+    *NORMALIZATIONS,
+    layers.Normalization,
+    layers.AlphaDropout,
+    layers.GaussianNoise,
+    layers.ActivityRegularization,
 )
 # The same of keras.ops in a functional model, by the names of their classes.
 _TRANSPARENT_OPERATIONS = {
@@ -84,12 +88,13 @@ class Graph:
         self._readers: dict[int, list[Any]] = {}
         self._after_nested: dict[int, Any] = {}
         self._first: dict[int, list[Any]] = {}
+        self._shown: set[int] = set()  # whose outputs leave the model, or a nested one of several outputs
         for layer in model._flatten_layers():
             function = graph_of(layer)
             if function is not None:
-                self._read(layer, function)
+                self._read(layer, function, top=layer is model)
 
-    def _read(self, model: Any, function: Any) -> None:
+    def _read(self, model: Any, function: Any, *, top: bool) -> None:
         for nodes in function._nodes_by_depth.values():
             for node in nodes:
                 for parent in node.parent_nodes:
@@ -100,6 +105,8 @@ class Graph:
             self._first[id(place)] = inputs
         if len(outputs) == 1:
             self._after_nested[id(outputs[0])] = model
+        if top or len(outputs) > 1:
+            self._shown.update(map(id, outputs))
 
     def activation_after(self, slot: Slot) -> tuple[Activation, str]:
         """The activation that a slot's layer feeds, and how it was found."""
@@ -118,6 +125,44 @@ class Graph:
                 break
             start = parent
         return start
+
+    def normalizations_after(self, slot: Slot) -> list[Any]:
+        """The normalizations that read all that a slot's layer puts out, before anything else does.
+
+        In training the scale of its kernel then changes no output. Empty where anything else reads it,
+        or a normalization that goes by what it has seen before, as a frozen one does.
+        """
+        own = getattr(slot.layer, "activation", None)
+        if slot.role != "kernel" or (own is not None and own is not keras.activations.linear):
+            return []
+        found: dict[int, Any] = {}
+        queue, seen = [self._outermost(slot)], set()
+        while queue:
+            operation = queue.pop(0)
+            if id(operation) in seen:
+                continue
+            seen.add(id(operation))
+            if isinstance(operation, NORMALIZATIONS):
+                batch = isinstance(operation, layers.BatchNormalization)
+                if batch and (not operation.trainable or operation.renorm):
+                    return []
+                found[id(operation)] = operation
+                continue
+            inner = self._first.get(id(operation), [])
+            passes = len(seen) == 1 or inner or isinstance(operation, _PROPORTIONAL)
+            if not (passes or type(operation).__name__ in _TRANSPARENT_OPERATIONS):
+                return []
+            after = inner or self._next(operation)
+            if not after or (not inner and self._is_shown(operation)):
+                return []
+            queue += after
+        return list(found.values())
+
+    def _is_shown(self, operation: Any) -> bool:
+        """Whether an operation's output is also seen outside of the model."""
+        nested = self._after_nested.get(id(operation))
+        around = nested is not None and nested is not operation and self._is_shown(nested)
+        return id(operation) in self._shown or around
 
     def is_gate(self, slot: Slot) -> bool:
         """Whether what a slot's layer puts out, between zero and one, multiplies another signal."""

@@ -40,7 +40,9 @@ def initialize(
             is reset too.
         scheme: what to draw from:
 
-            - "auto": by the activation that follows each layer, as `recommend` chooses;
+            - "auto": by the activation that follows each layer, as `recommend` chooses; orthogonal
+              where a normalization comes first, which divides by the size of a kernel: what is left
+              of that is how fast it learns, and a kernel of He's size learns more slowly;
             - the name of a scheme, or an initializer, for all kernels and embeddings;
             - "looks_linear": a network that starts as a linear one, or nearly, at any depth and with
               any activation. Each kernel is told what feeds it and what reads it; the pairing goes

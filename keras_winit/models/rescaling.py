@@ -41,6 +41,10 @@ TRACED = "called inside a compiled loop, where nothing can be measured"
 NOTLINEAR = "its output is not in proportion to its kernel"
 NOT_ONE = "its output is not one tensor of numbers"
 BIASED = "its bias alone varies more than the target"
+NORMALIZED = "{} divides by its size"
+
+# How many epsilons of a normalization the variance before it has to be, to be divided out but for 1 %.
+_DROWNS = 100
 
 
 class Rescaler:
@@ -53,6 +57,7 @@ class Rescaler:
         self._target = target
         self._settle = settle
         self.place: float | None = None  # the mean that the bias is to give each unit; None: none
+        self.normalized: tuple[str, float] | None = None  # what normalizes the output at once, its epsilon
 
     def __call__(self, call: Any, *arguments: Any, **options: Any) -> Any:
         """What the layer answers, by its rescaled kernel."""
@@ -86,9 +91,11 @@ class Rescaler:
 
     def _rescaled(self, slot: Slot, output: Any) -> Any:
         """The output by the kernel that gives it the target's deviation."""
-        if self.place is not None and self._bias is not None:
+        if self.place is not None and self._bias is not None and self.normalized is None:
             return self._centred(slot, output, self._bias, self.place)
         found = moments(output)
+        if self._stays(slot, found):
+            return output
         if not found.varies:
             self._settle(slot, [found.std], None, NO_VARIANCE if math.isfinite(found.std) else NOT_FINITE)
             return output
@@ -100,6 +107,13 @@ class Rescaler:
         self._settle(slot, [found.std], [factor], "")
         output = output * ops.cast(factor, output.dtype)
         return output if offset is None else output + ops.cast(1 - factor, output.dtype) * offset
+
+    def _stays(self, slot: Slot, found: Moments) -> bool:
+        """Whether a kernel keeps its size, for a normalization follows in whose epsilon it does not drown."""
+        if self.normalized is None or not found.varies or found.std**2 < _DROWNS * self.normalized[1]:
+            return False
+        self._settle(slot, [found.std], None, NORMALIZED.format(self.normalized[0]), normalized=True)
+        return True
 
     def _centred(self, slot: Slot, output: Any, bias: Slot, place: float) -> Any:
         """The output with the target's deviation and, for each unit, the mean that it is to have."""
@@ -143,6 +157,8 @@ class Rescaler:
             dilation_rate=layer.dilation_rate,
         )
         found = moments(middle)
+        if self._stays(slot, found):
+            return
         if found.varies:
             self._settle(slot, [found.std], [self._target / found.std], "")
         else:
@@ -158,6 +174,9 @@ class Rescaler:
         if found is None or not found.varies:
             reason = NO_VARIANCE if found is None or math.isfinite(found.std) else NOT_FINITE
             self._leave(NOT_ONE if found is None else reason, found)
+            return call(*arguments, **options)
+        if self._stays(slot, found):
+            self._kernels.clear()
             return call(*arguments, **options)
         factor = self._target / found.std
         kernel = slot.variable
