@@ -5,17 +5,15 @@ layer and saved models reload with their initializers.
 """
 
 from keras_winit.choose import Recommendation, for_activation, recommend
-from keras_winit.fans import Fans, compute_fans
-from keras_winit.gains import gain
-from keras_winit.models.calibrate import calibrate
-from keras_winit.models.calibration import Calibration
-from keras_winit.models.diagnose import diagnose
-from keras_winit.models.for_layer import for_layer
-from keras_winit.models.initialize import initialize
-from keras_winit.models.layer_fans import layer_fans
-from keras_winit.models.plan import Plan
+from keras_winit.models.anatomy.layer_fans import layer_fans
+from keras_winit.models.calibrating.calibrate import calibrate
+from keras_winit.models.calibrating.calibration import Calibration
+from keras_winit.models.diagnosing.diagnose import diagnose
+from keras_winit.models.diagnosing.report import Finding, Report
+from keras_winit.models.initializing.for_layer import for_layer
+from keras_winit.models.initializing.initialize import initialize
+from keras_winit.models.initializing.plan import Plan
 from keras_winit.models.portable import portable
-from keras_winit.models.report import Finding, Report
 from keras_winit.schemes import get, names
 from keras_winit.schemes.basic import Constant, Ones, RandomNormal, RandomUniform, TruncatedNormal, Zeros
 from keras_winit.schemes.bias import ChronoBias, PriorBias
@@ -34,6 +32,8 @@ from keras_winit.schemes.variance import (
     LecunUniform,
     VarianceScaling,
 )
+from keras_winit.theory.fans import Fans, compute_fans
+from keras_winit.theory.gains import gain
 
 __version__ = "0.1.0"
 

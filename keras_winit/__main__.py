@@ -19,7 +19,7 @@ from keras_winit.files import (
     written_whole,
 )
 from keras_winit.schemes import scheme_class
-from keras_winit.terminal import console, table
+from keras_winit.support.terminal import console, table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

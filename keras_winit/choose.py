@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from keras_winit.activations import Activation, resolve
-from keras_winit.checks import one_of
-from keras_winit.gains import gain
 from keras_winit.schemes.base import Scheme
 from keras_winit.schemes.registry import get
+from keras_winit.support.checks import one_of
+from keras_winit.theory.activations import Activation, resolve
+from keras_winit.theory.gains import gain
 
 # The choice that the literature makes, by the name of the activation.
 _RECTIFIERS = ("relu", "relu6", "leaky_relu", "prelu", "elu", "celu", "gelu", "silu", "mish", "hard_silu")

@@ -11,9 +11,9 @@ import keras
 import numpy as np
 
 from keras_winit.choose import for_activation, recommend
-from keras_winit.progress import progress
 from keras_winit.schemes import Scheme
-from keras_winit.terminal import console, table
+from keras_winit.support.progress import progress
+from keras_winit.support.terminal import console, table
 
 DEPTH, WIDTH, ACTIVATION = 20, 128, "relu"
 EPOCHS = 12

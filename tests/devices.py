@@ -96,7 +96,7 @@ def jax_layouts(_):
     import jax
     from cases import CASES
 
-    from keras_winit import sharding
+    from keras_winit.drawing import sharding
 
     programs = []
 

@@ -11,8 +11,9 @@ from helpers import BACKEND, array
 from keras import layers, ops
 
 import keras_winit as winit
-from keras_winit.models.moments import moments
-from keras_winit.models.watching import having, intercepted, no_gradients
+from keras_winit.models.anatomy.slots import slots
+from keras_winit.models.running.moments import moments
+from keras_winit.models.running.watching import having, intercepted, no_gradients
 
 # Each builds within a test; `long` has the rest.
 SIX = ("VGG16", "ResNet50", "MobileNetV2", "EfficientNetB0", "DenseNet121", "ConvNeXtTiny")
@@ -102,8 +103,8 @@ def test_every_layer_reaches_the_target(name):
     for row in calibration.calibrated:
         assert row.before > 0
         assert row.factor == pytest.approx(0.8 / row.before, rel=1e-6)
-    kernels = [slot for slot in winit.models.slots.slots(model) if slot.role in ("kernel", "embedding")]
-    assert {row.path for row in calibration.rows} == {slot.path for slot in kernels}
+    kernels = {slot.path for slot in slots(model) if slot.role in ("kernel", "embedding")}
+    assert {row.path for row in calibration.rows} == kernels
 
 
 @pytest.mark.parametrize("name", zoo.MODELS)

@@ -7,7 +7,7 @@ from helpers import array
 from keras import layers, ops
 
 import keras_winit as winit
-from keras_winit.linearity import linear_place
+from keras_winit.theory.linearity import linear_place
 
 RNG = np.random.default_rng(0)
 

@@ -6,8 +6,8 @@ from helpers import array
 from keras import layers
 
 import keras_winit as winit
-from keras_winit.activations import builtin_names
 from keras_winit.schemes import scheme_class
+from keras_winit.theory.activations import builtin_names
 
 HE = [
     "relu",

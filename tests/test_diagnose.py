@@ -11,9 +11,9 @@ from helpers import BACKEND, array
 from keras import layers, ops
 
 import keras_winit as winit
-from keras_winit.models.report import Finding, LayerRow, Report, WeightRow
-from keras_winit.models.taps import gradient, tap
-from keras_winit.models.thresholds import THRESHOLDS
+from keras_winit.models.diagnosing.report import Finding, LayerRow, Report, WeightRow
+from keras_winit.models.diagnosing.taps import gradient, tap
+from keras_winit.models.diagnosing.thresholds import THRESHOLDS
 
 CODES = {
     *("zero", "constant", "too_small", "too_large", "repeated_units", "equal_tensors", "non_finite"),

@@ -7,7 +7,7 @@ import keras
 import pytest
 
 import keras_winit as winit
-from keras_winit.fans import Fans
+from keras_winit.theory.fans import Fans
 
 
 @pytest.mark.parametrize(

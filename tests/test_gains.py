@@ -11,8 +11,8 @@ from keras import layers, ops
 from scipy import integrate, stats
 
 import keras_winit as winit
-from keras_winit.activations import builtin_names
-from keras_winit.gains import moments
+from keras_winit.theory.activations import builtin_names
+from keras_winit.theory.gains import moments
 
 # The figures of the literature and of the design.
 FORWARD = {

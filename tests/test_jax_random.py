@@ -11,7 +11,7 @@ if BACKEND != "jax":
 
 import jax
 
-from keras_winit import jax_random
+from keras_winit.drawing import jax_random
 
 SAMPLERS = ["uniform", "normal", "truncated_normal"]
 # Whole pieces; a last piece that overlaps the one before; the smallest that is split.

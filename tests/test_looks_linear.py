@@ -7,7 +7,7 @@ from helpers import BACKEND, array
 from keras import layers, ops
 
 import keras_winit as winit
-from keras_winit.linearity import is_odd, linear_variance, power
+from keras_winit.theory.linearity import is_odd, linear_variance, power
 
 # f(u) − f(−u) is exactly linear where this says so.
 ACTIVATIONS = {

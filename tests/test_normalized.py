@@ -9,9 +9,9 @@ from keras import layers, ops
 from test_calibrate import application, noise
 
 import keras_winit as winit
-from keras_winit.models.following import Graph
-from keras_winit.models.slots import slots
-from keras_winit.models.watching import intercepted, no_gradients
+from keras_winit.models.anatomy.following import Graph
+from keras_winit.models.anatomy.slots import slots
+from keras_winit.models.running.watching import intercepted, no_gradients
 
 
 def images(count=48, seed=0):
@@ -190,7 +190,7 @@ def test_a_failure_takes_the_moving_variance_back(monkeypatch):
     def fail(self, *arguments):
         raise RuntimeError("planted")
 
-    monkeypatch.setattr(winit.models.calibrate.Drawing, "reset_optimizer", fail)
+    monkeypatch.setattr(winit.models.calibrating.calibrate.Drawing, "reset_optimizer", fail)
     with pytest.raises(RuntimeError, match="planted"):
         winit.calibrate(model, x, seed=0)
     zoo.assert_unchanged(model, before)

@@ -20,47 +20,29 @@ MODULES = sorted(
     {"keras_winit", *(module.name for module in pkgutil.walk_packages(winit.__path__, "keras_winit."))}
 )
 
-# From the bottom up: a module imports only what stands on a lower line.
-LAYERS = [
-    {"checks"},
-    {"seeds", "fans", "matrix_view", "terminal", "progress", "files", "host", "sharding"},
-    {"jax_random", "activations"},
-    {"generators"},
-    {"sampling", "haar", "gains"},
-    {"linearity"},
-    {"schemes.base"},
-    {"schemes.registry"},
-    {"schemes.basic", "schemes.variance", "schemes.orthogonal", "schemes.compose", "schemes.bias"},
-    {"schemes.structured", "schemes.siren", "schemes.looks_linear"},
-    {"schemes"},
-    {"choose"},
-    {"models"},
-    {"models.printing"},
-    {
-        "models.plan",
-        "models.layer_fans",
-        "models.undo",
-        "models.moments",
-        "models.watching",
-        "models.taps",
-        "models.plots",
-    },
-    {"models.probe", "models.moving_variance"},
-    {"models.slots", "models.batch", "models.guessing", "models.thresholds"},
-    {"models.following", "models.fitting", "models.torch_defaults", "models.portable", "models.rescaling"},
-    {"models.optimizer", "models.passing"},
-    {"models.links"},
-    {"models.mirroring", "models.centring"},
-    {"models.choosing"},
-    {"models.initialize", "models.for_layer"},
-    {"models.calibration", "models.report"},
-    {"models.weights", "models.signals", "models.calibrate"},
-    {"models.diagnose"},
-    {"demo"},
-    {""},
-    {"__main__"},
+# From the bottom up: a module imports only what stands before it, from its folder or from a lower one.
+FOLDERS = {
+    "support": "checks host progress terminal",
+    "drawing": "seeds sharding jax_random generators sampling haar",
+    "theory": "fans matrix_view activations gains linearity",
+    "schemes": "base registry basic variance orthogonal structured compose bias siren looks_linear",
+    "": "choose files",
+    "models": "",
+    "models.showing": "printing plots",
+    "models.anatomy": "layer_fans kinds slots following passing links",
+    "models.running": "watching undo moments probe batch",
+    "models.initializing": "plan optimizer fitting torch_defaults mirroring choosing initialize for_layer",
+    "models.calibrating": "calibration moving_variance rescaling centring calibrate",
+    "models.diagnosing": "thresholds report taps guessing signals weights diagnose",
+}
+_INSIDE = [
+    f"{folder}.{name}".strip(".")
+    for folder, names in FOLDERS.items()
+    for name in (*names.split(), *([""] if folder else []))
 ]
-LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
+# The folder of models has a module beside its folders.
+LAYERS = [*_INSIDE, "models.portable", "demo", "", "__main__"]
+LEVEL = {name: level for level, name in enumerate(LAYERS)}
 
 
 def short(module):
@@ -92,7 +74,7 @@ def test_imports_go_only_downwards(module):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_doctests(module):
-    if module == "keras_winit.jax_random":
+    if module == "keras_winit.drawing.jax_random":
         pytest.importorskip("jax")
     loaded = importlib.import_module(module)
     finder = doctest.DocTestFinder(exclude_empty=True)
@@ -114,7 +96,7 @@ def test_runtime_dependencies_are_keras_and_numpy():
     needed = [need for need in metadata.requires("keras-winit") if "extra ==" not in need]
     assert sorted(need.split(">")[0].strip() for need in needed) == ["keras", "numpy"]
     extras = set(metadata.metadata("keras-winit").get_all("Provides-Extra"))
-    assert extras == {"tensorflow", "jax", "torch", "plots", "demo", "test", "dev"}
+    assert extras == {"tensorflow", "jax", "torch", "plots", "demo", "test", "packages", "dev"}
     assert metadata.metadata("keras-winit")["License-Expression"] == "Apache-2.0"
 
 

@@ -9,8 +9,8 @@ from helpers import BACKEND, DISTRIBUTION, array, assert_drawn_from, std_toleran
 from scipy import stats
 
 import keras_winit as winit
-from keras_winit import generators
-from keras_winit.sampling import draw
+from keras_winit.drawing import generators
+from keras_winit.drawing.sampling import draw
 
 SHAPE = (2500, 4001)  # more than 10⁷, and an odd number of them
 SCHEMES = {

@@ -13,8 +13,7 @@ import keras
 import numpy as np
 from keras import initializers, ops
 
-from keras_winit.progress import progress
-from keras_winit.sampling import TRUNCATED_STD
+from keras_winit.drawing.sampling import TRUNCATED_STD
 from keras_winit.schemes import Scheme, get, names
 from keras_winit.schemes.basic import Constant, Ones, RandomNormal, RandomUniform, TruncatedNormal, Zeros
 from keras_winit.schemes.bias import PriorBias
@@ -23,6 +22,7 @@ from keras_winit.schemes.orthogonal import DeltaOrthogonal, Orthogonal
 from keras_winit.schemes.registry import PACKAGE
 from keras_winit.schemes.structured import Sparse
 from keras_winit.schemes.variance import VarianceScheme
+from keras_winit.support.progress import progress
 
 # Sizes to try for the dimensions that a model leaves open.
 _PROBES = (2, 32, 128)

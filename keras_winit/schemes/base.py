@@ -12,13 +12,22 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from keras_winit.checks import Shape, as_axes, as_dtype, as_shape, check_nesting, check_size, revived, shown
-from keras_winit.fans import Fans, compute_fans, resolve_axes
-from keras_winit.host import is_traced
-from keras_winit.matrix_view import MatrixView
-from keras_winit.sampling import compute_dtype
-from keras_winit.seeds import check_seed, settle
-from keras_winit.sharding import laid_out
+from keras_winit.drawing.sampling import compute_dtype
+from keras_winit.drawing.seeds import check_seed, settle
+from keras_winit.drawing.sharding import laid_out
+from keras_winit.support.checks import (
+    Shape,
+    as_axes,
+    as_dtype,
+    as_shape,
+    check_nesting,
+    check_size,
+    revived,
+    shown,
+)
+from keras_winit.support.host import is_traced
+from keras_winit.theory.fans import Fans, compute_fans, resolve_axes
+from keras_winit.theory.matrix_view import MatrixView
 
 _PARAMETERS: dict[type, Mapping[str, inspect.Parameter]] = {}  # reading a signature is slow
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from keras import ops
 
-from keras_winit.checks import Shape, as_float, as_int, check_fits, shown
-from keras_winit.host import is_traced
+from keras_winit.drawing.seeds import fold
 from keras_winit.schemes.base import KernelScheme, Scheme
 from keras_winit.schemes.registry import get, register
-from keras_winit.seeds import fold
+from keras_winit.support.checks import Shape, as_float, as_int, check_fits, shown
+from keras_winit.support.host import is_traced
 
 _MOST_NESTED = 16  # wrappers in one another: two or three are of use, and each looks into all it holds
 _LARGE = 1e3  # a factor whose product may be infinite; what is drawn keeps that distance

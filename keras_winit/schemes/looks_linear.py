@@ -5,15 +5,15 @@ from typing import Any
 
 from keras import ops
 
-from keras_winit.activations import resolve
-from keras_winit.checks import Shape, as_float, as_int, one_of
-from keras_winit.haar import haar
-from keras_winit.linearity import is_odd, linear_variance, power
-from keras_winit.matrix_view import MatrixView
+from keras_winit.drawing.haar import haar
+from keras_winit.drawing.seeds import fold
 from keras_winit.schemes.base import KernelScheme
 from keras_winit.schemes.orthogonal import at_centre
 from keras_winit.schemes.registry import register
-from keras_winit.seeds import fold
+from keras_winit.support.checks import Shape, as_float, as_int, one_of
+from keras_winit.theory.activations import resolve
+from keras_winit.theory.linearity import is_odd, linear_variance, power
+from keras_winit.theory.matrix_view import MatrixView
 
 SIDES = ("both", "inputs", "outputs", "none")
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from keras import ops
 
-from keras_winit.checks import Shape, as_float, check_fits
-from keras_winit.haar import haar
-from keras_winit.matrix_view import MatrixView
+from keras_winit.drawing.haar import haar
 from keras_winit.schemes.base import KernelScheme, Scheme
 from keras_winit.schemes.registry import register
+from keras_winit.support.checks import Shape, as_float, check_fits
+from keras_winit.theory.matrix_view import MatrixView
 
 
 def centre(shape: Shape) -> tuple[int, ...]:

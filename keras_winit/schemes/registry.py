@@ -6,8 +6,8 @@ from typing import Any, TypeVar
 
 import keras
 
-from keras_winit.checks import did_you_mean, revived, shown
 from keras_winit.schemes.base import Scheme
+from keras_winit.support.checks import did_you_mean, revived, shown
 
 PACKAGE = "winit"
 _SCHEMES: dict[str, type[Scheme]] = {}

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_winit.checks import Shape, as_float, as_int, check_fits
-from keras_winit.generators import normal, uniform
-from keras_winit.matrix_view import MatrixView
+from keras_winit.drawing.generators import normal, uniform
+from keras_winit.drawing.seeds import fold
 from keras_winit.schemes.base import KernelScheme, Scheme
 from keras_winit.schemes.orthogonal import centre
 from keras_winit.schemes.registry import register
-from keras_winit.seeds import fold
+from keras_winit.support.checks import Shape, as_float, as_int, check_fits
+from keras_winit.theory.matrix_view import MatrixView
 
 
 @register(

@@ -3,11 +3,11 @@
 import math
 from typing import Any
 
-from keras_winit.checks import Shape, as_bool, as_float, one_of, shown
-from keras_winit.fans import MODES, Fans
-from keras_winit.sampling import DISTRIBUTIONS, draw
+from keras_winit.drawing.sampling import DISTRIBUTIONS, draw
 from keras_winit.schemes.base import KernelScheme
 from keras_winit.schemes.registry import register
+from keras_winit.support.checks import Shape, as_bool, as_float, one_of, shown
+from keras_winit.theory.fans import MODES, Fans
 
 
 class VarianceScheme(KernelScheme):

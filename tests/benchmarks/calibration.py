@@ -20,7 +20,7 @@ import numpy as np
 from measure import Peak, run_with_frugal_malloc
 
 import keras_winit as winit
-from keras_winit.models.watching import no_gradients
+from keras_winit.models.running.watching import no_gradients
 
 MODELS = ("VGG19", "ResNet50", "EfficientNetB0")
 DEPTHS = (10, 19, 37)

@@ -25,9 +25,9 @@ from measure import about
 from trainability import ACTIVATIONS
 
 import keras_winit as winit
-from keras_winit.activations import resolve
-from keras_winit.gains import grid
-from keras_winit.linearity import is_odd, linear_variance, power
+from keras_winit.theory.activations import resolve
+from keras_winit.theory.gains import grid
+from keras_winit.theory.linearity import is_odd, linear_variance, power
 
 RESULTS = Path(__file__).parent / "results"
 DEPTH = 100

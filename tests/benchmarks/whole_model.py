@@ -18,7 +18,7 @@ import keras
 from measure import Peak, run_with_frugal_malloc
 
 import keras_winit as winit
-from keras_winit.models.slots import slots
+from keras_winit.models.anatomy.slots import slots
 
 
 def timed_build(make):

@@ -1,0 +1,1 @@
+"""Random tensors: seeds, generators, distributions, orthogonal matrices."""

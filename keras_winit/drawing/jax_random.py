@@ -1,0 +1,83 @@
+"""JAX's own random numbers, a large tensor in pieces.
+
+JAX computes the bits of a random tensor whole, in several arrays of its size, and so holds four
+times the tensor. The bits of an element follow from the key and its index alone, so that a piece
+can be drawn without the others: the numbers are the same, in a quarter of the memory, and sooner.
+Inside a traced program nothing is split: there JAX may lay the tensor over many devices.
+"""
+
+import math
+from typing import Any
+
+import jax
+import numpy as np
+from jax import lax
+from jax import numpy as jnp
+from jax.extend.random import threefry2x32_p
+
+from keras_winit.support.checks import Shape
+
+_PIECE = 2**18  # elements: what stays in a processor's cache
+_PIECES_PAY = 2**18 + 1
+_BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
+_BELOW_TWO = np.nextafter(np.float32(2), np.float32(0))
+
+
+def uniform(shape: Shape, limit: float, dtype: str, seed: int) -> Any:
+    """U(−limit, limit)."""
+    if _in_pieces(shape, dtype):
+        return _pieces("uniform", shape, _key(seed), np.array([-limit, limit], "float32"), 1.0)
+    return jax.random.uniform(_key(seed), shape, dtype, -limit, limit)
+
+
+def normal(shape: Shape, stddev: float, dtype: str, seed: int) -> Any:
+    """N(0, stddev²)."""
+    if _in_pieces(shape, dtype):
+        return _pieces("normal", shape, _key(seed), np.array([-_BELOW_ONE, 1], "float32"), stddev)
+    return jax.random.normal(_key(seed), shape, dtype) * stddev
+
+
+def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: int) -> Any:
+    """N(0, stddev²) cut at two deviations."""
+    if _in_pieces(shape, dtype):
+        edge = math.erf(math.sqrt(2))
+        return _pieces("truncated_normal", shape, _key(seed), np.array([-edge, edge], "float32"), stddev)
+    return jax.random.truncated_normal(_key(seed), -2.0, 2.0, shape, dtype) * stddev
+
+
+def _key(seed: int) -> Any:
+    return np.array([seed, 0], "uint32")
+
+
+def _in_pieces(shape: Shape, dtype: str) -> bool:
+    return (
+        dtype == "float32"
+        and _PIECES_PAY <= math.prod(shape) < 2**31  # an index is one word of the counter
+        and jax.default_backend() == "cpu"  # elsewhere a whole tensor is computed in place
+        and jax.config.jax_threefry_partitionable
+        and jax.config.jax_default_prng_impl == "threefry2x32"
+        and not isinstance(jnp.zeros(()), jax.core.Tracer)
+    )
+
+
+def _draw_pieces(kind: str, shape: Shape, key: Any, bounds: Any, scale: Any) -> Any:
+    (low, high), size = bounds, math.prod(shape)
+
+    def draw(index: Any, tensor: Any) -> Any:
+        start = jnp.minimum(index * _PIECE, size - _PIECE)  # the last piece draws some elements again
+        counter = lax.iota(jnp.uint32, _PIECE) + start.astype(jnp.uint32)
+        left, right = threefry2x32_p.bind(key[0], key[1], jnp.zeros_like(counter), counter)
+        # The upper 23 bits are a float's mantissa: a number in [1, 2).
+        number = lax.bitcast_convert_type(((left ^ right) >> 9) | np.uint32(0x3F800000), jnp.float32)
+        number = jnp.maximum(low, (number - 1) * (high - low) + low)
+        if kind != "uniform":
+            number = np.float32(math.sqrt(2)) * lax.erf_inv(number)
+        if kind == "truncated_normal":
+            number = jnp.clip(number, -_BELOW_TWO, _BELOW_TWO)
+        return lax.dynamic_update_slice(tensor, number * scale, (start,))
+
+    flat = lax.fori_loop(0, -(-size // _PIECE), draw, jnp.empty((size,), jnp.float32))
+    return flat.reshape(shape)
+
+
+_pieces = jax.jit(_draw_pieces, static_argnums=(0, 1))

@@ -1,0 +1,69 @@
+"""Seeds: Keras' contract, and independent seeds derived from one.
+
+A seed is None, an integer or a `keras.random.SeedGenerator`. None is drawn once, when the
+scheme is made, so that a scheme called twice returns the same tensor twice; a generator moves
+on at each draw.
+"""
+
+import hashlib
+import random
+from typing import Any, TypeAlias
+
+import keras
+import numpy as np
+
+from keras_winit.support.checks import revived, shown
+
+Seed: TypeAlias = "int | keras.random.SeedGenerator"
+
+# What every backend takes as it is: TensorFlow casts seeds to int32.
+_LIMIT = 2**31 - 2
+_WRITTEN = 2000  # bits
+
+
+def check_seed(seed: Any) -> Any:
+    """The seed as it was given, a config of a generator made into the generator.
+
+    Raises:
+        TypeError: for anything but None, an integer or a `SeedGenerator`.
+    """
+    if isinstance(seed, dict):
+        seed = revived(seed)
+    if isinstance(seed, np.integer):
+        seed = int(seed)
+    valid = seed is None or isinstance(seed, (int, keras.random.SeedGenerator))
+    if isinstance(seed, bool) or not valid:
+        raise TypeError(
+            "`seed` must be None, an integer or a `keras.random.SeedGenerator`. "
+            f"Received: seed={shown(seed)} of type {type(seed).__name__}."
+        )
+    return seed
+
+
+def settle(seed: Any) -> Seed:
+    """The seed to draw with: None becomes an integer, as Keras draws it.
+
+    It comes from Python's `random`, so `keras.utils.set_random_seed` governs it.
+    """
+    return random.randint(1, 10**9) if seed is None else seed
+
+
+def drawable(seed: Seed) -> Seed:
+    """The seed in the range that every backend takes; other integers are hashed into it."""
+    if isinstance(seed, int) and not 0 <= seed < _LIMIT:
+        return fold(seed, "wide")
+    return seed
+
+
+def fold(seed: Seed, *place: int | str) -> Seed:
+    """A seed for one place under another seed; equal places give equal seeds.
+
+    A generator is returned as it is: it gives a new seed at each draw.
+    """
+    if not isinstance(seed, int):
+        return seed
+    # Python writes no integer of thousands of digits but in another base.
+    number = str(seed) if seed.bit_length() < _WRITTEN else hex(seed)
+    text = "\x1f".join([number, *(f"{type(part).__name__}:{part}" for part in place)])
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") % _LIMIT

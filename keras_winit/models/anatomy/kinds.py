@@ -1,0 +1,66 @@
+"""Kinds of Keras' layers, by what they do to a signal."""
+
+from keras import layers
+
+CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
+DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
+TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
+
+# The calls of layers whose output, before the activation, is their kernel times their input plus a bias.
+LINEAR = {
+    kind.call
+    for kind in (
+        *(layers.Dense, layers.EinsumDense, layers.Embedding, layers.ReversibleEmbedding),
+        *(*CONVOLUTIONS, *DEPTHWISE, *SEPARABLE, *TRANSPOSED),
+    )
+}
+
+# What gives a signal a scale of its own.
+NORMALIZATIONS = (
+    layers.BatchNormalization,
+    layers.LayerNormalization,
+    layers.GroupNormalization,
+    layers.RMSNormalization,
+    layers.UnitNormalization,
+)
+ACTIVATION_LAYERS = (
+    layers.Activation,
+    layers.ReLU,
+    layers.LeakyReLU,
+    layers.PReLU,
+    layers.ELU,
+    layers.Softmax,
+)
+
+# What leaves each channel in its place and in proportion: twice the signal in, twice the signal out.
+_SCALING = (
+    *(layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D),
+    *(layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D),
+    *(layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D),
+    *(layers.Cropping1D, layers.Cropping2D, layers.Cropping3D),
+    *(layers.UpSampling1D, layers.UpSampling2D, layers.UpSampling3D),
+    *(layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D),
+    *(layers.GaussianDropout, layers.Identity),
+)
+_ADDING = (layers.AlphaDropout, layers.GaussianNoise, layers.ActivityRegularization)
+
+# What leaves each channel in its place.
+KEEP_CHANNELS = (*_SCALING, *_ADDING)
+# What leaves only the channels, and takes all that lies between them together.
+GLOBAL_POOLS = (
+    *(layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D),
+    *(layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D, layers.GlobalMaxPooling3D),
+)
+# What a signal passes through in proportion.
+PROPORTIONAL = (
+    *(*_SCALING, *GLOBAL_POOLS),
+    *(layers.Flatten, layers.Reshape, layers.Permute, layers.RepeatVector, layers.InputLayer),
+)
+# What a signal passes through with its distribution more or less as it was.
+TRANSPARENT = (*PROPORTIONAL, *_ADDING, *NORMALIZATIONS, layers.Normalization)
+# The operations of keras.ops that it passes through in proportion, by the names of their classes.
+TRANSPARENT_OPERATIONS = {
+    *("Reshape", "Transpose", "Squeeze", "ExpandDims", "SwapAxes", "Moveaxis", "Ravel", "Pad", "Flip"),
+    *("GetItem", "Cast", "MaxPool", "AveragePool"),
+}

@@ -1,0 +1,1 @@
+"""Scale the weights of a model by what one pass measures: `calibrate`."""

@@ -1,0 +1,96 @@
+"""What `calibrate` did to a model."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from keras_winit.models.showing.printing import Printed, Table, number
+
+
+@dataclass(frozen=True)
+class CalibrationRow:
+    """What became of one kernel, or of one gate of it; `factor` is None where it is left alone.
+
+    `normalized` says that it is left alone because a normalization divides by its size.
+    """
+
+    path: str
+    gate: int | None
+    before: float | None
+    after: float | None
+    factor: float | None
+    reason: str
+    centre: float | None = None
+    normalized: bool = False
+
+
+@dataclass(frozen=True)
+class Calibration(Printed):
+    """What `calibrate` found and did, a row for each kernel and embedding.
+
+    Attributes:
+        rows: in the order in which the layers were called, then those that are left alone. Each has
+            `path`, `gate` (of a recurrent kernel, else None), the standard deviation of the
+            pre-activation `before` and `after`, the `factor` on the kernel (None: left alone),
+            `reason`, the `centre` that its units were moved to (None: they were not), and whether
+            it is left alone for being `normalized`.
+        target_std: the deviation that was asked for.
+        seed: the root seed: with it, `calibrate` does the same again on the same data.
+        batch: what was sent through the model.
+        optimizer: what became of the optimizer's state.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_winit import calibrate
+    >>> model = keras.Sequential([keras.Input((40,)), keras.layers.Dense(30, "tanh"), keras.layers.Dense(9)])
+    >>> calibration = calibrate(model, seed=0)
+    >>> [round(row.after, 2) for row in calibration.rows]
+    [1.0, 1.0]
+    """
+
+    rows: tuple[CalibrationRow, ...]
+    target_std: float
+    seed: int
+    batch: str
+    optimizer: str
+
+    @property
+    def calibrated(self) -> tuple[CalibrationRow, ...]:
+        """The rows of what was rescaled."""
+        return tuple(row for row in self.rows if row.factor is not None)
+
+    @property
+    def skipped(self) -> tuple[CalibrationRow, ...]:
+        """The rows of what was left alone, normalized or not; their `reason` says why."""
+        return tuple(row for row in self.rows if row.factor is None)
+
+    def plot(self) -> Any:
+        """A matplotlib figure: the deviation of each pre-activation before and after, along depth.
+
+        Returns:
+            The `matplotlib.figure.Figure`, to be shown or saved.
+
+        Raises:
+            ImportError: without matplotlib; `pip install "keras-winit[plots]"`.
+        """
+        from keras_winit.models.showing.plots import plot_calibration  # noqa: PLC0415 - needs an extra
+
+        return plot_calibration(self)
+
+    def _line(self) -> str:
+        count = len({row.path for row in self.calibrated})
+        normalized = sum(row.normalized for row in self.rows)
+        others = f"{normalized} normalized, " if normalized else ""
+        return (
+            f"{count} kernels rescaled to a deviation of {self.target_std:g} on {self.batch}, {others}"
+            f"{len(self.skipped) - normalized} left alone; seed {self.seed}; {self.optimizer}"
+        )
+
+    def _tables(self) -> list[Table]:
+        rows = []
+        for row in self.rows:
+            path = row.path if row.gate is None else f"{row.path} (gate {row.gate})"
+            figures = (number(row.before), number(row.after), number(row.factor))
+            done = "rescaled" if row.centre is None else f"rescaled, and centred at {row.centre:.3g}"
+            rows.append((path, *figures, row.reason or done))
+        return [Table("Before the activation", ("variable", "before", "after", "factor", "reason"), rows)]

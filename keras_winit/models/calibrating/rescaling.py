@@ -1,0 +1,288 @@
+"""How each kind of layer is rescaled while it is called: its kernel, and at once its output.
+
+The output of a layer, before its activation, is linear in its kernel. So when a layer is reached
+its deviation is measured, the kernel multiplied by what is missing, and the pass goes on with the
+output that the new kernel would have given.
+"""
+
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from keras_winit.models.anatomy.kinds import LINEAR, SEPARABLE
+from keras_winit.models.anatomy.slots import Slot
+from keras_winit.models.running.moments import Moments, moments
+from keras_winit.models.running.undo import assign_exactly, exact_value
+from keras_winit.models.running.watching import having
+from keras_winit.support.host import host_array, is_traced
+
+# Multiplies a slot's kernel by a factor, or one for each gate, or leaves it alone with a reason:
+# settle(slot, deviations found, factors or None, reason).
+Settle = Callable[..., None]
+
+
+NO_VARIANCE = "its output has no variance"
+NOT_FINITE = "its output is not finite"
+TRACED = "called inside a compiled loop, where nothing can be measured"
+NOTLINEAR = "its output is not in proportion to its kernel"
+NOT_ONE = "its output is not one tensor of numbers"
+BIASED = "its bias alone varies more than the target"
+NORMALIZED = "{} divides by its size"
+
+# How many epsilons of a normalization the variance before it has to be, to be divided out but for 1 %.
+_DROWNS = 100
+
+
+class Rescaler:
+    """The hook for one layer: rescales its kernels when it is first called."""
+
+    def __init__(self, layer: Any, kernels: list[Slot], bias: Slot | None, target: float, settle: Settle):
+        self._layer = layer
+        self._kernels = {slot.variable.name: slot for slot in kernels}
+        self._bias = bias
+        self._target = target
+        self._settle = settle
+        self.place: float | None = None  # the mean that the bias is to give each unit; None: none
+        self.normalized: tuple[str, float] | None = None  # what normalizes the output at once, its epsilon
+
+    def __call__(self, call: Any, *arguments: Any, **options: Any) -> Any:
+        """What the layer answers, by its rescaled kernel."""
+        if not self._kernels or not arguments:
+            return call(*arguments, **options)
+        if any(is_traced(tensor) for tensor in keras.tree.flatten(arguments)):
+            self._leave(TRACED)
+            return call(*arguments, **options)
+        if type(self._layer).call not in LINEAR:
+            return self._by_trial(call, *arguments, **options)
+        if isinstance(self._layer, SEPARABLE):
+            self._rescale_depthwise(arguments[0])
+        backwards = options.get("reverse") or any(arguments[1:])
+        slot = self._kernels.pop("reverse_embeddings" if backwards else self._forward_name(), None)
+        if slot is None:
+            return call(*arguments, **options)
+        with having(self._layer, "activation", keras.activations.linear):
+            output = call(*arguments, **options)
+        output = self._rescaled(slot, output)
+        activation = getattr(self._layer, "activation", None)
+        return output if activation is None else activation(output)
+
+    def _forward_name(self) -> str:
+        names = ("pointwise_kernel", "kernel", "embeddings", "depthwise_kernel")
+        return next((name for name in names if name in self._kernels), "")
+
+    def _leave(self, reason: str, found: Moments | None = None) -> None:
+        for slot in self._kernels.values():
+            self._settle(slot, [found.std if found else None], None, reason)
+        self._kernels.clear()
+
+    def _rescaled(self, slot: Slot, output: Any) -> Any:
+        """The output by the kernel that gives it the target's deviation."""
+        if self.place is not None and self._bias is not None and self.normalized is None:
+            return self._centred(slot, output, self._bias, self.place)
+        found = moments(output)
+        if self._stays(slot, found):
+            return output
+        if not found.varies:
+            self._settle(slot, [found.std], None, NO_VARIANCE if math.isfinite(found.std) else NOT_FINITE)
+            return output
+        offset = self._offset(output)
+        factor = self._target / found.std if offset is None else _factor(output, offset, self._target)
+        if factor is None or not 0 < factor < math.inf:
+            self._settle(slot, [found.std], None, BIASED if factor is None else NOT_FINITE)
+            return output
+        self._settle(slot, [found.std], [factor], "")
+        output = output * ops.cast(factor, output.dtype)
+        return output if offset is None else output + ops.cast(1 - factor, output.dtype) * offset
+
+    def _stays(self, slot: Slot, found: Moments) -> bool:
+        """Whether a kernel keeps its size, for a normalization follows in whose epsilon it does not drown."""
+        if self.normalized is None or not found.varies or found.std**2 < _DROWNS * self.normalized[1]:
+            return False
+        self._settle(slot, [found.std], None, NORMALIZED.format(self.normalized[0]), normalized=True)
+        return True
+
+    def _centred(self, slot: Slot, output: Any, bias: Slot, place: float) -> Any:
+        """The output with the target's deviation and, for each unit, the mean that it is to have."""
+        channels = 1 if getattr(self._layer, "data_format", None) == "channels_first" else -1
+        axes = [axis for axis in range(len(output.shape)) if axis != channels % len(output.shape)]
+        means = ops.mean(ops.cast(output, "float32"), axis=axes, keepdims=True)
+        output = output - ops.cast(means, output.dtype)
+        found = moments(output)
+        factor = self._target / found.std if found.varies else math.inf
+        if not 0 < factor < math.inf:
+            finite = math.isfinite(found.std)
+            self._settle(slot, [found.std], None, NO_VARIANCE if finite else NOT_FINITE)
+            return output + ops.cast(means, output.dtype)
+        own = ops.cast(exact_value(bias.variable), "float32")
+        means = ops.reshape(means, own.shape) - own
+        self._settle(slot, [found.std], [factor], "", place)
+        assign_exactly(bias.variable, place - factor * means)
+        return output * ops.cast(factor, output.dtype) + ops.cast(place, output.dtype)
+
+    def _offset(self, output: Any) -> Any:
+        """The layer's bias, as it lies on the output, or None for none."""
+        if self._bias is None or not float(ops.max(ops.abs(self._bias.variable.value))) > 0:
+            return None
+        bias = ops.cast(self._bias.variable.value, output.dtype)
+        if getattr(self._layer, "data_format", None) == "channels_first":
+            bias = ops.reshape(bias, (-1, *(1 for _ in output.shape[2:])))
+        return bias
+
+    def _rescale_depthwise(self, inputs: Any) -> None:
+        """The first half of a separable convolution, whose output nobody else sees."""
+        layer = self._layer
+        slot = self._kernels.pop("depthwise_kernel", None)
+        if slot is None:
+            return
+        middle = ops.depthwise_conv(
+            inputs,
+            layer.depthwise_kernel,
+            strides=layer.strides,
+            padding=layer.padding,
+            data_format=layer.data_format,
+            dilation_rate=layer.dilation_rate,
+        )
+        found = moments(middle)
+        if self._stays(slot, found):
+            return
+        if found.varies:
+            self._settle(slot, [found.std], [self._target / found.std], "")
+        else:
+            self._settle(slot, [found.std], None, NO_VARIANCE if math.isfinite(found.std) else NOT_FINITE)
+
+    def _by_trial(self, call: Any, *arguments: Any, **options: Any) -> Any:
+        """A layer of the user's own: rescale, call again, and see."""
+        if len(self._kernels) > 1:
+            self._leave("a layer of its own kind with more than one kernel: they cannot be told apart")
+            return call(*arguments, **options)
+        (slot,) = self._kernels.values()
+        found = self._try(call, *arguments, **options)
+        if found is None or not found.varies:
+            reason = NO_VARIANCE if found is None or math.isfinite(found.std) else NOT_FINITE
+            self._leave(NOT_ONE if found is None else reason, found)
+            return call(*arguments, **options)
+        if self._stays(slot, found):
+            self._kernels.clear()
+            return call(*arguments, **options)
+        factor = self._target / found.std
+        kernel = slot.variable
+        before = host_array(exact_value(kernel)).copy()  # PyTorch assigns in place
+        assign_exactly(kernel, before * np.float32(factor))
+        then = self._try(call, *arguments, **options)
+        assign_exactly(kernel, before)
+        if then is None or not math.isclose(then.std, self._target, rel_tol=0.005):
+            self._leave(NOTLINEAR, found)
+        else:
+            self._settle(slot, [found.std], [factor], "")
+            self._kernels.clear()
+        return call(*arguments, **options)
+
+    def _try(self, call: Any, *arguments: Any, **options: Any) -> Moments | None:
+        """The moments of the layer's one output, before its activation where it has one."""
+        with having(self._layer, "activation", keras.activations.linear):
+            outputs = keras.tree.flatten(call(*arguments, **options))
+        if len(outputs) != 1 or not keras.backend.is_float_dtype(
+            keras.backend.standardize_dtype(outputs[0].dtype)
+        ):
+            return None
+        return moments(outputs[0])
+
+
+def _factor(output: Any, offset: Any, target: float) -> float | None:
+    """The factor s for which s·(output − offset) + offset has the target's deviation, or None."""
+    part = moments(output - offset)
+    whole, whole_plus = moments(output), moments(output + offset)
+    # Var(y + b) and Var(y + 2b) give the rest: Var(b), and the covariance of y and b.
+    a, one, two = part.std**2, whole.std**2, whole_plus.std**2
+    b = (two - 2 * one + a) / 2
+    c = (one - a - b) / 2
+    root = c * c - a * (b - target**2)
+    if a == 0 or root < 0 or b >= target**2:
+        return None
+    return (math.sqrt(root) - c) / a
+
+
+class RecurrentRescaler:
+    """The hook for a recurrent layer: rescales the input kernels of its cells, gate by gate.
+
+    What is measured is the input's share of a gate, over the whole sequence; recurrent kernels,
+    which see the state, stay orthogonal.
+    """
+
+    def __init__(self, layer: Any, cells: list[tuple[Any, Slot]], target: float, settle: Settle):
+        self._layer = layer
+        self._cells = cells
+        self._target = target
+        self._settle = settle
+
+    def __call__(self, call: Any, sequence: Any, *arguments: Any, **options: Any) -> Any:
+        """What the layer answers, by its rescaled kernels."""
+        cells, self._cells = self._cells, []
+        if cells and is_traced(sequence):
+            for _, slot in cells:
+                self._settle(slot, [None], None, TRACED)
+            cells = []
+        signal = sequence
+        stack = getattr(self._layer.cell, "cells", [self._layer.cell]) if cells else []
+        kernels = {id(cell): slot for cell, slot in cells}
+        for index, cell in enumerate(stack):
+            if id(cell) in kernels:
+                rescale_gates(cell, kernels[id(cell)], signal, self._target, self._settle)
+            if index + 1 < len(stack):  # what the next cell of a stack reads
+                signal = layers.RNN(cell, return_sequences=True)(signal)
+        return call(sequence, *arguments, **options)
+
+
+class CellRescaler:
+    """The hook for a recurrent cell that a model calls by itself, outside of a recurrent layer."""
+
+    def __init__(self, slot: Slot, target: float, settle: Settle):
+        self._pending = [slot]
+        self._target = target
+        self._settle = settle
+
+    def __call__(self, call: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        """What the cell answers, by its rescaled kernel."""
+        if self._pending:
+            slot = self._pending.pop()
+            if is_traced(inputs):
+                self._settle(slot, [None], None, TRACED)
+            else:
+                rescale_gates(slot.layer, slot, inputs[:, None], self._target, self._settle)
+        return call(inputs, *arguments, **options)
+
+
+def rescale_gates(cell: Any, slot: Slot, signal: Any, target: float, settle: Settle) -> None:
+    """Rescale each gate of a cell's input kernel so that its share of the gate has the target's deviation."""
+    gates = list(_gates(cell, slot, signal))
+    if all(found.varies for found in gates):
+        settle(slot, [found.std for found in gates], [target / found.std for found in gates], "")
+    else:
+        finite = all(math.isfinite(found.std) for found in gates)
+        settle(slot, [found.std for found in gates], None, NO_VARIANCE if finite else NOT_FINITE)
+
+
+def _gates(cell: Any, slot: Slot, signal: Any) -> Iterator[Moments]:
+    kernel = ops.cast(slot.variable.value, signal.dtype)
+    convolving = len(slot.shape) > 2
+    if convolving:  # time becomes part of the batch
+        signal = ops.reshape(signal, (-1, *signal.shape[2:]))
+    for gate in range(slot.blocks):
+        size = slot.shape[-1] // slot.blocks
+        part = kernel[..., gate * size : (gate + 1) * size]
+        yield moments(
+            ops.conv(
+                signal,
+                part,
+                strides=cell.strides,
+                padding=cell.padding,
+                data_format=cell.data_format,
+                dilation_rate=cell.dilation_rate,
+            )
+            if convolving
+            else ops.matmul(signal, part)
+        )

@@ -1,0 +1,1 @@
+"""Say what keeps a model from learning: `diagnose`."""

@@ -1,0 +1,173 @@
+"""What `diagnose` saw in a model."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from keras_winit.models.showing.printing import Printed, Table, number, share
+from keras_winit.support.checks import Shape
+
+_LAYER_HEADINGS = ("layer", "activation", "mean", "deviation", "gradient", "distinct", "dead", "saturated")
+
+SEVERITIES = ("error", "warning")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that is wrong with a model.
+
+    Attributes:
+        code: what kind of thing, such as "vanishing_signal".
+        severity: "error" for what keeps a network from learning, "warning" for what may slow it.
+        path: the variable or layer, or the model's name.
+        message: what was seen, with its figures.
+        figures: the figures by name.
+        remedy: one sentence that names the call to make.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_winit import diagnose
+    >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, kernel_initializer="zeros")])
+    >>> finding = diagnose(model).findings[0]
+    >>> finding.code, finding.severity
+    ('zero', 'error')
+    """
+
+    code: str
+    severity: str
+    path: str
+    message: str
+    figures: dict[str, float]
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{self.severity}: {self.code} in {self.path}: {self.message} {self.remedy}"
+
+
+@dataclass(frozen=True)
+class LayerRow:
+    """What one layer did with the batch; None where there is nothing of the kind.
+
+    Attributes:
+        path: the layer's.
+        activation: the name of the activation it applies.
+        mean, std: of what it computes before its activation.
+        distinct: the share of the activations' power that differs between inputs.
+        dead: the share of its units that give the same for every input, whatever they are given.
+        saturated: the share of its activations at the ends of a bounded function.
+        gradient: the size of the gradient there, of one sample.
+    """
+
+    path: str
+    activation: str | None
+    mean: float
+    std: float
+    distinct: float | None
+    dead: float | None
+    saturated: float | None
+    gradient: float | None
+
+
+@dataclass(frozen=True)
+class WeightRow:
+    """One weight against its theory: its standard deviation, and that of its own initializer."""
+
+    path: str
+    shape: Shape
+    role: str
+    std: float
+    expected: float | None
+
+
+@dataclass(frozen=True)
+class Report(Printed):
+    """What `diagnose` found in a model, and the figures behind it.
+
+    Attributes:
+        findings: the worst first.
+        layers: what each layer did with the batch, in the order in which they were called.
+        weights: each kernel and embedding against its theory.
+        loss: the loss on the batch, or None without labels.
+        loss_of_guessing: that of the best constant guess, or None where it is not known.
+        batch: what was sent through the model.
+        notes: what could not be looked at, and why.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_winit import diagnose
+    >>> model = keras.Sequential([keras.Input((40,)), keras.layers.Dense(30, "relu"), keras.layers.Dense(9)])
+    >>> report = diagnose(model)
+    >>> report.ok, report.findings
+    (True, ())
+    """
+
+    findings: tuple[Finding, ...]
+    layers: tuple[LayerRow, ...]
+    weights: tuple[WeightRow, ...]
+    loss: float | None
+    loss_of_guessing: float | None
+    batch: str
+    notes: tuple[str, ...] = ()
+
+    _whole = False
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is no finding of severity error."""
+        return not self.errors
+
+    @property
+    def errors(self) -> tuple[Finding, ...]:
+        """The findings of severity error."""
+        return tuple(finding for finding in self.findings if finding.severity == "error")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON, and whether it is `ok`."""
+        return {"ok": self.ok, **super().to_dict()}
+
+    def plot(self) -> Any:
+        """A matplotlib figure: signal and gradient along depth, weights against theory, dead and saturated.
+
+        Returns:
+            The `matplotlib.figure.Figure`, to be shown or saved.
+
+        Raises:
+            ImportError: without matplotlib; `pip install "keras-winit[plots]"`.
+        """
+        from keras_winit.models.showing.plots import plot_report  # noqa: PLC0415 - needs an extra
+
+        return plot_report(self)
+
+    def _line(self) -> str:
+        errors, warnings = len(self.errors), len(self.findings) - len(self.errors)
+        state = "healthy" if self.ok else "not healthy"
+        line = f"{state}: {errors} errors, {warnings} warnings, on {self.batch}"
+        if self.loss is not None:
+            line += f"; loss {self.loss:.4g}"
+        if self.loss is not None and self.loss_of_guessing is not None:
+            line += f" (guessing: {self.loss_of_guessing:.4g})"
+        return "\n".join([line, *(f"not seen: {note}" for note in self.notes)])
+
+    def _tables(self) -> list[Table]:
+        findings = [(f.severity, f.code, f.path, f.message, f.remedy) for f in self.findings]
+        layers = [
+            (
+                row.path,
+                row.activation or "–",
+                *(number(figure) for figure in (row.mean, row.std, row.gradient)),
+                *(share(figure) for figure in (row.distinct, row.dead, row.saturated)),
+            )
+            for row in self.layers
+        ]
+        weights = []
+        for row in self.weights:
+            ratio = None if not row.expected else row.std / row.expected
+            shape = "×".join(map(str, row.shape))
+            weights.append((row.path, shape, number(row.std), number(row.expected), number(ratio)))
+        tables = [
+            Table("Findings", ("severity", "code", "where", "what", "remedy"), findings),
+            Table("Layers, before their activation", _LAYER_HEADINGS, layers),
+            Table("Weights", ("variable", "shape", "deviation", "expected", "ratio"), weights),
+        ]
+        return [table for table in tables if table.rows]

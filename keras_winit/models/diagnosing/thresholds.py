@@ -1,0 +1,96 @@
+"""From where on something is a finding: every threshold, with its reason."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from keras_winit.support.checks import as_float, did_you_mean
+
+
+class Threshold(NamedTuple):
+    """From where on a finding is a warning, and from where on an error."""
+
+    warning: float
+    error: float
+    reason: str
+
+
+THRESHOLDS = {
+    "too_small": Threshold(
+        2.0,
+        10.0,
+        "How many times a weight's deviation is below its theory, beyond five standard errors of a "
+        "deviation at its size, √(1/2n). Training moves weights, seldom by ten.",
+    ),
+    "too_large": Threshold(2.0, 10.0, "The same, above its theory."),
+    "wrong_fans": Threshold(
+        3.0,
+        float("inf"),
+        "How many times a weight is below what its exact fans give, where Keras' fans are wrong. A "
+        "normalization may make up for it, so it is no error.",
+    ),
+    "repeated_units": Threshold(
+        0.0, 0.5, "The share of a layer's units that equal another: two draws never do. Half cripples it."
+    ),
+    "vanishing_signal": Threshold(
+        1e-2,
+        1e-4,
+        "The deviation of a pre-activation against what enters the first layer. Healthy networks keep it "
+        "within ten; at 1e-4 differences sink below the biases and epsilons of the layers.",
+    ),
+    "exploding_signal": Threshold(1e2, 1e4, "The same, upwards: at 1e4 every bounded function saturates."),
+    "input_collapse": Threshold(
+        1e-2,
+        1e-4,
+        "The share of the activations' power that differs between inputs, against that of the inputs "
+        "themselves. ReLU networks lose some of it with every layer; at 1e-4 all inputs look the same.",
+    ),
+    "vanishing_gradient": Threshold(
+        1e-3,
+        1e-5,
+        "The size of the gradient at a layer against that at the last layer. Pooling and strides take "
+        "about a hundredth in healthy networks.",
+    ),
+    "exploding_gradient": Threshold(1e3, 1e5, "The same, upwards."),
+    "dead_units": Threshold(
+        0.75,
+        0.95,
+        "The share of a layer's units that give the same for every input. In a deep ReLU network half "
+        "of them may do so on one batch.",
+    ),
+    "saturated": Threshold(
+        0.3,
+        0.6,
+        "The share of activations within 1/80 of the ends of a bounded function, where the slope is 5 % of "
+        "its largest. At a deviation of one it is 3 % for tanh.",
+    ),
+    "initial_loss": Threshold(
+        3.0,
+        30.0,
+        "The first loss against that of the best constant guess: 1.2 times is usual, 2 for a regression.",
+    ),
+}
+
+
+def thresholds_with(overrides: Mapping[str, Any] | None) -> dict[str, Threshold]:
+    """The thresholds, some of them replaced: by a pair (warning, error), or one number for both.
+
+    Raises:
+        TypeError, ValueError: for an unknown name, or what is no number.
+    """
+    result = dict(THRESHOLDS)
+    if overrides is None:
+        return result
+    if not isinstance(overrides, Mapping):
+        raise TypeError(f"`thresholds` must be a dict of names to numbers. Received: {overrides!r}.")
+    for name, value in overrides.items():
+        if name not in THRESHOLDS:
+            raise ValueError(
+                f"There is no threshold {name!r}.{did_you_mean(str(name), THRESHOLDS)} "
+                f"There are: {', '.join(THRESHOLDS)}."
+            )
+        pair = tuple(value) if isinstance(value, (tuple, list)) else (value, value)
+        if len(pair) != 2:
+            raise ValueError(f"The threshold {name!r} is a pair (warning, error). Received: {value!r}.")
+        warning, error = (as_float(f"thresholds[{name!r}]", each) for each in pair)
+        result[name] = Threshold(warning, error, "as given")
+    return result

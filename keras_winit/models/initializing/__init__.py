@@ -1,0 +1,1 @@
+"""Draw the weights of a model: `initialize`, and `for_layer` for one."""

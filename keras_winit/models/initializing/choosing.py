@@ -1,0 +1,154 @@
+"""Which scheme each variable of a model is to be drawn from, and why."""
+
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import keras
+
+from keras_winit.choose import for_activation
+from keras_winit.models.anatomy.following import Graph
+from keras_winit.models.anatomy.slots import Slot
+from keras_winit.models.initializing.mirroring import Mirroring
+from keras_winit.models.initializing.torch_defaults import torch_default
+from keras_winit.schemes import names, scheme_class
+from keras_winit.schemes.looks_linear import LooksLinear
+from keras_winit.schemes.registry import get
+from keras_winit.support.checks import did_you_mean, shown
+
+MODES = ("auto", "configured", "torch", "keep")
+# A scheme whose arguments follow from a kernel's place in the model.
+_MIRRORED = LooksLinear.name
+
+
+class Rule(NamedTuple):
+    """A scheme for the variables that an expression is found in, or for all."""
+
+    pattern: re.Pattern[str] | None
+    scheme: Any  # one of MODES, _MIRRORED, or an initializer
+
+    def matches(self, slot: Slot) -> bool:
+        """Whether the rule is about this variable or its layer."""
+        return self.pattern is None or self.pattern.search(slot.path) is not None
+
+    def names_the_variable(self, slot: Slot) -> bool:
+        """Whether the rule is about this variable, and not about its layer as a whole."""
+        layer = slot.path.removesuffix(slot.variable.name)
+        return self.pattern is not None and self.pattern.search(layer) is None
+
+
+class Choice(NamedTuple):
+    """What a variable is to be drawn from, and why."""
+
+    initializer: Any  # None: the variable is kept
+    reason: str
+    activation: str | None = None
+    forget_bias: bool = True
+    own: bool = False  # the layer's own initializer, to be drawn as the layer would
+
+
+def rules_of(scheme: Any) -> list[Rule]:
+    """The rules that the argument `scheme` of `initialize` stands for."""
+    if not isinstance(scheme, Mapping) or "class_name" in scheme:
+        return [Rule(None, _scheme(scheme))]
+    rules = []
+    for pattern, item in scheme.items():
+        try:
+            expression = re.compile(pattern)
+            expression.search("")  # one of bytes cannot
+            rules.append(Rule(expression, _scheme(item)))
+        except (re.error, TypeError, OverflowError, RecursionError) as error:
+            if isinstance(pattern, str) and isinstance(error, TypeError):
+                raise
+            raise ValueError(
+                f"A key of `scheme` must be a regular expression over variable paths. "
+                f"Received: {shown(pattern)}: {error}."
+            ) from error
+    return rules
+
+
+def _scheme(item: Any) -> Any:
+    """A mode, or an initializer."""
+    if isinstance(item, str) and item in MODES:
+        return item
+    if isinstance(item, str) and item.removeprefix("winit>") not in names(aliases=True):
+        hint = did_you_mean(item, (*MODES, *names(aliases=True)))
+        raise ValueError(
+            f"`scheme` must be one of {list(MODES)}, the name of a scheme, an initializer, or a mapping of "
+            f"regular expressions to these. Received: {shown(item)}.{hint}"
+        )
+    if callable(item) and not isinstance(item, (type, keras.initializers.Initializer)):
+        return item  # a function of shape and dtype, as Keras takes it
+    if isinstance(item, str) and scheme_class(item) is LooksLinear:
+        return _MIRRORED
+    return get(item)
+
+
+class Chooser:
+    """Decides for each variable of a model, by the rules given and by what lies around it."""
+
+    def __init__(self, model: keras.Model, slots: list[Slot], rules: list[Rule]) -> None:
+        self._rules = rules
+        self._graph = Graph(model)
+        mirrored = [slot for slot in slots if getattr(self._rule(slot), "scheme", None) == _MIRRORED]
+        self._mirroring = Mirroring(model, mirrored) if mirrored else None
+
+    def choice(self, slot: Slot) -> Choice:
+        """What a variable is to be drawn from, and why."""
+        if slot.kept:
+            return Choice(None, slot.kept)
+        rule = self._rule(slot)
+        if rule is None:
+            return Choice(None, "no expression matches")
+        if rule.scheme == "keep":
+            return Choice(None, "as the rule says")
+        if rule.scheme == "torch":
+            initializer, reason = torch_default(slot)
+            if initializer is not None:
+                return Choice(initializer, reason, forget_bias=False)
+            return _own(slot, "its initial value")
+        if rule.scheme == "configured":
+            return _own(slot, "the layer's own initializer, drawn afresh")
+        if not isinstance(rule.scheme, str) and rule.names_the_variable(slot):
+            return Choice(rule.scheme, "the rule names this variable", forget_bias=False)
+        if slot.role == "recurrent":
+            return Choice(get("orthogonal"), "recurrent: keeps the length of the state, gate by gate")
+        if slot.role == "bias":
+            return Choice(get("zeros"), "a bias" + (", its forget gate one" if slot.forget_bias else ""))
+        if slot.role not in ("kernel", "embedding"):
+            return _own(slot, "its initial value")
+        return self._for_kernel(slot, rule)
+
+    def _for_kernel(self, slot: Slot, rule: Rule) -> Choice:
+        if not isinstance(rule.scheme, str):
+            return Choice(rule.scheme, "as asked")
+        choice = self._by_activation(slot)
+        if self._mirroring is None or rule.scheme != _MIRRORED:
+            return choice
+        scheme, reason = self._mirroring.scheme(slot)
+        if scheme is None:
+            return choice._replace(reason=f"{reason}; as auto: {choice.reason}")
+        return choice._replace(initializer=scheme, reason=reason)
+
+    def _rule(self, slot: Slot) -> Rule | None:
+        return next((rule for rule in self._rules if rule.matches(slot)), None)
+
+    def _by_activation(self, slot: Slot) -> Choice:
+        activation, how = self._graph.activation_after(slot)
+        # Of what is divided out, the size only says how fast a kernel learns: that of an orthogonal one
+        # does well where He's learns half as fast. Measured: tests/benchmarks/architectures.py.
+        normalizations = self._graph.normalizations_after(slot)
+        if normalizations:
+            return Choice(get("orthogonal"), f"{normalizations[0].name} divides by its size", activation.name)
+        try:
+            return Choice(for_activation(activation), how, activation.name)
+        except ValueError:  # one that joins features, or is not finite
+            reason = f"{how}, and has no gain: as a linear layer"
+            return Choice(for_activation(None), reason, activation.name)
+
+
+def _own(slot: Slot, reason: str) -> Choice:
+    configured = slot.configured
+    if configured is None:
+        return Choice(None, "no initial value is known for it")
+    return Choice(configured, reason, own=True)

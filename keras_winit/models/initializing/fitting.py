@@ -1,0 +1,103 @@
+"""An initializer fitted to one variable of a model: its seed, its exact fans, its axes, its gates."""
+
+import math
+from typing import Any
+
+import keras
+
+from keras_winit.drawing.sampling import TRUNCATED_STD
+from keras_winit.models.anatomy.slots import Slot
+from keras_winit.schemes import Scheme
+from keras_winit.schemes.compose import PerGate, Wrapper
+from keras_winit.schemes.orthogonal import DeltaOrthogonal, Orthogonal
+from keras_winit.schemes.structured import Dirac, Identity
+from keras_winit.schemes.variance import VarianceScaling
+
+
+def fit(initializer: Any, slot: Slot, seed: int, *, own: bool = False) -> Any:
+    """A copy of an initializer with the slot's seed, exact fans and axes.
+
+    Args:
+        initializer: a scheme, an initializer of Keras, or a function of shape and dtype.
+        slot: the variable that it is for.
+        seed: the seed of that variable.
+        own: whether it is the layer's own initializer, which is to draw as the layer would.
+    """
+    if own:
+        return _with(initializer, seed, None, slot.axes_by_keras)
+    initializer = _ours(initializer)
+    if isinstance(initializer, DeltaOrthogonal) and slot.transposed:
+        raise ValueError(
+            f"delta_orthogonal cannot draw {slot.path!r}: the kernel of a transposed convolution has its "
+            "outputs before its inputs. Give a mapping that names another scheme for it."
+        )
+    if isinstance(initializer, (Identity, Dirac)):
+        if slot.depthwise:
+            return Dirac("depthwise", gain=initializer.gain)
+        fitted = _with(initializer, seed, None, slot.axes_by_keras and slot.axes)
+    else:
+        fitted = _with(initializer, seed, slot.fans, slot.axes)
+    if slot.blocks > 1 and isinstance(fitted, Scheme) and fitted.blockwise:
+        return PerGate(fitted, gates=slot.blocks, seed=seed)
+    return fitted
+
+
+def _ours(initializer: Any) -> Any:
+    """This package's scheme for one of Keras' own that cannot be told its fans, axes or gates."""
+    own = keras.initializers
+    config = initializer.get_config() if isinstance(initializer, own.Initializer) else {}
+    if isinstance(initializer, Scheme) or not type(initializer).__module__.startswith("keras."):
+        return initializer
+    if isinstance(initializer, own.VarianceScaling):
+        axes = {key: config[key] for key in ("input_axes", "output_axes")}
+        return VarianceScaling(initializer.scale, initializer.mode, initializer.distribution, **axes)
+    if isinstance(initializer, own.Orthogonal):
+        return Orthogonal(initializer.gain)
+    return Identity(initializer.gain) if isinstance(initializer, own.Identity) else initializer
+
+
+def _with(initializer: Any, seed: int | None, fans: Any, axes: Any) -> Any:
+    if not isinstance(initializer, keras.initializers.Initializer):
+        return initializer  # a function of shape and dtype
+    config = dict(initializer.get_config())
+    if "seed" in config and seed is not None:
+        config["seed"] = seed
+    if isinstance(initializer, Wrapper):
+        config["initializer"] = _with(_ours(initializer.initializer), None, fans, axes)
+    elif "fans" in config and fans is not None:
+        config["fans"] = config["fans"] or list(fans)
+    elif axes is not None and config.get("input_axes", ()) is None:
+        config["input_axes"], config["output_axes"] = axes
+    try:
+        return type(initializer).from_config(config)
+    except TypeError:  # one of the user's own that has no configuration is used as it is
+        return initializer
+
+
+def without_place(initializer: Any) -> Any:
+    """An initializer for all projections of an attention layer: no one's fans, axes or seed."""
+    if not isinstance(initializer, keras.initializers.Initializer):
+        return initializer
+    config = dict(initializer.get_config())
+    config.update({key: None for key in ("seed", "fans", "input_axes", "output_axes") if key in config})
+    if isinstance(initializer, Wrapper):
+        config["initializer"] = without_place(initializer.initializer)
+    try:
+        return type(initializer).from_config(config)
+    except TypeError:
+        return initializer
+
+
+def expected_std(slot: Slot) -> float | None:
+    """The deviation that a variable's own initializer gives it, by theory; None where none is known."""
+    initializer, own = slot.configured, keras.initializers
+    if isinstance(initializer, own.RandomUniform):
+        return float(initializer.maxval - initializer.minval) / math.sqrt(12)
+    if isinstance(initializer, own.TruncatedNormal):
+        return float(initializer.stddev) * TRUNCATED_STD
+    if isinstance(initializer, own.RandomNormal):
+        return float(initializer.stddev)
+    if initializer is None or isinstance(initializer, type):
+        return None
+    scheme = _with(_ours(initializer), None, None, slot.axes_by_keras)
+    return scheme.expected_std(slot.shape) if isinstance(scheme, Scheme) else None

@@ -1,0 +1,203 @@
+"""Initialize, or reset, a whole built model: right scheme, right fans, independent seeds."""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from keras_winit.drawing.seeds import check_seed, fold, settle
+from keras_winit.drawing.sharding import layout_of
+from keras_winit.models.anatomy.slots import Slot, slots, unbuilt
+from keras_winit.models.initializing.choosing import Choice, Chooser, rules_of
+from keras_winit.models.initializing.fitting import fit, without_place
+from keras_winit.models.initializing.optimizer import reset_optimizer
+from keras_winit.models.initializing.plan import Plan, Row
+from keras_winit.models.running.undo import Undo, undo_on_failure
+from keras_winit.schemes import Scheme
+from keras_winit.schemes.compose import Wrapper
+from keras_winit.support.checks import as_bool, shown
+from keras_winit.support.progress import progress
+
+# JAX goes ahead of Python. From this many elements it is waited for: one such tensor at a time.
+_LARGE = 2**18
+
+
+def initialize(
+    model: keras.Model, scheme: Any = "auto", *, seed: int | None = None, dry_run: bool = False
+) -> Plan:
+    """Draw every weight of a built model anew, with the right scheme, fans and seed for each.
+
+    Kernels and embeddings are drawn from the scheme with the exact fans of `layer_fans`. Recurrent
+    kernels are drawn orthogonal, gate by gate; biases go to zero (an LSTM's forget gate to one, as
+    the layer says); normalizations return to their initial values. Frozen, quantized and adapted
+    weights are kept, and the plan says why. Each draw is recorded in the layer's own initializer,
+    so that a saved model says how it was made (where an LSTM's forget gate is drawn too, as "torch"
+    does, its `unit_forget_bias` becomes False). Where anything fails, the model is as it was.
+
+    Args:
+        model: a built model of any kind, or a built layer. If it is compiled, the optimizer's state
+            is reset too.
+        scheme: what to draw from:
+
+            - "auto": by the activation that follows each layer, as `recommend` chooses; orthogonal
+              where a normalization comes first, which divides by the size of a kernel: what is left
+              of that is how fast it learns, and a kernel of He's size learns more slowly;
+            - the name of a scheme, or an initializer, for all kernels and embeddings;
+            - "looks_linear": a network that starts as a linear one, or nearly, at any depth and with
+              any activation. Each kernel is told what feeds it and what reads it; the pairing goes
+              through dropout, pooling, padding and reshaping, and starts afresh after whatever
+              normalizes, joins or mixes units. What has nothing to pair is drawn as by "auto";
+            - "configured": the initializer that each layer holds, drawn afresh: a reset. After another
+              draw that is what was recorded then, and no longer what the layer was built with;
+            - "torch": what PyTorch gives the counterpart of each layer, biases included;
+            - "keep": nothing is drawn;
+            - a mapping of regular expressions over variable paths to any of these: the first that
+              is found in a path decides, and what none matches is kept. An expression that does
+              not match without the variable's own name, such as "bias", is about that variable;
+              any other is about the layer, whose biases go to zero as said above.
+        seed: the root seed, an integer; None draws one, and the plan has it. The same seed gives
+            the same weights in any process; layers with names of their own do not depend on others.
+        dry_run: only say what would be done.
+
+    Returns:
+        A `Plan`; printing it shows a table.
+
+    Raises:
+        TypeError, ValueError: for an unbuilt model, an unknown scheme, a bad expression, or a
+            weight that the scheme cannot draw.
+
+    Example:
+
+    >>> model = keras.Sequential(
+    ...     [keras.Input((8,)), keras.layers.Dense(4, activation="tanh"), keras.layers.Dense(1)]
+    ... )
+    >>> plan = initialize(model, {"dense.*kernel": "orthogonal", ".*": "auto"}, seed=0)
+    >>> [row.scheme for row in plan.rows]
+    ['orthogonal', 'zeros', 'orthogonal', 'zeros']
+    """
+    as_bool("dry_run", dry_run)
+    drawing = Drawing(model, scheme, seed)
+    if not dry_run:
+        with undo_on_failure() as undo:
+            if drawing.carry_out(undo):
+                drawing.reset_optimizer(undo)
+    return drawing.plan(dry_run=dry_run)
+
+
+class Drawing:
+    """What is to be drawn in a model, every decision made and checked, nothing changed yet.
+
+    Attributes:
+        seed: the root seed.
+        slots: the variables of the model.
+    """
+
+    def __init__(self, model: keras.Model, scheme: Any, seed: int | None) -> None:
+        self.seed = _root_seed(seed)
+        self.slots = slots(model)
+        self._model = model
+        chooser = Chooser(model, self.slots, rules_of(scheme))
+        drawn_seeds: set[int] = set()
+        self._steps = []
+        for slot in self.slots:
+            place_seed = fold(self.seed, slot.place)
+            while place_seed in drawn_seeds:  # one in two thousand million for each pair of weights
+                place_seed = fold(place_seed, "again")
+            drawn_seeds.add(place_seed)
+            self._steps.append((slot, *_step(slot, chooser, place_seed)))
+        optimizer = getattr(model, "optimizer", None)
+        self.stateful = optimizer is not None and optimizer.built
+
+    @property
+    def _draws(self) -> bool:
+        return any(choice.initializer is not None for _, choice, _ in self._steps)
+
+    def carry_out(self, undo: Undo, *, show: bool = True) -> bool:
+        """Draw; what is changed is noted in `undo`. Returns whether anything was to be drawn."""
+        todo = [(slot, choice) for slot, choice, _ in self._steps if choice.initializer is not None]
+        with progress("drawing", len(todo), show=show) as advance:
+            for slot, choice in todo:
+                _draw(slot, choice, undo)
+                advance()
+        return bool(todo)
+
+    def reset_optimizer(self, undo: Undo) -> None:
+        """Give the optimizer's state the values that it starts with, if it has one."""
+        if self.stateful:
+            reset_optimizer(self._model, undo)
+
+    def plan(self, *, dry_run: bool) -> Plan:
+        """What is done, or would be."""
+        resets = self.stateful and self._draws
+        note = "the optimizer's state is reset too" if resets else "there is no optimizer state to reset"
+        return Plan(tuple(row for _, _, row in self._steps), self.seed, note, dry_run, unbuilt(self._model))
+
+
+def _root_seed(seed: Any) -> int:
+    checked = check_seed(seed)
+    if isinstance(checked, keras.random.SeedGenerator):
+        raise TypeError(
+            f"`seed` of a whole model must be an integer or None. Received: seed={shown(seed)}. "
+            "Each weight's own seed follows from it and the weight's place."
+        )
+    return int(settle(checked))
+
+
+def _step(slot: Slot, chooser: Chooser, seed: int) -> tuple[Choice, Row]:
+    choice = chooser.choice(slot)
+    if choice.initializer is not None:
+        fitted = fit(choice.initializer, slot, seed, own=choice.own)
+        choice = choice._replace(initializer=fitted)
+        if isinstance(fitted, Scheme):
+            try:
+                fitted.check_shape(slot.shape)
+            except ValueError as error:
+                raise ValueError(
+                    f"{_describe(fitted)} cannot draw {slot.path!r} of shape {slot.shape}: {error} "
+                    "Give a mapping that names another scheme for it."
+                ) from error
+    row = Row(
+        slot.path,
+        slot.shape,
+        slot.role,
+        slot.fans,
+        choice.activation,
+        None if choice.initializer is None else _describe(choice.initializer),
+        getattr(choice.initializer, "seed", None),
+        choice.reason,
+    )
+    return choice, row
+
+
+def _draw(slot: Slot, choice: Choice, undo: Undo) -> None:
+    variable, initializer = slot.variable, choice.initializer
+    undo.keep(variable)  # before the new value is drawn: two copies at a time, never three
+    layout = layout_of(variable)
+    options = {} if layout is None or not isinstance(initializer, Scheme) else {"layout": layout}
+    value = initializer(slot.shape, dtype=variable.dtype, **options)
+    if tuple(value.shape) != slot.shape:
+        raise ValueError(
+            f"{_describe(initializer)} returned shape {tuple(value.shape)} for {slot.path!r}, whose shape is "
+            f"{slot.shape}."
+        )
+    if slot.forget_bias and choice.forget_bias:
+        units = slot.shape[-1] // 4
+        ones = ops.ones((units,), dtype=value.dtype)
+        value = ops.concatenate([value[:units], ones, value[2 * units :]])
+    elif slot.forget_bias:
+        undo.set_attribute(slot.layer, "unit_forget_bias", False)
+    variable.assign(value)
+    if math.prod(slot.shape) >= _LARGE:
+        getattr(value, "block_until_ready", lambda: None)()
+    for owner, attribute in slot.recorders():
+        record = initializer if owner is slot.layer else without_place(initializer)
+        undo.set_attribute(owner, attribute, record)
+
+
+def _describe(initializer: Any) -> str:
+    if isinstance(initializer, Wrapper):
+        return f"{initializer.name}({_describe(initializer.initializer)})"
+    if isinstance(initializer, Scheme):
+        return initializer.name
+    return getattr(initializer, "__name__", type(initializer).__name__)

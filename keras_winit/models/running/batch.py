@@ -1,0 +1,135 @@
+"""One batch to send through a model, of the user's data or a probe, and the call."""
+
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_winit.models.running.probe import fixed_samples, probe_for
+
+MOST_SAMPLES = 256  # of an array
+
+
+class Batch(NamedTuple):
+    """What a model is called on.
+
+    Attributes:
+        inputs: arrays, in the nest that the model takes.
+        labels: what its outputs are compared with, or None.
+        samples: how many samples there are.
+        probe: whether it is random numbers in place of data.
+    """
+
+    inputs: Any
+    labels: Any
+    samples: int
+    probe: bool
+
+    def __str__(self) -> str:
+        return f"{self.samples} samples of {'a standard normal probe' if self.probe else 'the data'}"
+
+
+def batch_for(model: keras.Model, data: Any, labels: Any = None, *, seed: int = 0) -> Batch:
+    """The first batch of the data, checked; without data, a probe of the shapes that the model takes.
+
+    Raises:
+        TypeError, ValueError: for data that is empty, not finite, or of no known kind, and where no
+            probe can be made.
+    """
+    if data is None:
+        if labels is not None:
+            raise ValueError("`labels` without `data` belong to nothing. Pass the data too.")
+        inputs = probe_for(model, seed)
+        return Batch(inputs, None, _samples(inputs, "data"), True)
+    inputs, found = _first(data)
+    if labels is not None and found is not None:
+        raise ValueError("The data brings labels of its own. Pass `labels` with arrays only.")
+    inputs = tree.map_structure(_array, inputs)
+    count = _samples(inputs, "data")
+    if count == 0:
+        raise ValueError("`data` is empty: it has no samples.")
+    answers = tree.map_structure(_array, found if labels is None else labels)
+    if answers is not None and _samples(answers, "labels") != count:
+        raise ValueError(
+            f"`data` and `labels` must have the same number of samples. Received: {count} and "
+            f"{_samples(answers, 'labels')}."
+        )
+    most = fixed_samples(model) or MOST_SAMPLES
+    if count > most:  # spread over all of them, which may be sorted by class
+        chosen = np.linspace(0, count - 1, most).astype(int)
+        inputs, answers = tree.map_structure(
+            lambda array: None if array is None else array[chosen], (inputs, answers)
+        )
+    for array in tree.flatten(inputs):
+        if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(
+                f"`data` must be finite. Received: {np.count_nonzero(~np.isfinite(array))} values that are "
+                f"NaN or infinite, in an array of shape {array.shape}."
+            )
+    return Batch(inputs, answers, min(count, most), False)
+
+
+def _first(data: Any) -> tuple[Any, Any]:
+    """The first batch of a data set, as (inputs, labels or None); arrays are one batch."""
+    if isinstance(data, keras.utils.PyDataset):
+        if not len(data):
+            raise ValueError("`data` is empty: it has no batches.")
+        batch = data[0]
+    elif _is_array(data) or isinstance(data, (dict, list, tuple)):
+        return data, None
+    elif hasattr(data, "__iter__"):  # a tf.data.Dataset, a DataLoader, a generator
+        batch = next(iter(data), None)
+        if batch is None:
+            raise ValueError("`data` is empty: it has no batches.")
+        batch = tuple(batch) if isinstance(batch, list) else batch  # as a DataLoader collates a pair
+    else:
+        raise TypeError(
+            "`data` must be an array, a nest of arrays as the model takes it, a tf.data.Dataset, a "
+            "keras.utils.PyDataset, a DataLoader, or None for a probe. "
+            f"Received: {data!r} of type {type(data).__name__}."
+        )
+    inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
+    return inputs, labels
+
+
+def _is_array(data: Any) -> bool:
+    return hasattr(data, "shape") and hasattr(data, "dtype")
+
+
+def _array(item: Any) -> Any:
+    if item is None:
+        return None
+    array = np.asarray(item) if not keras.ops.is_tensor(item) else ops.convert_to_numpy(item)
+    if array.dtype.name == "bfloat16":
+        array = array.astype("float32")
+    if array.dtype.kind not in "fiubUSO" or array.ndim == 0:
+        raise TypeError(
+            f"`data` must be arrays of samples. Received: {item!r} of type {type(item).__name__}."
+        )
+    if array.dtype.kind in "USO":
+        raise ValueError(
+            "`data` must be numbers. Received: text. Pass what the model's first layers make of it, and the "
+            "model without them."
+        )
+    return array
+
+
+def _samples(nest: Any, name: str) -> int:
+    counts = {len(array) for array in tree.flatten(nest) if array is not None}
+    if len(counts) != 1:
+        raise ValueError(
+            f"The arrays of `{name}` must have as many samples each. Received: {sorted(counts)}."
+        )
+    return counts.pop()
+
+
+def call_on(model: keras.Model, batch: Batch, *, training: bool = False) -> Any:
+    """What the model makes of a batch; where it cannot take it, an error that says so."""
+    try:
+        return model(batch.inputs, training=training)
+    except Exception as error:  # whatever a backend or the model's own code raises
+        raise ValueError(
+            f"The model {model.name!r} cannot be called on {'a probe' if batch.probe else 'this data'}: "
+            f"{' '.join(str(error).split())[:600]}" + (" Pass `data`." if batch.probe else "")
+        ) from error

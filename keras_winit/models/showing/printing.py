@@ -1,0 +1,88 @@
+"""Results in words, in one style: as text, as HTML for a notebook, and as plain data for machines."""
+
+import dataclasses
+import html
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar, NamedTuple
+
+_MOST_ROWS, _ENDS = 60, 20  # of more rows, so many at either end are shown; `to_dict()` has them all
+
+
+class Table(NamedTuple):
+    """A titled table of text."""
+
+    title: str
+    headings: Sequence[str]
+    rows: Sequence[Sequence[str]]
+
+
+class Printed:
+    """A result that prints as tables: a dataclass that says what sums it up, and its tables."""
+
+    # Whether text shows every row; else a long table is cut in the middle.
+    _whole: ClassVar[bool] = True
+
+    def _line(self) -> str:
+        raise NotImplementedError
+
+    def _tables(self) -> list[Table]:
+        raise NotImplementedError
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as dicts, lists, strings and numbers, ready for JSON: what is not finite is None."""
+        data: dict[str, Any] = _plain(dataclasses.asdict(self))  # type: ignore[call-overload]
+        return data
+
+    def __str__(self) -> str:
+        from keras_winit.support.terminal import table_text  # noqa: PLC0415 - rich is slow to import
+
+        parts = [self._line()]
+        for table in self._tables():
+            rows = table.rows if self._whole else _shortened(table.rows)
+            parts.append(f"{table.title}\n{table_text(table.headings, rows)}")
+        return "\n\n".join(parts)
+
+    def _repr_html_(self) -> str:
+        """The same for a notebook."""
+        parts = [f"<p>{html.escape(self._line()).replace(chr(10), '<br>')}</p>"]
+        for table in self._tables():
+            head = _html_row("th", table.headings)
+            body = "".join(_html_row("td", row) for row in _shortened(table.rows))
+            parts.append(f"<b>{html.escape(table.title)}</b>")
+            parts.append(f"<table><thead>{head}</thead><tbody>{body}</tbody></table>")
+        return "".join(parts)
+
+
+def _html_row(kind: str, cells: Sequence[str]) -> str:
+    inner = "".join(f"<{kind} style='text-align:left'>{html.escape(cell)}</{kind}>" for cell in cells)
+    return f"<tr>{inner}</tr>"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value
+
+
+def _shortened(rows: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
+    if len(rows) <= _MOST_ROWS:
+        return rows
+    between = (f"… {len(rows) - 2 * _ENDS} more …", *("" for _ in rows[0][1:]))
+    return [*rows[:_ENDS], between, *rows[-_ENDS:]]
+
+
+def number(value: float | None) -> str:
+    """A figure with three digits, or a dash."""
+    return "–" if value is None else f"{value:.3g}"
+
+
+def share(value: float | None) -> str:
+    """A share in percent, or a dash."""
+    if value is None:
+        return "–"
+    return f"{value:.0%}" if value >= 0.01 or value == 0 else f"{value:.1e}"

@@ -1,0 +1,1 @@
+"""What a scheme is computed from: fans, matrices, activations and their moments."""

@@ -1,0 +1,110 @@
+"""What a user may mean by an activation: a name, a function, a layer or a config."""
+
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_winit.support.checks import did_you_mean, revived, shown
+
+
+class Activation(NamedTuple):
+    """An activation with its name, and the slope below zero where it is a leaky ReLU."""
+
+    name: str
+    function: Callable[[Any], Any]
+    negative_slope: float | None = None
+
+
+def builtin_names() -> tuple[str, ...]:
+    """The names of the activations that this version of Keras ships, aliases included."""
+    found = [
+        name
+        for name, item in vars(keras.activations).items()
+        if inspect.isfunction(item) and name not in ("get", "serialize", "deserialize")
+    ]
+    return tuple(sorted({*found, "swish", "hard_swish"}))
+
+
+def resolve(activation: Any) -> Activation:
+    """The activation behind a name, a callable, an activation layer, a config, or None.
+
+    Raises:
+        ValueError: for an unknown name, with the nearest one.
+        TypeError: for anything that is no activation.
+    """
+    if isinstance(activation, Activation):
+        return activation
+    if isinstance(activation, str):
+        activation = _by_name(activation)
+    if isinstance(activation, dict):
+        activation = revived(activation)
+    if activation is None:
+        activation = keras.activations.linear
+    if isinstance(activation, keras.layers.Layer):
+        return _of_layer(activation)
+    if not callable(activation) or inspect.isclass(activation):
+        raise TypeError(
+            "An activation is a name, a callable, an activation layer or None. "
+            f"Received: {shown(activation)} of type {type(activation).__name__}."
+        )
+    if activation is keras.activations.threshold:
+        raise ValueError(
+            "`threshold` is no activation without its two arguments. Pass a callable that has them, "
+            "such as `lambda x: keras.activations.threshold(x, 0.5, 0.0)`."
+        )
+    name = getattr(activation, "__name__", type(activation).__name__)
+    slope = None
+    if activation is keras.activations.leaky_relu:
+        slope = inspect.signature(activation).parameters["negative_slope"].default
+    return Activation(name, activation, slope)
+
+
+def _by_name(name: str) -> Callable[[Any], Any]:
+    custom = keras.saving.get_registered_object(name)
+    try:
+        function: Callable[[Any], Any] = custom or keras.activations.get(name)
+        return function
+    except ValueError as error:
+        raise ValueError(
+            f"There is no activation named {shown(name)}.{did_you_mean(name, builtin_names())} "
+            "Pass a callable for one of your own."
+        ) from error
+
+
+def _of_layer(layer: keras.layers.Layer) -> Activation:
+    """The activation that a layer applies, element by element, to what it is given."""
+    layers = keras.layers
+    if isinstance(layer, layers.Activation):
+        return resolve(layer.activation)
+    if isinstance(layer, layers.PReLU):
+        slope = _prelu_slope(layer)
+        return Activation("prelu", lambda x: ops.leaky_relu(x, slope), slope)
+    if isinstance(layer, layers.LeakyReLU):
+        return Activation("leaky_relu", layer.call, float(layer.negative_slope))
+    if isinstance(layer, layers.ReLU):
+        return Activation("relu", layer.call, float(layer.negative_slope) or None)
+    if isinstance(layer, layers.ELU):
+        return Activation("elu", layer.call)
+    if isinstance(layer, layers.Softmax):
+        return Activation("softmax", layer.call)
+    if hasattr(layer, "activation") or any(len(w.shape) > 1 for w in layer.weights):
+        raise TypeError(
+            f"The layer {layer.name!r} of type {type(layer).__name__} is no activation layer. "
+            "Pass its `activation`, or use `for_layer(layer)`."
+        )
+    # A layer of the user's own. An unbuilt one stays so: a twin of it is built.
+    own = layer if layer.built else type(layer).from_config(layer.get_config())
+    return Activation(type(layer).__name__, own)
+
+
+def _prelu_slope(layer: keras.layers.PReLU) -> float:
+    """The root mean square of a PReLU's slopes: the one slope with the same second moment."""
+    if layer.built:
+        slopes = ops.convert_to_numpy(layer.alpha)
+    else:
+        slopes = ops.convert_to_numpy(layer.alpha_initializer((1, 64), dtype="float32"))
+    return float(np.sqrt(np.mean(np.square(slopes.astype("float64")))))

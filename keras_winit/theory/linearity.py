@@ -1,0 +1,148 @@
+"""How linear an activation is: in its odd part, and around a place.
+
+A kernel that reads a unit u together with its twin −u, as f(u) − f(−u), sees no constant and nothing
+else that is even in f. Of ReLU, GELU, SiLU and softplus that leaves u itself; of sigmoid tanh(u/2).
+An activation that is odd already, such as tanh, needs no twins. And most activations are nearly
+linear somewhere, where a bias can take their units.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import keras
+import numpy as np
+
+from keras_winit.theory.activations import Activation, resolve
+from keras_winit.theory.gains import evaluate, features, grid
+
+# How much of an activation's power may be nonlinear at the start, by the number of activations in a
+# row. Measured on plain stacks (tests/benchmarks/trainability.py), of 5 to 100 layers. For activations
+# that are odd this by the number: with a third of it, softsign fails at 100 layers.
+_SHARE_OF_ODD = 0.6
+# For the odd part that twins leave this by its square: mish fails at 100 layers with 30 times as much.
+# And at a smaller variance than a quarter units carry so little that their biases outrun them:
+# sigmoid at 100 layers reaches 0.93 with a quarter, and 0.84 with a sixteenth.
+_SHARE_OF_TWINS = 3.0
+_LEAST_OF_TWINS = 0.25
+# For how many layers a kernel that is drawn by itself is made.
+USUAL_DEPTH = 40
+
+T = TypeVar("T")
+
+_ROUNDING = 1e-5
+_STEPS = 512  # points per unit where a variance is searched for
+_HALVINGS = 24
+_PLACES = 9
+_EQUAL = 1e-3  # shares of variance that make no difference
+
+
+def is_odd(activation: Any) -> bool:
+    """Whether f(−u) = −f(u): there is no even part that twins would cancel."""
+    known = resolve(activation)
+    points, _ = grid()
+    values = _values(known, points)
+    return bool(np.max(np.abs(values + values[::-1])) <= _ROUNDING * max(1.0, float(np.max(np.abs(values)))))
+
+
+def power(activation: Any, variance: float, *, twins: bool) -> float:
+    """E[(f(u) − f(−u))²] with twins, E[f(u)²] without, for u ~ N(0, variance).
+
+    Raises:
+        ValueError: where that is zero or not finite: an even activation has no odd part.
+    """
+    known = resolve(activation)
+    found, whole = _once(_powers, known, variance, twins)
+    if not 0 < found < np.inf or found <= _ROUNDING**2 * whole:
+        what = "f(u) − f(−u)" if twins else "f(u)"
+        raise ValueError(
+            f"The activation {known.name!r} carries no signal here: {what} has the power {found:g} for "
+            f"u ~ N(0, {variance:g}). Looking linear needs an odd part; use another scheme."
+        )
+    return found
+
+
+def linear_variance(activation: Any, depth: int = USUAL_DEPTH) -> float:
+    """The variance, up to 1, at which `depth` such activations in a row stay nearly linear.
+
+    It is the largest at which the share of the power of g = f(√q·z) − f(−√q·z) that no linear
+    function explains, 1 − E[z·g]²/E[g²], is at most 0.6/depth where f is odd, and 3/depth² where it
+    needs twins, but then not less than a quarter.
+    """
+    known = resolve(activation)
+    if is_odd(known):
+        return _once(_linear_variance, known, _SHARE_OF_ODD / depth)
+    return max(_LEAST_OF_TWINS, _once(_linear_variance, known, _SHARE_OF_TWINS / depth**2))
+
+
+def linear_place(activation: Any, std: float = 1.0) -> float:
+    """The mean, at most one deviation from zero, around which an activation is most nearly linear.
+
+    For u ~ N(mean, std²), the share of f(u)'s variance that no linear function of u explains is least
+    there: at one deviation for ReLU and its kin, at zero for tanh and sigmoid. Of equals the nearest
+    to zero counts.
+    """
+    return _once(_linear_place, resolve(activation), std)
+
+
+def _linear_place(activation: Activation, std: float) -> float:
+    points, weights = grid(steps_per_unit=_STEPS)
+    places = sorted(np.linspace(-std, std, _PLACES), key=abs)
+
+    def bent(place: float) -> float:
+        values = _values(activation, place + std * points)
+        centred = values - weights @ values
+        whole = float(weights @ centred**2)
+        return 1 - float(weights @ (points * centred)) ** 2 / whole if whole > 0 else 1.0
+
+    least = min(bent(place) for place in places)
+    return float(next(place for place in places if bent(place) <= least + _EQUAL))
+
+
+def _once(compute: Callable[..., T], activation: Activation, *arguments: Any) -> T:
+    """A result that is remembered, but for a layer of the user's own, which may change."""
+    if isinstance(activation.function, keras.layers.Layer):
+        return compute(activation, *arguments)
+    result: T = _remembered(compute, activation, *arguments)
+    return result
+
+
+@lru_cache(maxsize=256)
+def _remembered(compute: Callable[..., Any], activation: Activation, *arguments: Any) -> Any:
+    return compute(activation, *arguments)
+
+
+def _powers(activation: Activation, variance: float, twins: bool) -> tuple[float, float]:
+    """The power that is asked for, and that of all of f."""
+    points, weights = grid()
+    values = _values(activation, np.sqrt(variance) * points)
+    whole = float(weights @ values**2)
+    return (float(weights @ (values - values[::-1]) ** 2) if twins else whole), whole
+
+
+def _linear_variance(activation: Activation, allowed: float) -> float:
+    points, weights = grid(steps_per_unit=_STEPS)
+
+    def bent(variance: float) -> float:
+        values = _values(activation, np.sqrt(variance) * points)
+        odd = values - values[::-1]
+        whole = float(weights @ odd**2)
+        return 1 - float(weights @ (points * odd)) ** 2 / whole if whole > 0 else 0.0
+
+    if bent(1.0) <= allowed:
+        return 1.0
+    low, high = 1e-6, 1.0
+    for _ in range(_HALVINGS):
+        middle = float(np.sqrt(low * high))
+        low, high = (middle, high) if bent(middle) <= allowed else (low, middle)
+    return low
+
+
+def _values(activation: Activation, points: np.ndarray) -> np.ndarray:
+    """f at these points, the first and the last of which are opposites."""
+    if features(activation) != 2:
+        raise ValueError(
+            f"The activation {activation.name!r} joins two features into one, and its units have no twins."
+        )
+    values: np.ndarray = evaluate(activation, points[None, :])[0]
+    return values
