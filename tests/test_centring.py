@@ -153,6 +153,16 @@ def test_a_normalization_across_units_does_not_centre_them():
     assert winit.calibrate(model, numbers(64, 12), center="none", seed=1).rows[0].normalized
 
 
+@pytest.mark.parametrize(
+    ("activation", "depth", "place"),
+    [("gelu", 19, None), ("gelu", 20, 1), ("relu", 20, 1), ("elu", 20, None), ("tanh", 20, None)],
+)
+def test_auto_centres_rectifiers_in_long_chains(activation, depth, place):
+    calibration = winit.calibrate(stack(activation, depth=depth), numbers(64, 48), seed=1)
+    assert {row.centre for row in calibration.rows[:-1]} == {place}
+    assert (calibration.rows[-1].centre == 0) == (place is not None)
+
+
 @pytest.mark.parametrize("scheme", ["keep", "looks_linear", {"^nothing$": "auto"}])
 def test_auto_leaves_what_is_not_drawn_or_needs_no_centring(scheme):
     model, x = stack("softplus", depth=4), numbers(64, 48)

@@ -66,9 +66,10 @@ def calibrate(
               a mean of zero before tanh and sigmoid, of one deviation before ReLU and its kin;
             - "weights": from each unit's incoming weights the share of their mean is taken away that
               lets both signals and gradients keep their scale;
-            - "auto": "bias" for activations most of whose power is a constant (sigmoid, softplus), in
-              chains of kernels with only activations, pooling and reshaping in between, if they are
-              drawn anew and not by "looks_linear", which needs no centring; elsewhere "none";
+            - "auto": "bias" for activations most of whose power is a constant (sigmoid, softplus), and
+              in chains of twenty or more also for ReLU and its kin. A chain is of kernels with only
+              activations, pooling and reshaping in between; they have to be drawn anew, and not by
+              "looks_linear", which needs no centring. Elsewhere "none";
             - "none": nothing.
 
             Centring lets plain networks of forty layers train with any activation. The signal that

@@ -12,10 +12,12 @@ from keras_winit.theory.linearity import linear_place
 
 CENTRES = ("auto", "none", "weights", "bias")
 
-# The share of an activation's power that is constant from which "auto" centres: sigmoid has 0.85,
-# hard_sigmoid 0.9 and softplus 0.7, and without centring they fail from five to ten layers on. ReLU has
-# 0.32. Centred, it trains 40 layers, but VGG19 diverges at a learning rate that does no harm without.
+# The share of an activation's power that is constant from which "auto" centres. Measured:
+# tests/benchmarks/trainability.py and architectures.py. Sigmoid has 0.85, hard_sigmoid 0.9 and softplus
+# 0.7, and they fail from five to ten layers on. ReLU and its kin have 0.1 to 0.3, and fail from 20 layers
+# on; sooner it would do harm, for VGG19, a chain of 18, then diverges unless its gradients are clipped.
 _CONSTANT = 0.5
+_DEEP, _CONSTANT_WHEN_DEEP = 20, 0.1
 
 
 class Centring:
@@ -62,9 +64,12 @@ class Centring:
         links = self._links
         if links is None or isinstance(slot.configured, LooksLinear):
             return False
-        if links.goes_on(slot):
-            return _constant_share(activation) > _CONSTANT
-        return links.goes_before(slot) and _constant_share(links.reads[slot].signal.activation) > _CONSTANT
+        if not links.goes_on(slot):
+            if not links.goes_before(slot):
+                return False
+            activation = links.reads[slot].signal.activation
+        least = _CONSTANT_WHEN_DEEP if links.depth(slot) >= _DEEP else _CONSTANT
+        return _constant_share(activation) > least
 
     def share(self, slot: Slot) -> float:
         """The share of each unit's mean weight to take away, so that signals and gradients keep their scale.
