@@ -5,6 +5,8 @@ import re
 import statistics
 from pathlib import Path
 
+from peers import COMPARISON, PEERS
+
 import keras_winit as winit
 from keras_winit.schemes import scheme_class
 
@@ -88,7 +90,17 @@ def trainability_table() -> str:
     return "\n".join(lines)
 
 
-TABLES = {"schemes": schemes_table, "trainability": trainability_table, "speed": speed_table}
+def peers_table() -> str:
+    lines = [f"| | {' | '.join(PEERS)} |", "|---" * (len(PEERS) + 1) + "|"]
+    return "\n".join([*lines, *(f"| {row} | {' | '.join(cells)} |" for row, cells in COMPARISON.items())])
+
+
+TABLES = {
+    "schemes": schemes_table,
+    "peers": peers_table,
+    "trainability": trainability_table,
+    "speed": speed_table,
+}
 
 
 def section(text: str, name: str) -> re.Match:

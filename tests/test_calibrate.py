@@ -75,7 +75,7 @@ def pre_activations(model, data):
     def hook(layer):
         def watch(call, *arguments, **options):
             activation = layer.activation
-            with having(layer, "activation", keras.activations.linear):
+            with having(layer, activation=keras.activations.linear):
                 output = call(*arguments, **options)
             # A TimeDistributed layer calls it for each step.
             if layer.path not in seen or "time_distributed" in layer.path:
@@ -567,6 +567,20 @@ def test_quality_of_every_architecture(name):
 
 def test_the_list_of_architectures_is_whole():
     assert set(SIX) <= set(architectures())
+
+
+@pytest.mark.parametrize("function", [winit.initialize, winit.calibrate, winit.diagnose])
+def test_a_session_shows_a_line(function):
+    result = function(zoo.sequential())
+    assert repr(result).startswith(f"<{type(result).__name__}: ")
+    assert len(repr(result)) < 200
+    assert len(str(result).splitlines()) > 5
+
+
+def test_an_error_of_keras_comes_without_its_colours():
+    with pytest.raises(ValueError, match="cannot be called") as caught:
+        winit.calibrate(zoo.sequential(), np.zeros((4, 5), "float32"))
+    assert "\x1b" not in str(caught.value)
 
 
 def test_the_table_and_the_plot():

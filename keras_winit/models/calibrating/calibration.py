@@ -23,7 +23,7 @@ class CalibrationRow:
     normalized: bool = False
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # one line, by `Printed`
 class Calibration(Printed):
     """What `calibrate` found and did, a row for each kernel and embedding.
 

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+import numpy as np
 from keras import ops
 
 from keras_winit.models.running.moments import moments
 from keras_winit.models.running.undo import assign_exactly, exact_value
-from keras_winit.support.host import is_traced
+from keras_winit.support.host import host_array, is_traced
 
 
 class MovingVariance:
@@ -28,6 +29,7 @@ class MovingVariance:
         self.variable = layer.moving_variance
         self.value: Any = None
         self._layer = layer
+        self._statistics = (layer.moving_mean, layer.moving_variance)
         self._pending = True
 
     def __call__(self, call: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
@@ -38,17 +40,17 @@ class MovingVariance:
         return call(inputs, *arguments, **options)
 
     def _measure(self, inputs: Any) -> None:
-        layer = self._layer
-        before, epsilon = ops.cast(exact_value(self.variable), "float32"), layer.epsilon
-        normalized = ops.batch_normalization(
-            ops.cast(inputs, "float32"),
-            ops.cast(exact_value(layer.moving_mean), "float32"),
-            before,
-            axis=layer.axis,
-            epsilon=epsilon,
-        )
-        found = moments(normalized)
-        value = (before + epsilon) * found.std**2 - epsilon if found.varies else before
-        if found.varies and float(ops.min(value)) > 0:
+        mean, before = (np.array(host_array(exact_value(each)), "float32") for each in self._statistics)
+        epsilon = np.float32(self._layer.epsilon)
+        signal, scale = inputs, before + epsilon
+        if mean.any() or (before != before[0]).any():  # else it is one factor for all channels
+            signal = ops.cast(inputs, "float32")
+            signal = ops.batch_normalization(signal, mean, before, self._layer.axis, epsilon=epsilon)
+            scale = np.ones_like(before)
+        found = moments(signal)
+        if not found.varies:
+            return
+        value = (before + epsilon) / scale * np.float32(found.std**2) - epsilon
+        if value.min() > 0:
             self.value = value
             assign_exactly(self.variable, value)

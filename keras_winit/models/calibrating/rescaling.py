@@ -64,7 +64,10 @@ class Rescaler:
         slot = self._kernels.pop("reverse_embeddings" if backwards else self._forward_name(), None)
         if slot is None:
             return call(*arguments, **options)
-        with having(self._layer, "activation", keras.activations.linear):
+        plain = {"activation": keras.activations.linear}
+        if not self._has_offset():  # to add zeros takes a copy of the output
+            plain |= {"bias": None, "use_bias": False}
+        with having(self._layer, **plain):
             output = call(*arguments, **options)
         output = self._rescaled(slot, output)
         activation = getattr(self._layer, "activation", None)
@@ -123,9 +126,13 @@ class Rescaler:
         assign_exactly(bias.variable, place - factor * means)
         return output * ops.cast(factor, output.dtype) + ops.cast(place, output.dtype)
 
+    def _has_offset(self) -> bool:
+        """Whether the layer's bias is any but zero."""
+        return self._bias is not None and bool(np.any(host_array(exact_value(self._bias.variable))))
+
     def _offset(self, output: Any) -> Any:
         """The layer's bias, as it lies on the output, or None for none."""
-        if self._bias is None or not float(ops.max(ops.abs(self._bias.variable.value))) > 0:
+        if self._bias is None or not self._has_offset():
             return None
         bias = ops.cast(self._bias.variable.value, output.dtype)
         if getattr(self._layer, "data_format", None) == "channels_first":
@@ -183,7 +190,7 @@ class Rescaler:
 
     def _try(self, call: Any, *arguments: Any, **options: Any) -> Moments | None:
         """The moments of the layer's one output, before its activation where it has one."""
-        with having(self._layer, "activation", keras.activations.linear):
+        with having(self._layer, activation=keras.activations.linear):
             outputs = keras.tree.flatten(call(*arguments, **options))
         if len(outputs) != 1 or not keras.backend.is_float_dtype(
             keras.backend.standardize_dtype(outputs[0].dtype)

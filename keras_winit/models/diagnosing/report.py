@@ -79,7 +79,7 @@ class WeightRow:
     expected: float | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # one line, by `Printed`
 class Report(Printed):
     """What `diagnose` found in a model, and the figures behind it.
 

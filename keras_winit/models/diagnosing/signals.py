@@ -141,7 +141,7 @@ class _Watch:
             own = getattr(layer, "activation", None)
             if type(layer).call not in LINEAR:
                 return self._tapped_output(layer, call(*arguments, **options))
-            with having(layer, "activation", keras.activations.linear):
+            with having(layer, activation=keras.activations.linear):
                 output = call(*arguments, **options)
             seen = Seen(layer.path or layer.name, _name(own), weighted=True, normalized=self._normalizes)
             passed = self._tapped(output, seen, layer, apply=own)

@@ -21,7 +21,7 @@ class Row:
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)  # one line, by `Printed`
 class Plan(Printed):
     """The plan of `initialize`, a row for each variable, the kept ones included.
 

@@ -1,5 +1,6 @@
 """One batch to send through a model, of the user's data or a probe, and the call."""
 
+import re
 from typing import Any, NamedTuple
 
 import keras
@@ -9,6 +10,7 @@ from keras import ops, tree
 from keras_winit.models.running.probe import fixed_samples, probe_for
 
 MOST_SAMPLES = 256  # of an array
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # in Keras' messages
 
 
 class Batch(NamedTuple):
@@ -129,7 +131,8 @@ def call_on(model: keras.Model, batch: Batch, *, training: bool = False) -> Any:
     try:
         return model(batch.inputs, training=training)
     except Exception as error:  # whatever a backend or the model's own code raises
+        said = " ".join(_COLOURS.sub("", str(error)).split())[:600]
         raise ValueError(
             f"The model {model.name!r} cannot be called on {'a probe' if batch.probe else 'this data'}: "
-            f"{' '.join(str(error).split())[:600]}" + (" Pass `data`." if batch.probe else "")
+            f"{said}" + (" Pass `data`." if batch.probe else "")
         ) from error

@@ -86,12 +86,12 @@ def _eagerly() -> Iterator[None]:
             raise
 
 
-def having(layer: Any, name: str, value: Any) -> contextlib.AbstractContextManager[None]:
-    """In the block, an attribute of one layer has another value.
+def having(layer: Any, **values: Any) -> contextlib.AbstractContextManager[None]:
+    """In the block, attributes of one layer have other values.
 
-    It is put where Python looks first: Keras' own way of setting attributes would track it.
+    They are put where Python looks first: Keras' own way of setting attributes would track them.
     """
-    return _having_all([(layer, name, value)])
+    return _having_all([(layer, name, value) for name, value in values.items()])
 
 
 @contextlib.contextmanager

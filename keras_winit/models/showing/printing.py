@@ -34,6 +34,10 @@ class Printed:
         data: dict[str, Any] = _plain(dataclasses.asdict(self))  # type: ignore[call-overload]
         return data
 
+    def __repr__(self) -> str:
+        """One line, where a session shows what a call returns."""
+        return f"<{type(self).__name__}: {self._line().splitlines()[0]}>"
+
     def __str__(self) -> str:
         from keras_winit.support.terminal import table_text  # noqa: PLC0415 - rich is slow to import
 
