@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
 
     initialize = commands.add_parser("initialize", help="draw every weight of a saved model anew")
     initialize.add_argument("model", help="a .keras or .h5 file")
-    initialize.add_argument("out", help="the file to write; may be the same")
+    initialize.add_argument("out", nargs="?", help="the file to write; may be the same")
     initialize.add_argument("--scheme", default="auto", help="auto, configured, torch, or a scheme's name")
     initialize.add_argument("--seed", type=int, help="the root seed; without it one is drawn and printed")
     initialize.add_argument("--dry-run", action="store_true", help="only print the plan")
@@ -113,7 +113,10 @@ def _recommend(options: argparse.Namespace) -> int:
 
 
 def _initialize(options: argparse.Namespace) -> int:
-    check_model_path(options.out)
+    if options.out is None and not options.dry_run:
+        raise ValueError("Say which file to write, which may be the same, or --dry-run to write none.")
+    if options.out is not None:
+        check_model_path(options.out)
     model = read_model(options.model)
     plan = keras_winit.initialize(model, options.scheme, seed=options.seed, dry_run=options.dry_run)
     if not options.dry_run:

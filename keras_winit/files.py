@@ -34,7 +34,10 @@ def read_model(path: str) -> keras.Model:
         raise ValueError(f"There is no file {path!r}.")
     _check_texts(path)
     try:
-        return keras.models.load_model(path)
+        with warnings.catch_warnings():
+            # Keras warns of each compiled model that was saved before it was trained.
+            warnings.filterwarnings("ignore", "Skipping variable loading for optimizer", UserWarning)
+            return keras.models.load_model(path)
     except Exception as error:  # whatever a damaged file makes Keras raise
         model = _without_compile_state(path)
         if model is None:

@@ -90,6 +90,24 @@ def trainability_table() -> str:
     return "\n".join(lines)
 
 
+def architectures_table() -> str:
+    """The last losses, and the accuracy, of what tests/benchmarks/architectures.py recorded."""
+    runs = json.loads((RESULTS / "architectures.json").read_text("utf-8"))["runs"]
+    keys = [key.rsplit(" ", 1)[0].split(" ", 1) for key in runs]
+    methods = [method for method in dict.fromkeys(method for _, method in keys) if method != "looks_linear"]
+    lines = [f"| | {' | '.join(methods)} |", "|---" * (len(methods) + 1) + "|"]
+    for model in dict.fromkeys(model for model, _ in keys):
+        cells = []
+        for method in methods:
+            found = [run for key, run in runs.items() if key.rsplit(" ", 1)[0] == f"{model} {method}"]
+            losses = [statistics.mean(run["losses"][-44:]) for run in found]
+            accuracy = statistics.mean(run["accuracy"] for run in found)
+            spread = (max(losses) - min(losses)) / 2
+            cells.append(f"{statistics.mean(losses):.2f} ± {spread:.2f}, {accuracy:.0%}")
+        lines.append(f"| {model} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def peers_table() -> str:
     lines = [f"| | {' | '.join(PEERS)} |", "|---" * (len(PEERS) + 1) + "|"]
     return "\n".join([*lines, *(f"| {row} | {' | '.join(cells)} |" for row, cells in COMPARISON.items())])
@@ -98,6 +116,7 @@ def peers_table() -> str:
 TABLES = {
     "schemes": schemes_table,
     "peers": peers_table,
+    "architectures": architectures_table,
     "trainability": trainability_table,
     "speed": speed_table,
 }

@@ -124,6 +124,24 @@ def test_an_h5_file_whose_loss_keras_cannot_read(tmp_path):
         np.testing.assert_array_equal(one, other)
 
 
+def test_a_file_is_written_only_where_one_is_named(tmp_path, capsys):
+    _, path = saved(tmp_path)
+    before = path.read_bytes()
+    assert main(["initialize", str(path)]) == 2
+    assert "--dry-run" in capsys.readouterr().err
+    assert main(["initialize", str(path), "--dry-run"]) == 0
+    assert "would be drawn" in capsys.readouterr().out
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
+
+
+def test_a_compiled_model_that_was_not_trained_is_read_in_silence(tmp_path, recwarn):
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3)])
+    model.compile("adam", "mse")
+    model.save(tmp_path / "model.keras")
+    assert main(["initialize", str(tmp_path / "model.keras"), "--dry-run"]) == 0
+    assert not [warning for warning in recwarn if "optimizer" in str(warning.message)]
+
+
 def test_a_dry_run_writes_nothing(tmp_path, capsys):
     _, path = saved(tmp_path)
     assert main(["initialize", str(path), str(tmp_path / "out.keras"), "--dry-run"]) == 0

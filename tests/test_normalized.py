@@ -129,7 +129,7 @@ def test_calibrate_leaves_a_size_that_is_divided_out_and_tells_the_moving_varian
     for one, other in zip(model.get_layer("kernel").trainable_variables, drawn, strict=True):
         np.testing.assert_array_equal(array(one.value), other)
     np.testing.assert_array_equal(array(norm.moving_mean.value), moved)
-    assert "1 kernels rescaled" in str(calibration)
+    assert "1 kernel rescaled" in str(calibration)
     assert f"{len(left)} normalized, 0 left alone" in str(calibration)
     # In use, what the normalization hands on has the deviation that it has in training.
     seen = keras.Model(model.input, norm.output)

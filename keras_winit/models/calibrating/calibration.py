@@ -80,9 +80,10 @@ class Calibration(Printed):
     def _line(self) -> str:
         count = len({row.path for row in self.calibrated})
         normalized = sum(row.normalized for row in self.rows)
+        kernels = f"{count} kernel{'' if count == 1 else 's'}"
         others = f"{normalized} normalized, " if normalized else ""
         return (
-            f"{count} kernels rescaled to a deviation of {self.target_std:g} on {self.batch}, {others}"
+            f"{kernels} rescaled to a deviation of {self.target_std:g} on {self.batch}, {others}"
             f"{len(self.skipped) - normalized} left alone; seed {self.seed}; {self.optimizer}"
         )
 
