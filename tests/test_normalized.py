@@ -156,18 +156,22 @@ def test_in_use_it_is_the_same_function_as_with_a_rescaled_kernel():
     )
 
 
-def test_a_kernel_that_drowns_in_the_epsilon_is_rescaled():
-    for size, normalized in ((1.0, True), (1e-3, False)):
+def test_a_kernel_that_drowns_in_the_epsilon_is_enlarged_as_far_as_it_takes():
+    for size, stays in ((1.0, True), (1e-3, False)):
         norm = layers.BatchNormalization(epsilon=1e-3)
         model = after(norm, use_bias=False)
         winit.initialize(model, {"kernel": "orthogonal"}, seed=3)
         kernel = model.get_layer("kernel").kernel
         kernel.assign(size * kernel)
         row = winit.calibrate(model, images(), scheme="keep").rows[0]
-        assert row.normalized is normalized
-        assert (row.factor is None) is normalized
+        assert row.normalized
+        assert (row.factor is None) is stays
+        if not stays:  # to a variance of ten epsilons, and no further
+            assert row.after == pytest.approx(0.1)
+            assert row.factor == pytest.approx(0.1 / row.before)
         seen = keras.Model(model.input, norm.output)
         assert array(seen(images(), training=False)).std() == pytest.approx(1, rel=1e-3)
+        assert array(seen(images(), training=True)).std() == pytest.approx(1, rel=0.05)
 
 
 def test_statistics_that_fit_stay():

@@ -45,9 +45,9 @@ def calibrate(
 
     Where a normalization divides by a kernel's size at once, that size changes no output, but how
     fast the kernel learns: a step turns a large one less. Such a kernel keeps the size that it is
-    drawn with. A batch normalization behind it is told instead: its moving variance takes the factor,
-    so that the model computes the same in training and in use from the start. Other statistics stay
-    as they were.
+    drawn with or, where that drowns in the normalization's epsilon, gets as much as it takes. A batch
+    normalization behind it is told: its moving variance takes the factor, so that the model computes
+    the same in training and in use from the start. Other statistics stay as they were.
 
     Args:
         model: a built model of any kind that `initialize` takes.
@@ -218,6 +218,7 @@ class _Pass:
         reason: str,
         centre: float | None = None,
         *,
+        after: float | None = None,
         normalized: bool = False,
     ) -> None:
         """Rescale a kernel, by one factor or one for each gate, and write down what was done."""
@@ -236,7 +237,10 @@ class _Pass:
         self._record(slot, factors)
         for gate, (before, each) in enumerate(zip(found, factors, strict=True)):
             which = None if len(factors) == 1 else gate
-            self.rows.append(CalibrationRow(slot.path, which, before, self._target, each, reason, centre))
+            reached = self._target if after is None else after
+            self.rows.append(
+                CalibrationRow(slot.path, which, before, reached, each, reason, centre, normalized)
+            )
 
     def _record(self, slot: Slot, factors: list[float]) -> None:
         """Let the layer's own initializer say what its kernel is: a factor times what it was."""

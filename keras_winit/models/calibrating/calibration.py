@@ -10,7 +10,8 @@ from keras_winit.models.showing.printing import Printed, Table, number
 class CalibrationRow:
     """What became of one kernel, or of one gate of it; `factor` is None where it is left alone.
 
-    `normalized` says that it is left alone because a normalization divides by its size.
+    `normalized` says that a normalization divides by its size, so that it need not reach the target:
+    it is left alone, or enlarged as far as an epsilon demands.
     """
 
     path: str
@@ -32,7 +33,7 @@ class Calibration(Printed):
             `path`, `gate` (of a recurrent kernel, else None), the standard deviation of the
             pre-activation `before` and `after`, the `factor` on the kernel (None: left alone),
             `reason`, the `centre` that its units were moved to (None: they were not), and whether
-            it is left alone for being `normalized`.
+            it is `normalized`, and so need not reach the target.
         target_std: the deviation that was asked for.
         seed: the root seed: with it, `calibrate` does the same again on the same data.
         batch: what was sent through the model.
@@ -56,13 +57,18 @@ class Calibration(Printed):
 
     @property
     def calibrated(self) -> tuple[CalibrationRow, ...]:
-        """The rows of what was rescaled."""
-        return tuple(row for row in self.rows if row.factor is not None)
+        """The rows of what was rescaled to the target."""
+        return tuple(row for row in self.rows if row.factor is not None and not row.normalized)
 
     @property
     def skipped(self) -> tuple[CalibrationRow, ...]:
-        """The rows of what was left alone, normalized or not; their `reason` says why."""
-        return tuple(row for row in self.rows if row.factor is None)
+        """The rows of what was left alone; their `reason` says why."""
+        return tuple(row for row in self.rows if row.factor is None and not row.normalized)
+
+    @property
+    def normalized(self) -> tuple[CalibrationRow, ...]:
+        """The rows of kernels by whose size a normalization divides."""
+        return tuple(row for row in self.rows if row.normalized)
 
     def plot(self) -> Any:
         """A matplotlib figure: the deviation of each pre-activation before and after, along depth.
@@ -79,12 +85,11 @@ class Calibration(Printed):
 
     def _line(self) -> str:
         count = len({row.path for row in self.calibrated})
-        normalized = sum(row.normalized for row in self.rows)
         kernels = f"{count} kernel{'' if count == 1 else 's'}"
-        others = f"{normalized} normalized, " if normalized else ""
+        normalized = f"{len(self.normalized)} normalized, " if self.normalized else ""
         return (
-            f"{kernels} rescaled to a deviation of {self.target_std:g} on {self.batch}, {others}"
-            f"{len(self.skipped) - normalized} left alone; seed {self.seed}; {self.optimizer}"
+            f"{kernels} rescaled to a deviation of {self.target_std:g} on {self.batch}, {normalized}"
+            f"{len(self.skipped)} left alone; seed {self.seed}; {self.optimizer}"
         )
 
     def _tables(self) -> list[Table]:

@@ -33,8 +33,9 @@ NOT_ONE = "its output is not one tensor of numbers"
 BIASED = "its bias alone varies more than the target"
 NORMALIZED = "{} divides by its size"
 
-# How many epsilons of a normalization the variance before it has to be, to be divided out but for 1 %.
-_DROWNS = 100
+# How many epsilons of a normalization the variance before it is to be at least: then epsilon takes no
+# more than 5 % of its output's deviation.
+_CLEAR = 10
 
 
 class Rescaler:
@@ -87,26 +88,35 @@ class Rescaler:
         if self.place is not None and self._bias is not None and self.normalized is None:
             return self._centred(slot, output, self._bias, self.place)
         found = moments(output)
-        if self._stays(slot, found):
+        target = self._goal(slot, found)
+        if target is None:
             return output
         if not found.varies:
             self._settle(slot, [found.std], None, NO_VARIANCE if math.isfinite(found.std) else NOT_FINITE)
             return output
         offset = self._offset(output)
-        factor = self._target / found.std if offset is None else _factor(output, offset, self._target)
+        factor = target / found.std if offset is None else _factor(output, offset, target)
         if factor is None or not 0 < factor < math.inf:
             self._settle(slot, [found.std], None, BIASED if factor is None else NOT_FINITE)
             return output
-        self._settle(slot, [found.std], [factor], "")
+        self._settle(slot, [found.std], [factor], "", after=target, normalized=self.normalized is not None)
         output = output * ops.cast(factor, output.dtype)
         return output if offset is None else output + ops.cast(1 - factor, output.dtype) * offset
 
-    def _stays(self, slot: Slot, found: Moments) -> bool:
-        """Whether a kernel keeps its size, for a normalization follows in whose epsilon it does not drown."""
-        if self.normalized is None or not found.varies or found.std**2 < _DROWNS * self.normalized[1]:
-            return False
-        self._settle(slot, [found.std], None, NORMALIZED.format(self.normalized[0]), normalized=True)
-        return True
+    def _goal(self, slot: Slot, found: Moments) -> float | None:
+        """The deviation to reach; None for a kernel that is left as it is, for its output is normalized.
+
+        What a normalization divides by only has to be large beside its epsilon. A kernel that is too
+        small for that is enlarged by no more than it takes: the larger it is, the slower it learns.
+        """
+        if self.normalized is None or not found.varies:
+            return self._target
+        name, epsilon = self.normalized
+        least = math.sqrt(_CLEAR * epsilon)
+        if found.std < least:
+            return least
+        self._settle(slot, [found.std], None, NORMALIZED.format(name), normalized=True)
+        return None
 
     def _centred(self, slot: Slot, output: Any, bias: Slot, place: float) -> Any:
         """The output with the target's deviation and, for each unit, the mean that it is to have."""
@@ -154,10 +164,18 @@ class Rescaler:
             dilation_rate=layer.dilation_rate,
         )
         found = moments(middle)
-        if self._stays(slot, found):
+        target = self._goal(slot, found)
+        if target is None:
             return
         if found.varies:
-            self._settle(slot, [found.std], [self._target / found.std], "")
+            self._settle(
+                slot,
+                [found.std],
+                [target / found.std],
+                "",
+                after=target,
+                normalized=self.normalized is not None,
+            )
         else:
             self._settle(slot, [found.std], None, NO_VARIANCE if math.isfinite(found.std) else NOT_FINITE)
 
@@ -172,19 +190,22 @@ class Rescaler:
             reason = NO_VARIANCE if found is None or math.isfinite(found.std) else NOT_FINITE
             self._leave(NOT_ONE if found is None else reason, found)
             return call(*arguments, **options)
-        if self._stays(slot, found):
+        target = self._goal(slot, found)
+        if target is None:
             self._kernels.clear()
             return call(*arguments, **options)
-        factor = self._target / found.std
+        factor = target / found.std
         kernel = slot.variable
         before = host_array(exact_value(kernel)).copy()  # PyTorch assigns in place
         assign_exactly(kernel, before * np.float32(factor))
         then = self._try(call, *arguments, **options)
         assign_exactly(kernel, before)
-        if then is None or not math.isclose(then.std, self._target, rel_tol=0.005):
+        if then is None or not math.isclose(then.std, target, rel_tol=0.005):
             self._leave(NOTLINEAR, found)
         else:
-            self._settle(slot, [found.std], [factor], "")
+            self._settle(
+                slot, [found.std], [factor], "", after=target, normalized=self.normalized is not None
+            )
             self._kernels.clear()
         return call(*arguments, **options)
 
