@@ -35,8 +35,9 @@ def read_model(path: str) -> keras.Model:
     _check_texts(path)
     try:
         with warnings.catch_warnings():
-            # Keras warns of each compiled model that was saved before it was trained.
-            warnings.filterwarnings("ignore", "Skipping variable loading for optimizer", UserWarning)
+            # Of each compiled model that was saved before it was trained, and so has no state to lose.
+            untrained = r"Skipping variable loading for optimizer .* optimizer has [0-2] variables"
+            warnings.filterwarnings("ignore", untrained, UserWarning)
             return keras.models.load_model(path)
     except Exception as error:  # whatever a damaged file makes Keras raise
         model = _without_compile_state(path)

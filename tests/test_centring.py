@@ -163,6 +163,18 @@ def test_auto_centres_rectifiers_in_long_chains(activation, depth, place):
     assert (calibration.rows[-1].centre == 0) == (place is not None)
 
 
+def test_auto_centres_only_what_is_drawn_and_no_twins():
+    names = [f"h{index}" for index in range(24)]
+    hidden = [layers.Dense(16, "relu", name=name) for name in names]
+    model = keras.Sequential([keras.Input((16,)), *hidden, layers.Dense(3, name="head")])
+    calibration = winit.calibrate(model, numbers(32, 16), scheme={"head": "orthogonal"}, seed=1)
+    assert {row.centre for row in calibration.rows} == {None, 0}
+    assert not any(array(layer.bias).any() for layer in hidden)
+    winit.calibrate(model, numbers(32, 16), scheme="looks_linear", seed=1)
+    again = winit.calibrate(model, numbers(32, 16), scheme="configured", seed=1)  # a factor times twins
+    assert {row.centre for row in again.rows} == {None}
+
+
 @pytest.mark.parametrize("scheme", ["keep", "looks_linear", {"^nothing$": "auto"}])
 def test_auto_leaves_what_is_not_drawn_or_needs_no_centring(scheme):
     model, x = stack("softplus", depth=4), numbers(64, 48)

@@ -11,6 +11,7 @@ from test_calibrate import application, noise
 import keras_winit as winit
 from keras_winit.models.anatomy.following import Graph
 from keras_winit.models.anatomy.slots import slots
+from keras_winit.models.running.moments import channel_moments
 from keras_winit.models.running.watching import intercepted, no_gradients
 
 
@@ -49,7 +50,7 @@ NORMALIZATIONS = [
     [
         list,
         lambda: [layers.ZeroPadding2D(1), layers.Dropout(0.0)],
-        lambda: [layers.MaxPooling2D(), layers.Reshape((16, 7))],
+        lambda: [layers.MaxPooling2D(), layers.Reshape((16, 7)), layers.UpSampling1D()],
         lambda: [layers.Permute((2, 1, 3)), layers.Identity()],
     ],
 )
@@ -75,6 +76,7 @@ def test_what_scales_with_the_kernel_is_looked_through(make, between):
         lambda: [layers.GaussianNoise(0.1), layers.BatchNormalization()],
         lambda: [layers.BatchNormalization(trainable=False)],
         lambda: [layers.BatchNormalization(renorm=True)],
+        lambda: [layers.GlobalAveragePooling2D(), layers.BatchNormalization()],  # far smaller by then
         lambda: [layers.Activation("tanh"), layers.LayerNormalization()],
     ],
 )
@@ -90,6 +92,68 @@ def test_all_that_reads_a_kernel_has_to_normalize_it():
     assert normalizing(keras.Model(inputs, one + two + x)) == []
     assert normalizing(keras.Model(inputs, [one, x])) == []
     assert normalizing(keras.Model(inputs, layers.Dense(2)(x))) == []
+
+
+@keras.saving.register_keras_serializable("normalized")
+class Gate(layers.Dense):
+    def call(self, x):
+        return x[..., :1] * ops.sigmoid(super().call(x))
+
+
+@keras.saving.register_keras_serializable("normalized")
+class Frozen(layers.BatchNormalization):
+    def call(self, x, training=None):
+        return super().call(x, training=False)
+
+
+class Residual(layers.Wrapper):
+    def call(self, x):
+        return x + self.layer(x)
+
+
+def test_layers_of_ones_own_are_not_taken_for_keras_own():
+    inputs = keras.Input((6,))
+    norm = layers.LayerNormalization()
+    for model in (
+        keras.Model(inputs, norm(Gate(6, name="kernel")(inputs))),
+        keras.Model(inputs, Frozen()(layers.Dense(6, name="kernel")(inputs))),
+        keras.Model(inputs, layers.LayerNormalization()(Residual(layers.Dense(6, name="kernel"))(inputs))),
+        keras.Model(inputs, layers.LayerNormalization()(ops.pad(layers.Dense(6, name="kernel")(inputs), 1))),
+    ):
+        assert normalizing(model) == []
+    steps = keras.Input((4, 6))
+    recurrent = layers.LSTM(5, activation=None, name="kernel")
+    model = keras.Model(steps, layers.LayerNormalization()(recurrent(steps)))
+    graph = Graph(model)
+    assert not any(graph.normalizations_after(slot) for slot in slots(model))
+
+
+def test_a_normalization_called_twice_cannot_be_told_of_both():
+    inputs, norm = keras.Input((6,)), layers.BatchNormalization()
+    one, two = norm(layers.Dense(6, name="kernel")(inputs)), norm(layers.Dense(6)(100 * inputs))
+    model = keras.Model(inputs, [one, two])
+    assert normalizing(model) == []
+    x = np.random.default_rng(0).standard_normal((64, 6)).astype("float32")
+    winit.calibrate(model, x, seed=0)
+    for output in model(x, training=False):
+        assert array(output).std() == pytest.approx(1, rel=0.01)
+
+
+def test_what_a_subclassed_model_takes_from_inside_is_read():
+    class Both(keras.Model):
+        def __init__(self):
+            super().__init__()
+            inputs = keras.Input((6,))
+            hidden = layers.Dense(6, name="kernel")(inputs)
+            self.inner = keras.Model(inputs, hidden)
+            self.full = keras.Model(inputs, layers.BatchNormalization()(hidden))
+
+        def call(self, x):
+            return self.inner(x) + self.full(x)
+
+    model = Both()
+    model(np.zeros((2, 6), "float32"))
+    assert normalizing(model) == []
 
 
 def test_through_nested_models_and_wrappers():
@@ -114,13 +178,12 @@ def test_through_nested_models_and_wrappers():
         lambda: layers.EinsumDense("abcd,de->abce", (8, 8, 9), name="kernel"),
     ],
 )
-def test_calibrate_leaves_a_size_that_is_divided_out_and_tells_the_moving_variance(kernel):
+def test_calibrate_leaves_a_size_that_is_divided_out_and_tells_the_normalization(kernel):
     norm = layers.BatchNormalization(name="norm")
     model = after(norm, kernel=kernel())
     x, fresh = images(), images(seed=1)
     winit.initialize(model, "orthogonal", seed=3)
     drawn = [array(v.value) for v in model.get_layer("kernel").trainable_variables]
-    moved = array(norm.moving_mean.value)
     calibration = winit.calibrate(model, x, seed=3)
     left = [row for row in calibration.rows if row.path.startswith("kernel")]
     assert {(row.normalized, row.factor, row.reason) for row in left} == {
@@ -128,12 +191,13 @@ def test_calibrate_leaves_a_size_that_is_divided_out_and_tells_the_moving_varian
     }
     for one, other in zip(model.get_layer("kernel").trainable_variables, drawn, strict=True):
         np.testing.assert_array_equal(array(one.value), other)
-    np.testing.assert_array_equal(array(norm.moving_mean.value), moved)
     assert "1 kernel rescaled" in str(calibration)
     assert f"{len(left)} normalized, 0 left alone" in str(calibration)
-    # In use, what the normalization hands on has the deviation that it has in training.
+    # In use, what the normalization hands on is what it hands on in training.
     seen = keras.Model(model.input, norm.output)
-    assert array(seen(x, training=False)).std() == pytest.approx(1, rel=1e-3)
+    np.testing.assert_allclose(
+        array(seen(x, training=False)), array(seen(x, training=True)), rtol=1e-3, atol=1e-3
+    )
     assert array(seen(fresh, training=False)).std() == pytest.approx(1, rel=0.05)
     # And the layers behind are calibrated on that.
     last = [row for row in calibration.rows if row.path.startswith("last")]
@@ -141,19 +205,52 @@ def test_calibrate_leaves_a_size_that_is_divided_out_and_tells_the_moving_varian
     assert last[0].factor is not None
 
 
-def test_in_use_it_is_the_same_function_as_with_a_rescaled_kernel():
-    told, rescaled = (after(layers.BatchNormalization(epsilon=1e-6), use_bias=False) for _ in range(2))
+def blocks(activation, count, width=48):
+    model = keras.Sequential([keras.Input((width,))])
+    for _ in range(count):
+        model.add(layers.Dense(width))
+        model.add(layers.BatchNormalization())
+        model.add(layers.Activation(activation))
+    model.add(layers.Dense(5))
+    return model
+
+
+@pytest.mark.parametrize("center", ["auto", "bias", "weights", "none"])
+@pytest.mark.parametrize(("activation", "count"), [("relu", 6), ("sigmoid", 12)])
+def test_a_model_computes_in_use_what_it_computes_in_training(activation, count, center):
+    x = np.random.default_rng(0).uniform(0, 255, (200, 48)).astype("float32")  # such as pixels
+    model = blocks(activation, count)
+    calibration = winit.calibrate(model, x, center=center, seed=0)
+    in_use, in_training = (array(model(x, training=training)) for training in (False, True))
+    np.testing.assert_allclose(in_use, in_training, atol=0.02)
+    assert in_training.std() == pytest.approx(1, rel=0.02)
+    assert len(calibration.normalized) == count
+    head = calibration.calibrated[0]
+    assert 0.1 < head.factor < 10
+
+
+def test_a_channel_that_is_silent_in_the_batch_is_not_made_loud():
+    norm = layers.BatchNormalization(name="norm")
+    model = after(norm, kernel=layers.Conv2D(7, 1, name="kernel", use_bias=False))
     x = images()
-    winit.calibrate(told, x, seed=5)
-    for mine, other in zip(rescaled.weights, told.weights, strict=True):
-        mine.assign(other)
-    variance = float(array(told.layers[2].moving_variance.value)[0])
-    np.testing.assert_allclose(array(told.layers[2].moving_variance.value), variance)
-    rescaled.layers[1].kernel.assign(rescaled.layers[1].kernel / variance**0.5)
-    rescaled.layers[2].moving_variance.assign(np.ones(7, "float32"))
-    np.testing.assert_allclose(
-        array(told(x, training=False)), array(rescaled(x, training=False)), rtol=1e-3, atol=1e-4
-    )
+    x[..., 0] = 0
+    winit.initialize(model, seed=0)
+    kernel = array(model.get_layer("kernel").kernel.value)
+    kernel[..., 1:, 0] = 0  # reads only what is silent
+    model.get_layer("kernel").kernel.assign(kernel)
+    winit.calibrate(model, x, scheme="keep")
+    variance = array(norm.moving_variance.value)
+    assert variance[0] == pytest.approx(0.01 * variance[1:].sum() / 7, rel=1e-3)
+
+
+@pytest.mark.parametrize("axis", [-1, 1])
+def test_moments_of_channels(axis):
+    values = np.random.default_rng(0).standard_normal((40, 6, 30, 9)) * np.arange(1, 10) + 1e3
+    tensor = ops.convert_to_tensor(values.astype("float32"))
+    mean, variance = channel_moments(tensor, axis)
+    others = tuple({0, 1, 2, 3} - {axis % 4})
+    np.testing.assert_allclose(mean, values.mean(others), rtol=1e-6)
+    np.testing.assert_allclose(variance, values.var(others), rtol=1e-3)
 
 
 def test_a_kernel_that_drowns_in_the_epsilon_is_enlarged_as_far_as_it_takes():
@@ -170,23 +267,43 @@ def test_a_kernel_that_drowns_in_the_epsilon_is_enlarged_as_far_as_it_takes():
             assert row.after == pytest.approx(0.1)
             assert row.factor == pytest.approx(0.1 / row.before)
         seen = keras.Model(model.input, norm.output)
-        assert array(seen(images(), training=False)).std() == pytest.approx(1, rel=1e-3)
-        assert array(seen(images(), training=True)).std() == pytest.approx(1, rel=0.05)
+        for training in (False, True):
+            assert array(seen(images(), training=training)).std() == pytest.approx(1, rel=0.05)
 
 
 def test_statistics_that_fit_stay():
     norm = layers.BatchNormalization(momentum=0.5)
     model = after(norm)
-    model(images(400), training=True)
     for _ in range(20):
         model(images(400), training=True)
     mean, variance = array(norm.moving_mean.value), array(norm.moving_variance.value)
-    winit.calibrate(model, images(200), scheme="keep")
+    winit.calibrate(model, images(200, seed=5), scheme="keep")
     np.testing.assert_array_equal(array(norm.moving_mean.value), mean)
-    np.testing.assert_allclose(array(norm.moving_variance.value), variance, rtol=0.03)
+    np.testing.assert_array_equal(array(norm.moving_variance.value), variance)
 
 
-def test_a_failure_takes_the_moving_variance_back(monkeypatch):
+def test_one_sample_tells_nothing():
+    model = blocks("relu", 1)
+    norm = model.layers[1]
+    winit.calibrate(model, np.ones((1, 48), "float32"), seed=0)
+    assert not array(norm.moving_mean.value).any()
+    np.testing.assert_array_equal(array(norm.moving_variance.value), 1)
+
+
+def test_half_precision_holds_what_it_is_told():
+    before = keras.config.dtype_policy()
+    keras.config.set_dtype_policy("float16")
+    try:
+        model = blocks("relu", 1)
+        x = (400 * np.random.default_rng(0).standard_normal((64, 48))).astype("float16")
+        winit.calibrate(model, x, seed=0)
+        assert np.isfinite(array(model.layers[1].moving_variance.value)).all()
+        assert array(model(x, training=False)).std() == pytest.approx(1, rel=0.05)
+    finally:
+        keras.config.set_dtype_policy(before)
+
+
+def test_a_failure_takes_the_statistics_back(monkeypatch):
     model = zoo.functional()
     before = zoo.snapshot(model)
     x = zoo.data(model, "functional")
@@ -209,6 +326,19 @@ def test_auto_draws_what_is_divided_out_orthogonal():
     np.testing.assert_allclose(np.square(kernel).sum(axis=(0, 1)), 1, rtol=1e-5)  # each channel's own
     frozen = after(layers.BatchNormalization(trainable=False))
     assert winit.initialize(frozen, seed=0).rows[0].scheme == "he_uniform"
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape"),
+    [
+        (lambda: layers.Dense(4096, name="kernel"), (1,)),  # an orthogonal one gives 1/4096 of the variance
+        (lambda: layers.EinsumDense("abc,c->abc", (5, 6), name="kernel"), (5, 6)),  # no matrix
+    ],
+)
+def test_auto_does_not_draw_orthogonal_what_would_drown_or_cannot_be(layer, shape):
+    inputs = keras.Input(shape)
+    x = layers.ReLU()(layers.LayerNormalization()(layer()(inputs)))
+    assert winit.initialize(keras.Model(inputs, x), seed=0).rows[0].scheme == "he_uniform"
 
 
 def test_a_step_turns_a_kernel_by_the_square_of_its_size():
@@ -239,10 +369,12 @@ def test_a_step_turns_a_kernel_by_the_square_of_its_size():
     assert angles[1.0] / angles[4.0] == pytest.approx(16, rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["MobileNetV2"] if BACKEND != "jax" else [])
-def test_a_whole_architecture_answers_alike_in_training_and_in_use(name):
-    model = application(name)
-    winit.calibrate(model, noise(model, 1), seed=0)
+@pytest.mark.skipif(BACKEND == "jax", reason="compiles each of its 155 layers")
+def test_a_whole_architecture_answers_alike_in_training_and_in_use():
+    model = application("MobileNetV2")
+    x, fresh = noise(model, 1), noise(model, 2)
+    calibration = winit.calibrate(model, x, seed=0)
+    assert (len(calibration.normalized), len(calibration.calibrated)) == (52, 1)
     stds = {}
 
     def watch(layer):
@@ -254,7 +386,9 @@ def test_a_whole_architecture_answers_alike_in_training_and_in_use(name):
 
     batch_norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
     with no_gradients(), intercepted({layer: watch(layer) for layer in batch_norms}):
-        model(noise(model, 2), training=False)
+        model(fresh, training=False)
     assert len(stds) == 52
     for layer, std in stds.items():
-        assert std == pytest.approx(1, rel=0.1), layer
+        assert std == pytest.approx(1, rel=0.25), layer
+    head = keras.Model(model.input, model.layers[-2].output)  # without the random dropout behind
+    np.testing.assert_allclose(array(head(x, training=False)), array(head(x, training=True)), atol=0.02)

@@ -7,13 +7,17 @@ from keras import layers
 
 from keras_winit.models.anatomy.kinds import (
     ACTIVATION_LAYERS,
+    LINEAR,
     NORMALIZATIONS,
     PROPORTIONAL,
+    PROPORTIONAL_OPERATIONS,
     TRANSPARENT,
     TRANSPARENT_OPERATIONS,
 )
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.theory.activations import Activation, builtin_names, resolve
+
+_NORMALIZING = {kind.call for kind in NORMALIZATIONS}
 
 
 def graph_of(layer: Any) -> Any:
@@ -29,15 +33,23 @@ class Graph:
         self._readers: dict[int, list[Any]] = {}
         self._after_nested: dict[int, Any] = {}
         self._first: dict[int, list[Any]] = {}
-        self._shown: set[int] = set()  # whose outputs leave the model, or a nested one of several outputs
+        self._shown: set[int] = set()  # operations whose outputs are not only read by those in `_readers`
+        self._calls: dict[int, set[int]] = {}  # the nodes of each operation
+        owners: dict[int, tuple[Any, list[Any]]] = {}
         for layer in model._flatten_layers():
             function = graph_of(layer)
             if function is not None:
-                self._read(layer, function, top=layer is model)
+                self._read(layer, function)
+                owners.setdefault(id(function), (function, []))[1].append(layer)
+        for function, models in owners.values():
+            called = any(id(each) in self._calls for each in (function, *models))
+            if not called or len(function.outputs) > 1:
+                self._shown.update(id(tensor._keras_history.operation) for tensor in function.outputs)
 
-    def _read(self, model: Any, function: Any, *, top: bool) -> None:
+    def _read(self, model: Any, function: Any) -> None:
         for nodes in function._nodes_by_depth.values():
             for node in nodes:
+                self._calls.setdefault(id(node.operation), set()).add(id(node))
                 for parent in node.parent_nodes:
                     self._readers.setdefault(id(parent.operation), []).append(node.operation)
         outputs = [tensor._keras_history.operation for tensor in function.outputs]
@@ -46,8 +58,6 @@ class Graph:
             self._first[id(place)] = inputs
         if len(outputs) == 1:
             self._after_nested[id(outputs[0])] = model
-        if top or len(outputs) > 1:
-            self._shown.update(map(id, outputs))
 
     def activation_after(self, slot: Slot) -> tuple[Activation, str]:
         """The activation that a slot's layer feeds, and how it was found."""
@@ -73,31 +83,41 @@ class Graph:
         In training the scale of its kernel then changes no output. Empty where anything else reads it,
         or a normalization that goes by what it has seen before, as a frozen one does.
         """
-        own = getattr(slot.layer, "activation", None)
-        if slot.role != "kernel" or (own is not None and own is not keras.activations.linear):
+        layer, own = slot.layer, getattr(slot.layer, "activation", None)
+        if slot.role != "kernel" or type(layer).call not in LINEAR:
+            return []
+        start = self._outermost(slot)
+        wrapped = start is not layer and not isinstance(start, layers.TimeDistributed)
+        if wrapped or (own is not None and own is not keras.activations.linear):
             return []
         found: dict[int, Any] = {}
-        queue, seen = [self._outermost(slot)], set()
+        queue, seen = [start], set()
         while queue:
             operation = queue.pop(0)
             if id(operation) in seen:
                 continue
             seen.add(id(operation))
             if isinstance(operation, NORMALIZATIONS):
-                batch = isinstance(operation, layers.BatchNormalization)
-                if batch and (not operation.trainable or operation.renorm):
+                if not self._goes_by_what_it_reads(operation):
                     return []
                 found[id(operation)] = operation
                 continue
             inner = self._first.get(id(operation), [])
-            passes = len(seen) == 1 or inner or isinstance(operation, PROPORTIONAL)
-            if not (passes or type(operation).__name__ in TRANSPARENT_OPERATIONS):
+            passes = operation is start or inner or isinstance(operation, PROPORTIONAL)
+            if not (passes or type(operation).__name__ in PROPORTIONAL_OPERATIONS):
                 return []
             after = inner or self._next(operation)
             if not after or (not inner and self._is_shown(operation)):
                 return []
             queue += after
         return list(found.values())
+
+    def _goes_by_what_it_reads(self, normalization: Any) -> bool:
+        """Whether it is one of Keras' own, called once, that takes the statistics of what it is given."""
+        if type(normalization).call not in _NORMALIZING or len(self._calls[id(normalization)]) > 1:
+            return False
+        batch = isinstance(normalization, layers.BatchNormalization)
+        return not batch or (normalization.trainable and not normalization.renorm)
 
     def _is_shown(self, operation: Any) -> bool:
         """Whether an operation's output is also seen outside of the model."""

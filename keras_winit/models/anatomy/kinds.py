@@ -36,31 +36,38 @@ ACTIVATION_LAYERS = (
 # What leaves each channel in its place and in proportion: twice the signal in, twice the signal out.
 _SCALING = (
     *(layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D),
-    *(layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D),
     *(layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D),
     *(layers.Cropping1D, layers.Cropping2D, layers.Cropping3D),
     *(layers.UpSampling1D, layers.UpSampling2D, layers.UpSampling3D),
     *(layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D),
     *(layers.GaussianDropout, layers.Identity),
 )
+_AVERAGES = (layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D)
+_GLOBAL_AVERAGES = (
+    layers.GlobalAveragePooling1D,
+    layers.GlobalAveragePooling2D,
+    layers.GlobalAveragePooling3D,
+)
+_GLOBAL_MAXIMA = (layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D, layers.GlobalMaxPooling3D)
 _ADDING = (layers.AlphaDropout, layers.GaussianNoise, layers.ActivityRegularization)
 
 # What leaves each channel in its place.
-KEEP_CHANNELS = (*_SCALING, *_ADDING)
+KEEP_CHANNELS = (*_SCALING, *_AVERAGES, *_ADDING)
 # What leaves only the channels, and takes all that lies between them together.
-GLOBAL_POOLS = (
-    *(layers.GlobalAveragePooling1D, layers.GlobalAveragePooling2D, layers.GlobalAveragePooling3D),
-    *(layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D, layers.GlobalMaxPooling3D),
-)
-# What a signal passes through in proportion.
+GLOBAL_POOLS = (*_GLOBAL_AVERAGES, *_GLOBAL_MAXIMA)
+# What a signal passes through in proportion, and about as large as it was.
 PROPORTIONAL = (
-    *(*_SCALING, *GLOBAL_POOLS),
+    *(*_SCALING, *_GLOBAL_MAXIMA),
     *(layers.Flatten, layers.Reshape, layers.Permute, layers.RepeatVector, layers.InputLayer),
 )
-# What a signal passes through with its distribution more or less as it was.
-TRANSPARENT = (*PROPORTIONAL, *_ADDING, *NORMALIZATIONS, layers.Normalization)
-# The operations of keras.ops that it passes through in proportion, by the names of their classes.
-TRANSPARENT_OPERATIONS = {
-    *("Reshape", "Transpose", "Squeeze", "ExpandDims", "SwapAxes", "Moveaxis", "Ravel", "Pad", "Flip"),
-    *("GetItem", "Cast", "MaxPool", "AveragePool"),
+# The same of keras.ops in a functional model, by the names of their classes.
+PROPORTIONAL_OPERATIONS = {
+    *("Reshape", "Transpose", "Squeeze", "ExpandDims", "SwapAxes", "Moveaxis", "Ravel", "Flip"),
+    *("GetItem", "MaxPool"),
 }
+# What a signal passes through with its distribution more or less as it was.
+TRANSPARENT = (
+    *(*PROPORTIONAL, *_AVERAGES, *_GLOBAL_AVERAGES, *_ADDING),
+    *(*NORMALIZATIONS, layers.Normalization),
+)
+TRANSPARENT_OPERATIONS = {*PROPORTIONAL_OPERATIONS, "Pad", "Cast", "AveragePool"}

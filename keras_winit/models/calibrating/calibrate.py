@@ -1,6 +1,7 @@
 """Scale every kernel of a model by what one pass of data measures."""
 
 import contextlib
+import math
 from typing import Any
 
 import keras
@@ -10,8 +11,8 @@ from keras_winit.models.anatomy.following import Graph
 from keras_winit.models.anatomy.slots import CELLS, Slot
 from keras_winit.models.calibrating.calibration import Calibration, CalibrationRow
 from keras_winit.models.calibrating.centring import CENTRES, Centring
-from keras_winit.models.calibrating.moving_variance import MovingVariance
-from keras_winit.models.calibrating.rescaling import CellRescaler, RecurrentRescaler, Rescaler
+from keras_winit.models.calibrating.moving_statistics import MovingStatistics
+from keras_winit.models.calibrating.rescaling import CellRescaler, Normalized, RecurrentRescaler, Rescaler
 from keras_winit.models.initializing.initialize import Drawing
 from keras_winit.models.running.batch import Batch, batch_for, call_on
 from keras_winit.models.running.probe import handed_on
@@ -46,8 +47,8 @@ def calibrate(
     Where a normalization divides by a kernel's size at once, that size changes no output, but how
     fast the kernel learns: a step turns a large one less. Such a kernel keeps the size that it is
     drawn with or, where that drowns in the normalization's epsilon, gets as much as it takes. A batch
-    normalization behind it is told: its moving variance takes the factor, so that the model computes
-    the same in training and in use from the start. Other statistics stay as they were.
+    normalization behind it is told of it: its moving mean and variance become those of the batch,
+    unless they fit already, so that the model computes in use what it computes in training.
 
     Args:
         model: a built model of any kind that `initialize` takes.
@@ -102,8 +103,7 @@ def calibrate(
     batch = batch_for(model, data, seed=drawing.seed)
     with undo_on_failure() as undo:
         changed = drawing.carry_out(undo, show=progress)
-        drawn = changed and scheme != "keep"
-        centring = Centring(center, model, drawing.slots, drawn=drawn, target=target)
+        centring = Centring(center, model, drawing.slots, drawn=drawing.drawn, target=target)
         measured = _Pass(model, drawing.slots, target, centring, undo)
         measured.run(model, batch, show=progress)
         changed = changed or measured.changed
@@ -127,13 +127,13 @@ class _Pass:
         self._open: dict[int, Slot] = {}  # the kernels that are still to be reached
         self._advance: Any = lambda: None
         self._graph = Graph(model)
-        self._variances: dict[Any, MovingVariance] = {}
+        self._statistics: dict[Any, MovingStatistics] = {}
         self._hooks = self._hooks_for(slots)
 
     @property
     def changed(self) -> bool:
         """Whether anything was."""
-        told = any(each.value is not None for each in self._variances.values())
+        told = any(each.values is not None for each in self._statistics.values())
         return told or any(row.factor is not None for row in self.rows)
 
     def run(self, model: keras.Model, batch: Batch, *, show: bool) -> None:
@@ -152,9 +152,9 @@ class _Pass:
             stack.enter_context(intercepted(self._hooks))
             self._advance = stack.enter_context(progress_bar("calibrating", len(self._open), show=show))
             call_on(model, batch)
-        for told in self._variances.values():  # which the pass itself was to leave as it was
-            if told.value is not None:
-                self._undo.assign(told.variable, told.value)
+        for told in self._statistics.values():  # which the pass itself was to leave as they were
+            for variable, value in zip(told.variables, told.values or (), strict=False):
+                self._undo.assign(variable, value)
         for slot in list(self._open.values()):
             self._settle(slot, [None], None, _NOT_CALLED)
 
@@ -191,17 +191,20 @@ class _Pass:
                 hooks[over_time] = _all_steps_at_once(slot.layer)
         for layer, cells in recurrent.values():
             hooks[layer] = RecurrentRescaler(layer, cells, self._target, self._settle)
-        return {**hooks, **self._variances}
+        return {**hooks, **self._statistics}
 
-    def _normalized(self, slot: Slot, *, centred: bool) -> tuple[str, float] | None:
-        """What divides by the size of a layer's output at once, and its epsilon; None for nothing."""
+    def _normalized(self, slot: Slot, *, centred: bool) -> Normalized | None:
+        """What divides by the size of a layer's output at once; None for nothing."""
         found = self._graph.normalizations_after(slot)
         batch = [layer for layer in found if isinstance(layer, layers.BatchNormalization)]
         if not found or (centred and batch != found):  # only a batch normalization centres units too
             return None
+        most = math.inf
         for layer in batch:
-            self._variances.setdefault(layer, MovingVariance(layer))
-        return found[0].name, max(getattr(layer, "epsilon", None) or 0.0 for layer in found)
+            self._statistics.setdefault(layer, MovingStatistics(layer))
+            if keras.backend.standardize_dtype(layer.moving_variance.dtype) == "float16":
+                most = 2.0**14
+        return Normalized(found[0].name, max(getattr(each, "epsilon", None) or 0.0 for each in found), most)
 
     def _take_mean(self, slot: Slot) -> None:
         """Take the share of their mean that is to go from each unit's incoming weights."""

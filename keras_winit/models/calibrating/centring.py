@@ -1,11 +1,12 @@
 """What is to become of the constant part of a layer's signal, before and after its activation."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 from keras_winit.models.anatomy.links import Links
 from keras_winit.models.anatomy.slots import Slot
+from keras_winit.schemes.compose import Wrapper
 from keras_winit.schemes.looks_linear import LooksLinear
 from keras_winit.theory.gains import moments
 from keras_winit.theory.linearity import linear_place
@@ -27,16 +28,18 @@ class Centring:
         center: one of CENTRES.
         model: the model.
         slots: its variables.
-        drawn: whether their weights are drawn anew, and not those that were there.
+        drawn: those of them that are drawn anew.
         target: the deviation of the pre-activations.
     """
 
-    def __init__(self, center: str, model: Any, slots: Iterable[Slot], *, drawn: bool, target: float) -> None:
+    def __init__(
+        self, center: str, model: Any, slots: Iterable[Slot], *, drawn: Container[Slot], target: float
+    ) -> None:
         kernels = [slot for slot in slots if slot.role == "kernel"]
         self._biases = {id(slot.layer): slot for slot in slots if slot.role == "bias" and not slot.kept}
-        self._center, self._target = center, target
+        self._center, self._target, self._drawn = center, target, drawn
         self._links: Links | None = None
-        if center == "none" or (center == "auto" and not drawn):
+        if center == "none":
             return
         try:
             self._links = Links(model, kernels)
@@ -62,7 +65,7 @@ class Centring:
     def _needs_it(self, slot: Slot, activation: Any) -> bool:
         """Whether a kernel is in a chain whose constant part would grow; twins cancel it by themselves."""
         links = self._links
-        if links is None or isinstance(slot.configured, LooksLinear):
+        if links is None or slot not in self._drawn or _looks_linear(slot.configured):
             return False
         if not links.goes_on(slot):
             if not links.goes_before(slot):
@@ -87,6 +90,13 @@ class Centring:
             return 0.0
         excess = found.derivative_second - (found.second - constant)
         return min(1.0, max(0.0, 1 - math.sqrt(max(0.0, excess) / constant)))
+
+
+def _looks_linear(initializer: Any) -> bool:
+    """Whether an initializer is `LooksLinear`, wrapped or not."""
+    while isinstance(initializer, Wrapper):
+        initializer = initializer.initializer
+    return isinstance(initializer, LooksLinear)
 
 
 def _constant_share(activation: Any) -> float:

@@ -7,7 +7,7 @@ output that the new kernel would have given.
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -38,6 +38,14 @@ NORMALIZED = "{} divides by its size"
 _CLEAR = 10
 
 
+class Normalized(NamedTuple):
+    """What divides by the size of a layer's output: its name, its epsilon, and the most it can divide by."""
+
+    name: str
+    epsilon: float
+    most: float
+
+
 class Rescaler:
     """The hook for one layer: rescales its kernels when it is first called."""
 
@@ -48,7 +56,7 @@ class Rescaler:
         self._target = target
         self._settle = settle
         self.place: float | None = None  # the mean that the bias is to give each unit; None: none
-        self.normalized: tuple[str, float] | None = None  # what normalizes the output at once, its epsilon
+        self.normalized: Normalized | None = None  # what normalizes the output at once
 
     def __call__(self, call: Any, *arguments: Any, **options: Any) -> Any:
         """What the layer answers, by its rescaled kernel."""
@@ -66,7 +74,7 @@ class Rescaler:
         if slot is None:
             return call(*arguments, **options)
         plain = {"activation": keras.activations.linear}
-        if not self._has_offset():  # to add zeros takes a copy of the output
+        if self._bias is not None and not self._has_offset():  # to add zeros takes a copy of the output
             plain |= {"bias": None, "use_bias": False}
         with having(self._layer, **plain):
             output = call(*arguments, **options)
@@ -111,11 +119,12 @@ class Rescaler:
         """
         if self.normalized is None or not found.varies:
             return self._target
-        name, epsilon = self.normalized
-        least = math.sqrt(_CLEAR * epsilon)
+        least = math.sqrt(_CLEAR * self.normalized.epsilon)
         if found.std < least:
             return least
-        self._settle(slot, [found.std], None, NORMALIZED.format(name), normalized=True)
+        if found.std**2 > self.normalized.most:
+            return self._target
+        self._settle(slot, [found.std], None, NORMALIZED.format(self.normalized.name), normalized=True)
         return None
 
     def _centred(self, slot: Slot, output: Any, bias: Slot, place: float) -> Any:
@@ -190,22 +199,16 @@ class Rescaler:
             reason = NO_VARIANCE if found is None or math.isfinite(found.std) else NOT_FINITE
             self._leave(NOT_ONE if found is None else reason, found)
             return call(*arguments, **options)
-        target = self._goal(slot, found)
-        if target is None:
-            self._kernels.clear()
-            return call(*arguments, **options)
-        factor = target / found.std
+        factor = self._target / found.std
         kernel = slot.variable
         before = host_array(exact_value(kernel)).copy()  # PyTorch assigns in place
         assign_exactly(kernel, before * np.float32(factor))
         then = self._try(call, *arguments, **options)
         assign_exactly(kernel, before)
-        if then is None or not math.isclose(then.std, target, rel_tol=0.005):
+        if then is None or not math.isclose(then.std, self._target, rel_tol=0.005):
             self._leave(NOTLINEAR, found)
         else:
-            self._settle(
-                slot, [found.std], [factor], "", after=target, normalized=self.normalized is not None
-            )
+            self._settle(slot, [found.std], [factor], "")
             self._kernels.clear()
         return call(*arguments, **options)
 

@@ -9,6 +9,7 @@ import keras
 from keras_winit.choose import for_activation
 from keras_winit.models.anatomy.following import Graph
 from keras_winit.models.anatomy.slots import Slot
+from keras_winit.models.initializing.fitting import fit
 from keras_winit.models.initializing.mirroring import Mirroring
 from keras_winit.models.initializing.torch_defaults import torch_default
 from keras_winit.schemes import names, scheme_class
@@ -135,16 +136,27 @@ class Chooser:
 
     def _by_activation(self, slot: Slot) -> Choice:
         activation, how = self._graph.activation_after(slot)
-        # Of what is divided out, the size only says how fast a kernel learns: that of an orthogonal one
-        # does well where He's learns half as fast. Measured: tests/benchmarks/architectures.py.
         normalizations = self._graph.normalizations_after(slot)
-        if normalizations:
-            return Choice(get("orthogonal"), f"{normalizations[0].name} divides by its size", activation.name)
+        if normalizations and _clears(slot, normalizations):
+            # Of what is divided out, the size only says how fast a kernel learns: one of orthogonal size
+            # does well where He's learns half as fast. Measured: tests/benchmarks/architectures.py.
+            reason = f"{normalizations[0].name} divides by its size"
+            return Choice(get("orthogonal"), reason, activation.name)
         try:
             return Choice(for_activation(activation), how, activation.name)
         except ValueError:  # one that joins features, or is not finite
             reason = f"{how}, and has no gain: as a linear layer"
             return Choice(for_activation(None), reason, activation.name)
+
+
+def _clears(slot: Slot, normalizations: list[Any]) -> bool:
+    """Whether an orthogonal kernel can be drawn, and gives more than drowns in any of the epsilons."""
+    try:
+        std = fit(get("orthogonal"), slot, 0).expected_std(slot.shape)
+    except ValueError:  # of a shape that is no matrix
+        return False
+    variance = std**2 * slot.fans.fan_in if slot.fans else 0.0
+    return all(variance > 100 * (getattr(each, "epsilon", None) or 0.0) for each in normalizations)
 
 
 def _own(slot: Slot, reason: str) -> Choice:

@@ -113,6 +113,11 @@ class Drawing:
     def _draws(self) -> bool:
         return any(choice.initializer is not None for _, choice, _ in self._steps)
 
+    @property
+    def drawn(self) -> set[Slot]:
+        """The variables that are drawn anew."""
+        return {slot for slot, choice, _ in self._steps if choice.initializer is not None}
+
     def carry_out(self, undo: Undo, *, show: bool = True) -> bool:
         """Draw; what is changed is noted in `undo`. Returns whether anything was to be drawn."""
         todo = [(slot, choice) for slot, choice, _ in self._steps if choice.initializer is not None]

@@ -42,6 +42,20 @@ def moments(tensor: Any) -> Moments:
     return Moments(mean, math.sqrt(second - mean**2))
 
 
+def channel_moments(tensor: Any, axis: int) -> tuple[Any, Any]:
+    """The mean and the variance of each channel, the place along an axis, as arrays of float64."""
+    array = host_array(tensor)
+    rows = np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])  # a view of what is channels-last
+    first = rows[0].astype("float32")  # counted from there, means take no digits from the squares
+    sums = np.zeros((2, rows.shape[1]))
+    step = max(1, _PIECE // rows.shape[1])
+    for start in range(0, len(rows), step):
+        piece = rows[start : start + step].astype("float32", copy=False) - first
+        sums += (np.add.reduce(piece, dtype="float32"), np.einsum("ij,ij->j", piece, piece))
+    mean, second = sums / len(rows)
+    return mean + first, np.maximum(second - mean**2, 0.0)
+
+
 def _sums(flat: Any, scale: float = 1.0, center: float = 0.0) -> tuple[float, float]:
     """The means of the elements and of their squares, a piece at a time: it stays in the cache."""
     first = second = 0.0
