@@ -26,6 +26,9 @@ def plot_calibration(calibration: Any) -> Any:
     _line(axes, places, [row.before for row in rows], "before", _ORANGE, marker="o", style="--")
     after = [row.after if row.after is not None else math.nan for row in rows]
     _line(axes, places, after, "after", _BLUE, marker="s", style="-")
+    if calibration.normalized:
+        size = [row.before if row.normalized else math.nan for row in rows]
+        _line(axes, places, size, "divided out by a normalization", _GREY, marker="D", style="")
     axes.axhline(calibration.target_std, color=_GREY, linewidth=0.8, linestyle=":")
     axes.set_yscale("log")
     _decade(axes, [*[row.before for row in rows], calibration.target_std])
