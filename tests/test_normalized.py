@@ -193,11 +193,13 @@ def test_calibrate_leaves_a_size_that_is_divided_out_and_tells_the_normalization
         np.testing.assert_array_equal(array(one.value), other)
     assert "1 kernel rescaled" in str(calibration)
     assert f"{len(left)} normalized, 0 left alone" in str(calibration)
-    # In use, what the normalization hands on is what it hands on in training.
+    # In use, what the normalization hands on is about what it hands on in training.
     seen = keras.Model(model.input, norm.output)
-    np.testing.assert_allclose(
-        array(seen(x, training=False)), array(seen(x, training=True)), rtol=1e-3, atol=1e-3
-    )
+    in_use, in_training = (array(seen(x, training=training)) for training in (False, True))
+    assert np.corrcoef(in_use.ravel(), in_training.ravel())[0, 1] > 0.98
+    channels = tuple(range(in_use.ndim - 1))
+    np.testing.assert_allclose(in_use.mean(channels), 0, atol=1e-4)
+    assert in_use.std() == pytest.approx(1, rel=1e-3)
     assert array(seen(fresh, training=False)).std() == pytest.approx(1, rel=0.05)
     # And the layers behind are calibrated on that.
     last = [row for row in calibration.rows if row.path.startswith("last")]
@@ -218,29 +220,18 @@ def blocks(activation, count, width=48):
 @pytest.mark.parametrize("center", ["auto", "bias", "weights", "none"])
 @pytest.mark.parametrize(("activation", "count"), [("relu", 6), ("sigmoid", 12)])
 def test_a_model_computes_in_use_what_it_computes_in_training(activation, count, center):
+    """Nearly: channels keep variances of their own, of which a batch says too little."""
     x = np.random.default_rng(0).uniform(0, 255, (200, 48)).astype("float32")  # such as pixels
     model = blocks(activation, count)
+    apart = np.corrcoef(*(array(model(x, training=training)).ravel() for training in (False, True)))[0, 1]
     calibration = winit.calibrate(model, x, center=center, seed=0)
     in_use, in_training = (array(model(x, training=training)) for training in (False, True))
-    np.testing.assert_allclose(in_use, in_training, atol=0.02)
-    assert in_training.std() == pytest.approx(1, rel=0.02)
+    together = np.corrcoef(in_use.ravel(), in_training.ravel())[0, 1]
+    assert together > 0.95
+    assert together > apart
+    assert in_training.std() == pytest.approx(1, rel=0.05)
     assert len(calibration.normalized) == count
-    head = calibration.calibrated[0]
-    assert 0.1 < head.factor < 10
-
-
-def test_a_channel_that_is_silent_in_the_batch_is_not_made_loud():
-    norm = layers.BatchNormalization(name="norm")
-    model = after(norm, kernel=layers.Conv2D(7, 1, name="kernel", use_bias=False))
-    x = images()
-    x[..., 0] = 0
-    winit.initialize(model, seed=0)
-    kernel = array(model.get_layer("kernel").kernel.value)
-    kernel[..., 1:, 0] = 0  # reads only what is silent
-    model.get_layer("kernel").kernel.assign(kernel)
-    winit.calibrate(model, x, scheme="keep")
-    variance = array(norm.moving_variance.value)
-    assert variance[0] == pytest.approx(0.01 * variance[1:].sum() / 7, rel=1e-3)
+    assert 0.1 < calibration.calibrated[0].factor < 10
 
 
 @pytest.mark.parametrize("axis", [-1, 1])
@@ -253,22 +244,21 @@ def test_moments_of_channels(axis):
     np.testing.assert_allclose(variance, values.var(others), rtol=1e-3)
 
 
-def test_a_kernel_that_drowns_in_the_epsilon_is_enlarged_as_far_as_it_takes():
-    for size, stays in ((1.0, True), (1e-3, False)):
-        norm = layers.BatchNormalization(epsilon=1e-3)
-        model = after(norm, use_bias=False)
-        winit.initialize(model, {"kernel": "orthogonal"}, seed=3)
-        kernel = model.get_layer("kernel").kernel
-        kernel.assign(size * kernel)
-        row = winit.calibrate(model, images(), scheme="keep").rows[0]
-        assert row.normalized
-        assert (row.factor is None) is stays
-        if not stays:  # to a variance of ten epsilons, and no further
-            assert row.after == pytest.approx(0.1)
-            assert row.factor == pytest.approx(0.1 / row.before)
-        seen = keras.Model(model.input, norm.output)
-        for training in (False, True):
-            assert array(seen(images(), training=training)).std() == pytest.approx(1, rel=0.05)
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_a_kernel_of_any_size_is_left(size):
+    norm = layers.BatchNormalization(epsilon=1e-3)
+    model = after(norm, use_bias=False)
+    winit.initialize(model, {"kernel": "orthogonal"}, seed=3)
+    kernel = model.get_layer("kernel").kernel
+    kernel.assign(size * kernel)
+    before = array(kernel.value)
+    row = winit.calibrate(model, images(), scheme="keep").rows[0]
+    assert (row.normalized, row.factor) == (True, None)
+    np.testing.assert_array_equal(array(kernel.value), before)
+    in_use, in_training = (array(model(images(), training=training)) for training in (False, True))
+    assert np.corrcoef(in_use.ravel(), in_training.ravel())[0, 1] > 0.98
+    assert in_use.std() == pytest.approx(1, rel=0.01)
+    assert in_training.std() == pytest.approx(1, rel=0.05)
 
 
 def test_statistics_that_fit_stay():
@@ -389,6 +379,6 @@ def test_a_whole_architecture_answers_alike_in_training_and_in_use():
         model(fresh, training=False)
     assert len(stds) == 52
     for layer, std in stds.items():
-        assert std == pytest.approx(1, rel=0.25), layer
-    head = keras.Model(model.input, model.layers[-2].output)  # without the random dropout behind
-    np.testing.assert_allclose(array(head(x, training=False)), array(head(x, training=True)), atol=0.02)
+        assert std == pytest.approx(1, rel=0.1), layer
+    in_use, in_training = (array(model(x, training=training)) for training in (False, True))
+    assert np.corrcoef(in_use.ravel(), in_training.ravel())[0, 1] > 0.8

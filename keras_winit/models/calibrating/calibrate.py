@@ -45,10 +45,10 @@ def calibrate(
     and where anything fails, everything does.
 
     Where a normalization divides by a kernel's size at once, that size changes no output, but how
-    fast the kernel learns: a step turns a large one less. Such a kernel keeps the size that it is
-    drawn with or, where that drowns in the normalization's epsilon, gets as much as it takes. A batch
-    normalization behind it is told of it: its moving mean and variance become those of the batch,
-    unless they fit already, so that the model computes in use what it computes in training.
+    fast the kernel learns: a step turns a large one less. Such a kernel keeps the size that it has. A
+    batch normalization behind it is told of it, unless it knows: its moving mean becomes that of the
+    batch, and its moving variance takes one factor, so that the model computes in use nearly what it
+    computes in training. Other statistics stay as they were.
 
     Args:
         model: a built model of any kind that `initialize` takes.
@@ -204,7 +204,7 @@ class _Pass:
             self._statistics.setdefault(layer, MovingStatistics(layer))
             if keras.backend.standardize_dtype(layer.moving_variance.dtype) == "float16":
                 most = 2.0**14
-        return Normalized(found[0].name, max(getattr(each, "epsilon", None) or 0.0 for each in found), most)
+        return Normalized(found[0].name, most)
 
     def _take_mean(self, slot: Slot) -> None:
         """Take the share of their mean that is to go from each unit's incoming weights."""
@@ -221,7 +221,6 @@ class _Pass:
         reason: str,
         centre: float | None = None,
         *,
-        after: float | None = None,
         normalized: bool = False,
     ) -> None:
         """Rescale a kernel, by one factor or one for each gate, and write down what was done."""
@@ -240,10 +239,7 @@ class _Pass:
         self._record(slot, factors)
         for gate, (before, each) in enumerate(zip(found, factors, strict=True)):
             which = None if len(factors) == 1 else gate
-            reached = self._target if after is None else after
-            self.rows.append(
-                CalibrationRow(slot.path, which, before, reached, each, reason, centre, normalized)
-            )
+            self.rows.append(CalibrationRow(slot.path, which, before, self._target, each, reason, centre))
 
     def _record(self, slot: Slot, factors: list[float]) -> None:
         """Let the layer's own initializer say what its kernel is: a factor times what it was."""

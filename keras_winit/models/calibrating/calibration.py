@@ -10,8 +10,7 @@ from keras_winit.models.showing.printing import Printed, Table, number
 class CalibrationRow:
     """What became of one kernel, or of one gate of it; `factor` is None where it is left alone.
 
-    `normalized` says that a normalization divides by its size, so that it need not reach the target:
-    it is left alone, or enlarged as far as an epsilon demands.
+    `normalized` says that it is left alone because a normalization divides by its size.
     """
 
     path: str
@@ -33,7 +32,7 @@ class Calibration(Printed):
             `path`, `gate` (of a recurrent kernel, else None), the standard deviation of the
             pre-activation `before` and `after`, the `factor` on the kernel (None: left alone),
             `reason`, the `centre` that its units were moved to (None: they were not), and whether
-            it is `normalized`, and so need not reach the target.
+            it is left alone for being `normalized`.
         target_std: the deviation that was asked for.
         seed: the root seed: with it, `calibrate` does the same again on the same data.
         batch: what was sent through the model.
@@ -58,7 +57,7 @@ class Calibration(Printed):
     @property
     def calibrated(self) -> tuple[CalibrationRow, ...]:
         """The rows of what was rescaled to the target."""
-        return tuple(row for row in self.rows if row.factor is not None and not row.normalized)
+        return tuple(row for row in self.rows if row.factor is not None)
 
     @property
     def skipped(self) -> tuple[CalibrationRow, ...]:

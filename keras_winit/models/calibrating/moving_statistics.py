@@ -1,5 +1,6 @@
 """Tell a batch normalization what it reads, so that it answers alike in training and in use."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,17 +12,15 @@ from keras_winit.support.host import host_array, is_traced
 # What a batch's own statistics may miss of those that are there, in deviations, before these count as
 # wrong: a batch of a hundred samples misses the true ones by about a tenth.
 _FITS = 0.2
-# The least variance of a channel, by the mean of all: a channel that is silent in this batch is not to
-# be loud in the next.
-_LEAST = 0.01
 
 
 class MovingStatistics:
-    """The hook for a batch normalization: its moving mean and variance become those of the batch.
+    """The hook for a batch normalization: its moving statistics get the mean and the size of the batch.
 
     A kernel before it may have any size: in training, where the batch's own statistics are taken,
     that makes no difference. In use it is the moving ones that count, which start at zero and one, and
-    by themselves take hundreds or thousands of steps to come near.
+    by themselves take hundreds or thousands of steps to come near. Here the moving mean becomes the
+    batch's, channel by channel, and the moving variance is multiplied by one factor.
 
     Args:
         layer: the `keras.layers.BatchNormalization`.
@@ -46,14 +45,17 @@ class MovingStatistics:
 
     def _measure(self, inputs: Any) -> None:
         mean, variance = channel_moments(inputs, self._layer.axis)
-        if not (np.isfinite(variance).all() and variance.max() > 0):
-            return
         old_mean, old_variance = (np.asarray(host_array(exact_value(v)), "float64") for v in self.variables)
-        scale = np.sqrt(old_variance + self._layer.epsilon)
-        shift, ratio = (mean - old_mean) / scale, np.sqrt(variance + self._layer.epsilon) / scale
-        fits = max(np.mean(shift**2), np.mean((ratio - 1) ** 2)) < _FITS**2
+        epsilon = self._layer.epsilon
+        shift = (mean - old_mean) / np.sqrt(old_variance + epsilon)
+        ratio = float(np.mean((variance + epsilon) / (old_variance + epsilon)))
+        if not (math.isfinite(ratio) and variance.max() > 0):
+            return
+        fits = np.mean(shift**2) < _FITS**2 and abs(math.sqrt(ratio) - 1) < _FITS
         if fits and (old_mean.any() or np.ptp(old_variance)):  # and are not those that it starts with
             return
-        self.values = mean, np.maximum(variance, _LEAST * variance.mean())
+        # One factor for all variances: a batch says too little of each channel's own, and what it
+        # misses grows from layer to layer.
+        self.values = mean, np.maximum((old_variance + epsilon) * ratio - epsilon, 0.0)
         for variable, value in zip(self.variables, self.values, strict=True):
             assign_exactly(variable, value)

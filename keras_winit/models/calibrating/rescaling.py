@@ -33,16 +33,11 @@ NOT_ONE = "its output is not one tensor of numbers"
 BIASED = "its bias alone varies more than the target"
 NORMALIZED = "{} divides by its size"
 
-# How many epsilons of a normalization the variance before it is to be at least: then epsilon takes no
-# more than 5 % of its output's deviation.
-_CLEAR = 10
-
 
 class Normalized(NamedTuple):
-    """What divides by the size of a layer's output: its name, its epsilon, and the most it can divide by."""
+    """What divides by the size of a layer's output: its name, and the largest variance that it can hold."""
 
     name: str
-    epsilon: float
     most: float
 
 
@@ -96,36 +91,26 @@ class Rescaler:
         if self.place is not None and self._bias is not None and self.normalized is None:
             return self._centred(slot, output, self._bias, self.place)
         found = moments(output)
-        target = self._goal(slot, found)
-        if target is None:
+        if self._stays(slot, found):
             return output
         if not found.varies:
             self._settle(slot, [found.std], None, NO_VARIANCE if math.isfinite(found.std) else NOT_FINITE)
             return output
         offset = self._offset(output)
-        factor = target / found.std if offset is None else _factor(output, offset, target)
+        factor = self._target / found.std if offset is None else _factor(output, offset, self._target)
         if factor is None or not 0 < factor < math.inf:
             self._settle(slot, [found.std], None, BIASED if factor is None else NOT_FINITE)
             return output
-        self._settle(slot, [found.std], [factor], "", after=target, normalized=self.normalized is not None)
+        self._settle(slot, [found.std], [factor], "")
         output = output * ops.cast(factor, output.dtype)
         return output if offset is None else output + ops.cast(1 - factor, output.dtype) * offset
 
-    def _goal(self, slot: Slot, found: Moments) -> float | None:
-        """The deviation to reach; None for a kernel that is left as it is, for its output is normalized.
-
-        What a normalization divides by only has to be large beside its epsilon. A kernel that is too
-        small for that is enlarged by no more than it takes: the larger it is, the slower it learns.
-        """
-        if self.normalized is None or not found.varies:
-            return self._target
-        least = math.sqrt(_CLEAR * self.normalized.epsilon)
-        if found.std < least:
-            return least
-        if found.std**2 > self.normalized.most:
-            return self._target
+    def _stays(self, slot: Slot, found: Moments) -> bool:
+        """Whether a kernel keeps its size, for a normalization divides by it."""
+        if self.normalized is None or not found.varies or found.std**2 > self.normalized.most:
+            return False
         self._settle(slot, [found.std], None, NORMALIZED.format(self.normalized.name), normalized=True)
-        return None
+        return True
 
     def _centred(self, slot: Slot, output: Any, bias: Slot, place: float) -> Any:
         """The output with the target's deviation and, for each unit, the mean that it is to have."""
@@ -173,18 +158,10 @@ class Rescaler:
             dilation_rate=layer.dilation_rate,
         )
         found = moments(middle)
-        target = self._goal(slot, found)
-        if target is None:
+        if self._stays(slot, found):
             return
         if found.varies:
-            self._settle(
-                slot,
-                [found.std],
-                [target / found.std],
-                "",
-                after=target,
-                normalized=self.normalized is not None,
-            )
+            self._settle(slot, [found.std], [self._target / found.std], "")
         else:
             self._settle(slot, [found.std], None, NO_VARIANCE if math.isfinite(found.std) else NOT_FINITE)
 
