@@ -47,8 +47,8 @@ def calibrate(
     Where a normalization divides by a kernel's size at once, that size changes no output, but how
     fast the kernel learns: a step turns a large one less. Such a kernel keeps the size that it has. A
     batch normalization behind it is told of it, unless it knows: its moving mean becomes that of the
-    batch, and its moving variance takes one factor, so that the model computes in use nearly what it
-    computes in training. Other statistics stay as they were.
+    batch, and its moving variance takes one factor, so that the signal is centred and as large in use
+    as in training. Other statistics stay as they were.
 
     Args:
         model: a built model of any kind that `initialize` takes.
