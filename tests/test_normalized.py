@@ -196,7 +196,7 @@ def test_calibrate_leaves_a_size_that_is_divided_out_and_tells_the_normalization
     # In use, what the normalization hands on is about what it hands on in training.
     seen = keras.Model(model.input, norm.output)
     in_use, in_training = (array(seen(x, training=training)) for training in (False, True))
-    assert np.corrcoef(in_use.ravel(), in_training.ravel())[0, 1] > 0.98
+    assert np.corrcoef(in_use.ravel(), in_training.ravel())[0, 1] > 0.95
     channels = tuple(range(in_use.ndim - 1))
     np.testing.assert_allclose(in_use.mean(channels), 0, atol=1e-4)
     assert in_use.std() == pytest.approx(1, rel=1e-3)
@@ -256,7 +256,7 @@ def test_a_kernel_of_any_size_is_left(size):
     assert (row.normalized, row.factor) == (True, None)
     np.testing.assert_array_equal(array(kernel.value), before)
     in_use, in_training = (array(model(images(), training=training)) for training in (False, True))
-    assert np.corrcoef(in_use.ravel(), in_training.ravel())[0, 1] > 0.98
+    assert np.corrcoef(in_use.ravel(), in_training.ravel())[0, 1] > 0.95
     assert in_use.std() == pytest.approx(1, rel=0.01)
     assert in_training.std() == pytest.approx(1, rel=0.05)
 
