@@ -64,7 +64,8 @@ def calibrate(
             from layer to layer, until in a few layers of sigmoid nothing else is left:
 
             - "bias": each unit is moved, by its bias, to where its activation is most nearly linear:
-              a mean of zero before tanh and sigmoid, of one deviation before ReLU and its kin;
+              a mean of zero before tanh and sigmoid, of one deviation before ReLU and its kin; a
+              batch normalization that follows at once centres by itself;
             - "weights": from each unit's incoming weights the share of their mean is taken away that
               lets both signals and gradients keep their scale;
             - "auto": "bias" for activations most of whose power is a constant (sigmoid, softplus), and
