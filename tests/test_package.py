@@ -137,5 +137,7 @@ def test_importing_is_light():
 def test_it_survives_stripped_docstrings():
     code = "import keras_winit as w; print(w.HeUniform.__doc__, w.HeUniform(seed=1)((2, 3)).shape[0])"
     finished = run_python("-OO", "-c", code)
+    if finished.returncode != 0 and run_python("-OO", "-c", "import keras").returncode != 0:
+        pytest.skip("the backend at hand, as TensorFlow 2.18, cannot be imported so itself")
     assert finished.returncode == 0, finished.stderr[-2000:]
     assert finished.stdout.split() == ["None", "2"]
