@@ -69,7 +69,7 @@ def calibrate(
             - "weights": from each unit's incoming weights the share of their mean is taken away that
               lets both signals and gradients keep their scale;
             - "auto": "bias" for activations most of whose power is a constant (sigmoid, softplus), and
-              in chains of twenty or more also for ReLU and its kin. A chain is of kernels with only
+              in chains of twenty or more also for GELU, SiLU and Mish. A chain is of kernels with only
               activations, pooling and reshaping in between; they have to be drawn anew, and not by
               "looks_linear", which needs no centring. Elsewhere "none";
             - "none": nothing.
