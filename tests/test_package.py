@@ -40,8 +40,8 @@ _INSIDE = [
     for folder, names in FOLDERS.items()
     for name in (*names.split(), *([""] if folder else []))
 ]
-# The folder of models has a module beside its folders.
-LAYERS = [*_INSIDE, "models.portable", "demo", "", "__main__"]
+# The folder of models has modules beside its folders.
+LAYERS = [*_INSIDE, "models.twins", "models.portable", "demo", "", "__main__"]
 LEVEL = {name: level for level, name in enumerate(LAYERS)}
 
 
