@@ -1,5 +1,7 @@
 """Kernels before a normalization, which divides by their size: what that leaves open, and what is chosen."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from test_calibrate import application, noise
 import keras_winit as winit
 from keras_winit.models.anatomy.following import Graph
 from keras_winit.models.anatomy.slots import slots
+from keras_winit.models.calibrating import moving_statistics
+from keras_winit.models.calibrating.moving_statistics import drifts_apart
 from keras_winit.models.running.moments import channel_moments
 from keras_winit.models.running.watching import intercepted, no_gradients
 
@@ -234,14 +238,110 @@ def test_a_model_computes_in_use_what_it_computes_in_training(activation, count,
     assert 0.1 < calibration.calibrated[0].factor < 10
 
 
+@pytest.mark.parametrize(
+    ("activation", "count", "centres"),
+    [("silu", 20, False), ("gelu", 20, False), ("silu", 19, True), ("relu", 20, True), ("tanh", 20, True)],
+)
+def test_what_would_scatter_samples_keeps_what_they_have_in_common(activation, count, centres):
+    x = np.random.default_rng(0).standard_normal((64, 48)).astype("float32")
+    model = blocks(activation, count)
+    winit.calibrate(model, x, seed=0)
+    norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+    assert all(bool(array(norm.moving_mean.value).any()) == centres for norm in norms)
+    assert all(array(norm.moving_variance.value)[0] != 1 for norm in norms)
+    assert array(model(x, training=False)).std() == pytest.approx(1, rel=0.01)
+
+
+def test_that_keeps_fresh_samples_in_scale(monkeypatch):
+    def missed(seed):
+        """The logarithm of a fresh batch's deviation, after 30 convolutions."""
+        model = keras.Sequential([keras.Input((12, 12, 3))])
+        for _ in range(30):
+            model.add(layers.Conv2D(24, 3, padding="same"))
+            model.add(layers.BatchNormalization())
+            model.add(layers.Activation("silu"))
+        model.add(layers.GlobalAveragePooling2D())
+        model.add(layers.Dense(5))
+        seen, fresh = np.random.default_rng(seed).standard_normal((2, 32, 12, 12, 3)).astype("float32")
+        winit.calibrate(model, seen, seed=seed)
+        return math.log(array(model(fresh, training=False)).std())
+
+    kept = [missed(seed) for seed in (0, 1)]
+    monkeypatch.setattr(moving_statistics, "_MANY_DRIFTING", math.inf)
+    centred = [missed(seed) for seed in (0, 1)]
+    assert np.linalg.norm(kept) < 0.6 * np.linalg.norm(centred)
+
+
+def test_which_activations_scatter_samples():
+    for name in ("silu", "gelu", "mish", "hard_silu", lambda x: x * ops.abs(x)):
+        assert drifts_apart(name)
+    for name in ("relu", "relu6", "leaky_relu", "elu", "tanh", "sigmoid", "linear", "softmax", "glu"):
+        assert not drifts_apart(name)
+    assert not drifts_apart(ops.zeros_like)
+
+
 @pytest.mark.parametrize("axis", [-1, 1])
-def test_moments_of_channels(axis):
-    values = np.random.default_rng(0).standard_normal((40, 6, 30, 9)) * np.arange(1, 10) + 1e3
-    tensor = ops.convert_to_tensor(values.astype("float32"))
-    mean, variance = channel_moments(tensor, axis)
+@pytest.mark.parametrize("scale", [1e-25, 1.0, 1e25])
+@pytest.mark.parametrize("offset", [0.0, 0.3, 1e3])
+def test_moments_of_channels(axis, scale, offset):
+    values = np.random.default_rng(0).standard_normal((40, 6, 70, 99)) * np.arange(1, 100) ** 0.5 + offset
+    values = (values * scale).astype("float32")
+    tensor = ops.convert_to_tensor(values)
     others = tuple({0, 1, 2, 3} - {axis % 4})
-    np.testing.assert_allclose(mean, values.mean(others), rtol=1e-6)
-    np.testing.assert_allclose(variance, values.var(others), rtol=1e-3)
+    mean, variance = values.mean(others, dtype="float64"), values.var(others, dtype="float64")
+    found = channel_moments(tensor, axis)
+    atol = 1e-5 * scale
+    np.testing.assert_allclose(found.mean, mean, rtol=1e-6, atol=atol)
+    np.testing.assert_allclose(found.variance, variance, rtol=1e-3)
+    pooled = channel_moments(tensor, axis, pooled=True)
+    np.testing.assert_allclose(pooled.mean, mean, rtol=1e-6, atol=atol)
+    np.testing.assert_allclose(pooled.variance, variance.mean(), rtol=1e-4)
+    for each in (found, pooled):
+        assert each.whole.mean == pytest.approx(values.mean(dtype="float64"), rel=1e-5, abs=atol)
+        assert each.whole.std == pytest.approx(values.std(dtype="float64"), rel=1e-4)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_moments_of_channels_of_what_has_none(pooled):
+    values = np.ones((4, 5, 3), "float32")
+    assert np.all(channel_moments(ops.convert_to_tensor(values), -1, pooled=pooled).variance == 0)
+    assert not channel_moments(ops.convert_to_tensor(values), -1, pooled=pooled).whole.varies
+    for value in (np.nan, np.inf):
+        values[2, 3, 1] = value
+        assert not channel_moments(ops.convert_to_tensor(values), -1, pooled=pooled).whole.varies
+    empty = channel_moments(ops.zeros((0, 3)), -1, pooled=pooled)
+    assert not empty.whole.varies
+
+
+def test_what_a_normalization_reads_is_measured_once(monkeypatch):
+    calls = []
+
+    def counted(tensor, *arguments, **options):
+        calls.append(tuple(tensor.shape))
+        return channel_moments(tensor, *arguments, **options)
+
+    monkeypatch.setattr(moving_statistics, "channel_moments", counted)
+    winit.calibrate(after(layers.BatchNormalization()), images(), seed=0)
+    assert calls == [(48, 8, 8, 7)]
+    calls.clear()
+    pooled = after(layers.MaxPooling2D(), layers.BatchNormalization())
+    winit.calibrate(pooled, images(), seed=0)
+    assert calls == [(48, 8, 8, 7), (48, 4, 4, 7)]
+    norm = pooled.layers[3]
+    read = array(keras.Model(pooled.input, norm.input)(images()))
+    np.testing.assert_allclose(array(norm.moving_mean.value), read.mean((0, 1, 2)), rtol=1e-3, atol=1e-5)
+    # Where the channels become another axis, or none, what was measured ahead is not taken for theirs.
+    reshaped = after(layers.Reshape((64, 7)), layers.Permute((2, 1)), layers.BatchNormalization(axis=1))
+    winit.calibrate(reshaped, images(), seed=0)
+    norm = reshaped.layers[4]
+    read = array(keras.Model(reshaped.input, norm.input)(images()))
+    np.testing.assert_allclose(array(norm.moving_mean.value), read.mean((0, 2)), rtol=1e-3, atol=1e-5)
+    far = after(layers.BatchNormalization(axis=3), kernel=layers.Conv2D(7, 3, name="kernel"))
+    winit.calibrate(far, images(), seed=0)
+    flat = keras.Sequential([keras.Input((48,)), layers.Dense(12, name="kernel"), layers.Reshape((2, 3, 2))])
+    flat.add(layers.BatchNormalization(axis=3))
+    flat.add(layers.Activation("relu"))
+    assert len(winit.calibrate(flat, images().reshape(-1, 48), seed=0).normalized) == 1
 
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])

@@ -72,6 +72,14 @@ def _one_block(shape: Any, dtype: str, seed: Seed) -> Any:
     return _apply(_reflections(normal(shape, 1.0, dtype, seed)), None)
 
 
+def _one_column(shape: Any, dtype: str, seed: Seed) -> Any:
+    """What one block is for one column, a random direction, by fewer operations."""
+    gauss = normal(shape, 1.0, dtype, seed)
+    norm = ops.sqrt(ops.sum(ops.square(gauss), axis=-2, keepdims=True))
+    zero = ops.cast(norm == 0, dtype)  # only a vector of length 1 can be all zeros
+    return (gauss + zero) / (norm + zero)
+
+
 def _many_blocks(numbers: Any, rows: int, columns: int) -> Any:
     """The Q of a matrix whose lower trapezoid is made of these numbers."""
     product = None
@@ -175,11 +183,11 @@ def _for_tensorflow() -> tuple[Any, Any]:
     import tensorflow as tf  # noqa: PLC0415 - the backend in use
 
     @cache
-    def drawing(rank: int, dtype: str) -> Any:
+    def drawing(rank: int, dtype: str, how: Any) -> Any:
         signature = [tf.TensorSpec([rank], "int32"), tf.TensorSpec([], "int32")]
 
         def draw(shape: Any, seed: Any) -> Any:
-            return _one_block(tf.ensure_shape(shape, [rank]), dtype, seed)
+            return how(tf.ensure_shape(shape, [rank]), dtype, seed)
 
         return tf.function(draw, input_signature=signature, autograph=False)
 
@@ -192,7 +200,8 @@ def _for_tensorflow() -> tuple[Any, Any]:
         if not tf.executing_eagerly():
             return _one_block(shape, dtype, seed)
         if isinstance(seed, int) and math.prod(shape) < LARGE:  # what is larger is drawn another way
-            return drawing(len(shape), dtype)(np.array(shape, "int32"), np.int32(drawable(seed)))
+            how = _one_column if shape[-1] == 1 else _one_block
+            return drawing(len(shape), dtype, how)(np.array(shape, "int32"), np.int32(drawable(seed)))
         return step(normal(shape, 1.0, dtype, seed), shape[-2] - shape[-1])
 
     def many_blocks(numbers: Any, rows: int, columns: int) -> Any:

@@ -11,10 +11,11 @@ from keras_winit.models.anatomy.following import Graph
 from keras_winit.models.anatomy.slots import CELLS, Slot
 from keras_winit.models.calibrating.calibration import Calibration, CalibrationRow
 from keras_winit.models.calibrating.centring import CENTRES, Centring
-from keras_winit.models.calibrating.moving_statistics import MovingStatistics
+from keras_winit.models.calibrating.moving_statistics import MovingStatistics, let_means_stay
 from keras_winit.models.calibrating.rescaling import CellRescaler, Normalized, RecurrentRescaler, Rescaler
 from keras_winit.models.initializing.initialize import Drawing
 from keras_winit.models.running.batch import Batch, batch_for, call_on
+from keras_winit.models.running.moments import moments
 from keras_winit.models.running.probe import handed_on
 from keras_winit.models.running.undo import Undo, assign_exactly, exact_value, undo_on_failure
 from keras_winit.models.running.watching import as_written, intercepted, no_gradients, untouched
@@ -48,7 +49,8 @@ def calibrate(
     fast the kernel learns: a step turns a large one less. Such a kernel keeps the size that it has. A
     batch normalization behind it is told of it, unless it knows: its moving mean becomes that of the
     batch, and its moving variance takes one factor, so that the signal is centred and as large in use
-    as in training. Other statistics stay as they were.
+    as in training. In models with twenty or more SiLU, GELU or the like behind batch normalizations,
+    which would scatter a centred signal's samples, moving means stay. Other statistics stay as they were.
 
     Args:
         model: a built model of any kind that `initialize` takes.
@@ -102,7 +104,7 @@ def calibrate(
     one_of("center", center, CENTRES)
     drawing = Drawing(model, scheme, seed)
     batch = batch_for(model, data, seed=drawing.seed)
-    with undo_on_failure() as undo:
+    with undo_on_failure(in_memory=True) as undo:
         changed = drawing.carry_out(undo, show=progress)
         centring = Centring(center, model, drawing.slots, drawn=drawing.drawn, target=target)
         measured = _Pass(model, drawing.slots, target, centring, undo)
@@ -129,6 +131,7 @@ class _Pass:
         self._advance: Any = lambda: None
         self._graph = Graph(model)
         self._statistics: dict[Any, MovingStatistics] = {}
+        self._batch_normalized: list[Slot] = []
         self._hooks = self._hooks_for(slots)
 
     @property
@@ -192,6 +195,8 @@ class _Pass:
                 hooks[over_time] = _all_steps_at_once(slot.layer)
         for layer, cells in recurrent.values():
             hooks[layer] = RecurrentRescaler(layer, cells, self._target, self._settle)
+        activations = [self._graph.activation_after(slot)[0] for slot in self._batch_normalized]
+        let_means_stay(self._statistics.values(), activations)
         return {**hooks, **self._statistics}
 
     def _normalized(self, slot: Slot, *, centred: bool) -> Normalized | None:
@@ -200,12 +205,14 @@ class _Pass:
         batch = [layer for layer in found if isinstance(layer, layers.BatchNormalization)]
         if not found or (centred and batch != found):  # only a batch normalization centres units too
             return None
-        most = math.inf
+        most, measure = math.inf, moments
+        if batch:
+            self._batch_normalized.append(slot)
         for layer in batch:
-            self._statistics.setdefault(layer, MovingStatistics(layer))
+            measure = self._statistics.setdefault(layer, MovingStatistics(layer)).measure_ahead
             if keras.backend.standardize_dtype(layer.moving_variance.dtype) == "float16":
                 most = 2.0**14
-        return Normalized(found[0].name, most)
+        return Normalized(found[0].name, most, measure)
 
     def _take_mean(self, slot: Slot) -> None:
         """Take the share of their mean that is to go from each unit's incoming weights."""

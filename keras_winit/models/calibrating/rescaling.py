@@ -35,10 +35,17 @@ NORMALIZED = "{} divides by its size"
 
 
 class Normalized(NamedTuple):
-    """What divides by the size of a layer's output: its name, and the largest variance that it can hold."""
+    """What divides by the size of a layer's output.
+
+    Attributes:
+        name: its name.
+        most: the largest variance that it can hold.
+        moments: how to measure the output, for all that want to know.
+    """
 
     name: str
     most: float
+    moments: Callable[[Any], Moments]
 
 
 class Rescaler:
@@ -90,7 +97,7 @@ class Rescaler:
         """The output by the kernel that gives it the target's deviation."""
         if self.place is not None and self._bias is not None and self.normalized is None:
             return self._centred(slot, output, self._bias, self.place)
-        found = moments(output)
+        found = moments(output) if self.normalized is None else self.normalized.moments(output)
         if self._stays(slot, found):
             return output
         if not found.varies:

@@ -3,9 +3,11 @@
 import contextlib
 import math
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
+import keras
 import numpy as np
 from keras.src.backend.common.variables import AutocastScope  # which Keras does not export
 
@@ -27,15 +29,44 @@ def assign_exactly(variable: Any, value: Any) -> None:
         variable.assign(value)
 
 
+# Keeps a value, and returns what gives it back.
+Store = Callable[[Any], Callable[[], Any]]
+
+
+def _in_memory(value: Any) -> Callable[[], Any]:
+    """Hold a value: TensorFlow and JAX assign another tensor; PyTorch writes into the one that is there."""
+    if keras.backend.backend() == "torch":
+        value = value.detach().clone()
+    return lambda: value
+
+
+def _in_file(file: Any) -> Store:
+    """Write values to a file, so that they are not in memory twice."""
+
+    def keep(value: Any) -> Callable[[], Any]:
+        start, array = file.tell(), host_array(value)
+        rest = np.ascontiguousarray(array).reshape(-1).view("uint8").data
+        while rest:  # a full disk takes a part before it says so
+            rest = rest[file.write(rest) :]
+        return partial(give_back, start, array.shape, array.dtype)
+
+    def give_back(start: int, shape: tuple[int, ...], dtype: Any) -> Any:
+        file.seek(start)
+        values = np.empty(math.prod(shape) * dtype.itemsize, "uint8")
+        rest: Any = values.data
+        while rest:
+            rest = rest[file.readinto(rest) :]
+        return values.view(dtype).reshape(shape)
+
+    return keep
+
+
 class Undo:
-    """The values that variables and attributes had, in the order in which they were changed.
+    """The values that variables and attributes had, in the order in which they were changed."""
 
-    Values go to a temporary file, so that a model is not held in memory twice.
-    """
-
-    def __init__(self, file: Any) -> None:
-        self._file = file
-        self._saved: list[tuple[Any, int, tuple[int, ...], Any]] = []
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._saved: list[tuple[Any, Callable[[], Any]]] = []
         self._kept: set[int] = set()
         self._attributes: list[tuple[Any, str, Any]] = []
 
@@ -43,11 +74,8 @@ class Undo:
         """Note a variable's value, to give it back on failure; of several, the first counts."""
         if id(variable) in self._kept:
             return
-        start, array = self._file.tell(), host_array(exact_value(variable))
-        rest = np.ascontiguousarray(array).reshape(-1).view("uint8").data
-        while rest:  # a full disk takes a part before it says so
-            rest = rest[self._file.write(rest) :]
-        self._saved.append((variable, start, array.shape, array.dtype))  # only once it can be taken back
+        value = self._store(exact_value(variable))
+        self._saved.append((variable, value))  # only once it can be taken back
         self._kept.add(id(variable))
 
     def assign(self, variable: Any, value: Any) -> None:
@@ -62,23 +90,24 @@ class Undo:
 
     def take_back(self) -> None:
         """Give everything its old value."""
-        for variable, start, shape, dtype in reversed(self._saved):
-            self._file.seek(start)
-            values = np.empty(math.prod(shape) * dtype.itemsize, "uint8")
-            rest: Any = values.data
-            while rest:
-                rest = rest[self._file.readinto(rest) :]
-            variable.assign(values.view(dtype).reshape(shape))
+        for variable, value in reversed(self._saved):
+            variable.assign(value())
         for owner, name, value in reversed(self._attributes):
             setattr(owner, name, value)
 
 
 @contextlib.contextmanager
-def undo_on_failure() -> Iterator[Undo]:
-    """All changes made through the `Undo` are taken back if the block raises, an interrupt included."""
-    # No buffer: what a full disk refuses would wait in it, and be in the way of taking back.
-    with tempfile.TemporaryFile(buffering=0) as file:
-        undo = Undo(file)
+def undo_on_failure(*, in_memory: bool = False) -> Iterator[Undo]:
+    """All changes made through the `Undo` are taken back if the block raises, an interrupt included.
+
+    Args:
+        in_memory: where the old values are until then: in memory, which costs no time; or in a
+            temporary file, for a model that could not be held twice.
+    """
+    with contextlib.ExitStack() as stack:
+        # No buffer: what a full disk refuses would wait in it, and be in the way of taking back.
+        store = _in_memory if in_memory else _in_file(stack.enter_context(_new_file()))
+        undo = Undo(store)
         try:
             yield undo
         except BaseException:
@@ -87,3 +116,7 @@ def undo_on_failure() -> Iterator[Undo]:
             except KeyboardInterrupt:  # a second one: from the start
                 undo.take_back()
             raise
+
+
+def _new_file() -> Any:
+    return tempfile.TemporaryFile(buffering=0)
