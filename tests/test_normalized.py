@@ -245,8 +245,11 @@ def test_a_model_computes_in_use_what_it_computes_in_training(activation, count,
 def test_what_would_scatter_samples_keeps_what_they_have_in_common(activation, count, centres):
     x = np.random.default_rng(0).standard_normal((64, 48)).astype("float32")
     model = blocks(activation, count)
-    winit.calibrate(model, x, seed=0)
+    calibration = winit.calibrate(model, x, seed=0)
     norms = [layer for layer in model.layers if isinstance(layer, layers.BatchNormalization)]
+    told = [(norm.moving_mean.path, norm.moving_variance.path)[0 if centres else 1 :] for norm in norms]
+    assert calibration.statistics == tuple(path for paths in told for path in paths)
+    assert f"; {count * (1 + centres)} moving statistics set; " in str(calibration)
     assert all(bool(array(norm.moving_mean.value).any()) == centres for norm in norms)
     assert all(array(norm.moving_variance.value)[0] != 1 for norm in norms)
     assert array(model(x, training=False)).std() == pytest.approx(1, rel=0.01)
@@ -367,7 +370,9 @@ def test_statistics_that_fit_stay():
     for _ in range(20):
         model(images(400), training=True)
     mean, variance = array(norm.moving_mean.value), array(norm.moving_variance.value)
-    winit.calibrate(model, images(200, seed=5), scheme="keep")
+    calibration = winit.calibrate(model, images(200, seed=5), scheme="keep")
+    assert calibration.statistics == ()
+    assert "statistics" not in str(calibration)
     np.testing.assert_array_equal(array(norm.moving_mean.value), mean)
     np.testing.assert_array_equal(array(norm.moving_variance.value), variance)
 

@@ -114,7 +114,9 @@ def calibrate(
             drawing.reset_optimizer(undo)
     resets = changed and drawing.stateful
     note = "the optimizer's state is reset too" if resets else "there is no optimizer state to reset"
-    return Calibration(tuple(measured.rows), target, drawing.seed, str(batch), note)
+    return Calibration(
+        tuple(measured.rows), target, drawing.seed, str(batch), note, tuple(measured.statistics)
+    )
 
 
 class _Pass:
@@ -124,21 +126,21 @@ class _Pass:
         self, model: keras.Model, slots: list[Slot], target: float, centring: Centring, undo: Undo
     ) -> None:
         self.rows: list[CalibrationRow] = []
+        self.statistics: list[str] = []  # the paths of those that are set
         self._target = target
         self._centring = centring
         self._undo = undo
         self._open: dict[int, Slot] = {}  # the kernels that are still to be reached
         self._advance: Any = lambda: None
         self._graph = Graph(model)
-        self._statistics: dict[Any, MovingStatistics] = {}
+        self._told: dict[Any, MovingStatistics] = {}
         self._batch_normalized: list[Slot] = []
         self._hooks = self._hooks_for(slots)
 
     @property
     def changed(self) -> bool:
         """Whether anything was."""
-        told = any(each.values is not None for each in self._statistics.values())
-        return told or any(row.factor is not None for row in self.rows)
+        return bool(self.statistics) or any(row.factor is not None for row in self.rows)
 
     def run(self, model: keras.Model, batch: Batch, *, show: bool) -> None:
         """Send the batch through the model."""
@@ -156,9 +158,10 @@ class _Pass:
             stack.enter_context(intercepted(self._hooks))
             self._advance = stack.enter_context(progress_bar("calibrating", len(self._open), show=show))
             call_on(model, batch)
-        for told in self._statistics.values():  # which the pass itself was to leave as they were
-            for variable, value in zip(told.variables, told.values or (), strict=False):
+        for told in self._told.values():  # which the pass itself was to leave as they were
+            for variable, value in told.values:
                 self._undo.assign(variable, value)
+                self.statistics.append(variable.path)
         for slot in list(self._open.values()):
             self._settle(slot, [None], None, _NOT_CALLED)
 
@@ -196,8 +199,8 @@ class _Pass:
         for layer, cells in recurrent.values():
             hooks[layer] = RecurrentRescaler(layer, cells, self._target, self._settle)
         activations = [self._graph.activation_after(slot)[0] for slot in self._batch_normalized]
-        let_means_stay(self._statistics.values(), activations)
-        return {**hooks, **self._statistics}
+        let_means_stay(self._told.values(), activations)
+        return {**hooks, **self._told}
 
     def _normalized(self, slot: Slot, *, centred: bool) -> Normalized | None:
         """What divides by the size of a layer's output at once; None for nothing."""
@@ -209,7 +212,7 @@ class _Pass:
         if batch:
             self._batch_normalized.append(slot)
         for layer in batch:
-            measure = self._statistics.setdefault(layer, MovingStatistics(layer)).measure_ahead
+            measure = self._told.setdefault(layer, MovingStatistics(layer)).measure_ahead
             if keras.backend.standardize_dtype(layer.moving_variance.dtype) == "float16":
                 most = 2.0**14
         return Normalized(found[0].name, most, measure)

@@ -37,6 +37,7 @@ class Calibration(Printed):
         seed: the root seed: with it, `calibrate` does the same again on the same data.
         batch: what was sent through the model.
         optimizer: what became of the optimizer's state.
+        statistics: the paths of the moving statistics of batch normalizations that were set.
 
     Example:
 
@@ -53,6 +54,7 @@ class Calibration(Printed):
     seed: int
     batch: str
     optimizer: str
+    statistics: tuple[str, ...] = ()
 
     @property
     def calibrated(self) -> tuple[CalibrationRow, ...]:
@@ -86,9 +88,10 @@ class Calibration(Printed):
         count = len({row.path for row in self.calibrated})
         kernels = f"{count} kernel{'' if count == 1 else 's'}"
         normalized = f"{len(self.normalized)} normalized, " if self.normalized else ""
+        told = f"; {len(self.statistics)} moving statistics set" if self.statistics else ""
         return (
             f"{kernels} rescaled to a deviation of {self.target_std:g} on {self.batch}, {normalized}"
-            f"{len(self.skipped)} left alone; seed {self.seed}; {self.optimizer}"
+            f"{len(self.skipped)} left alone{told}; seed {self.seed}; {self.optimizer}"
         )
 
     def _tables(self) -> list[Table]:

@@ -47,15 +47,16 @@ class MovingStatistics:
 
     Attributes:
         centres: whether the moving mean is set too.
-        values: what the moving mean and the moving variance are to be; None until the layer was
-            called, where they were learned and fit, and where nothing can be told.
+        values: what the moving mean, if it is to change, and the moving variance are to be, as pairs of a
+            variable and its value; none until the layer was called, where they were learned and fit,
+            and where nothing can be told.
     """
 
     def __init__(self, layer: Any) -> None:
-        self.variables = (layer.moving_mean, layer.moving_variance)
-        self.values: tuple[Any, Any] | None = None
+        self._variables = (layer.moving_mean, layer.moving_variance)
+        self.values: list[tuple[Any, Any]] = []
         self.centres = True
-        self._old = [np.array(host_array(exact_value(v)), "float64") for v in self.variables]
+        self._old = [np.array(host_array(exact_value(v)), "float64") for v in self._variables]
         self._pooled = not np.ptp(self._old[1])  # then each channel's own variance makes no difference
         self._layer = layer
         self._pending = True
@@ -88,16 +89,16 @@ class MovingStatistics:
         ratio = float(np.mean((variance + epsilon) / (old_variance + epsilon)))
         if not (math.isfinite(ratio) and np.max(variance) > 0):
             return
-        fits = np.mean(shift**2) < _FITS**2 and abs(math.sqrt(ratio) - 1) < _FITS
+        centred = not self.centres or np.mean(shift**2) < _FITS**2
+        fits = centred and abs(math.sqrt(ratio) - 1) < _FITS
         if fits and (old_mean.any() or not self._pooled):  # and are not those that it starts with
             return
         # One factor for all variances: a batch says too little of each channel's own, and what it
         # misses grows from layer to layer.
-        self.values = (
-            mean if self.centres else old_mean,
-            np.maximum((old_variance + epsilon) * ratio - epsilon, 0.0),
-        )
-        for variable, value in zip(self.variables, self.values, strict=True):
+        variance = np.maximum((old_variance + epsilon) * ratio - epsilon, 0.0)
+        pairs = list(zip(self._variables, (mean, variance), strict=True))
+        self.values = pairs if self.centres else pairs[1:]
+        for variable, value in self.values:
             assign_exactly(variable, value)
 
 
