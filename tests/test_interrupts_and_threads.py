@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import keras_winit as winit
 from keras_winit.__main__ import main
+from keras_winit.models.running.watching import intercepted
 
 PACKAGE = str(Path(winit.__file__).parent)
 THREADS = 6
@@ -158,6 +159,21 @@ def test_an_interrupt_in_keras_or_a_scheme_changes_nothing(operation, method, mo
             monkeypatch.setattr(owner, name, original)
         assert state(model) == before
     assert interrupted > 1 or (operation, method) in [("initialize", "call"), ("initialize", "draw")]
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_blocks_that_end_in_any_order_leave_nothing(first):
+    """An interrupt in what leaves an inner block throws that away only after the one around it."""
+    layer = keras.layers.Dense(2)
+    layer.build((None, 3))
+    blocks = [intercepted({layer: lambda call, x, number=i: number}) for i in range(2)]
+    for number, block in enumerate(blocks):
+        block.__enter__()
+        assert layer.call(None) == number
+    blocks.pop(first).__exit__(None, None, None)
+    assert layer.call(None) == 1 - first
+    blocks.pop().__exit__(None, None, None)
+    assert "call" not in vars(layer)
 
 
 def test_a_second_interrupt_waits_until_all_is_taken_back(monkeypatch):

@@ -255,6 +255,30 @@ def test_what_would_scatter_samples_keeps_what_they_have_in_common(activation, c
     assert array(model(x, training=False)).std() == pytest.approx(1, rel=0.01)
 
 
+def test_that_counts_separable_convolutions_and_yields_to_what_is_asked_for():
+    model = keras.Sequential([keras.Input((6, 6, 4))])
+    for _ in range(20):
+        model.add(layers.SeparableConv2D(8, 3, padding="same"))
+        model.add(layers.BatchNormalization())
+        model.add(layers.Activation("silu"))
+    x = np.random.default_rng(0).standard_normal((16, 6, 6, 4)).astype("float32")
+    assert len(winit.calibrate(model, x, seed=0).statistics) == 20
+    assert len(winit.calibrate(model, x, seed=0, center="bias").statistics) == 40
+
+
+@pytest.mark.parametrize("center", ["auto", "none"])
+def test_activations_that_take_other_shapes(center):
+    def squeezed(x):
+        return x * ops.sigmoid(ops.mean(x, axis=(1, 2), keepdims=True))
+
+    for activation in (layers.Softmax(axis=(1, 2)), layers.Activation(squeezed)):
+        model = keras.Sequential([keras.Input((8, 8, 5)), layers.Conv2D(4, 3), layers.BatchNormalization()])
+        model.add(activation)
+        model.add(layers.Conv2D(3, 3))
+        assert len(winit.calibrate(model, images(), seed=0, center=center).statistics) == 2
+    assert not drifts_apart(squeezed)
+
+
 def test_that_keeps_fresh_samples_in_scale(monkeypatch):
     def missed(seed):
         """The logarithm of a fresh batch's deviation, after 30 convolutions."""
@@ -302,6 +326,23 @@ def test_moments_of_channels(axis, scale, offset):
     for each in (found, pooled):
         assert each.whole.mean == pytest.approx(values.mean(dtype="float64"), rel=1e-5, abs=atol)
         assert each.whole.std == pytest.approx(values.std(dtype="float64"), rel=1e-4)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_moments_of_channels_with_an_odd_row_or_almost_nothing(pooled, recwarn):
+    values = np.random.default_rng(0).standard_normal((9000, 64)).astype("float32") + 1e3
+    values[0] = 0
+    found = channel_moments(ops.convert_to_tensor(values), -1, pooled=pooled)
+    np.testing.assert_allclose(
+        found.variance,
+        values.var(0, dtype="float64").mean() if pooled else values.var(0, dtype="float64"),
+        rtol=2e-3,
+    )
+    tiny = channel_moments(ops.convert_to_tensor(np.array([[1e-25], [-1e-25]], "float32")), -1, pooled=pooled)
+    assert tiny.whole.std == pytest.approx(1e-25)
+    huge = channel_moments(ops.convert_to_tensor(values * np.float32(1e33)), -1, pooled=pooled)
+    assert huge.whole.std == pytest.approx(found.whole.std * 1e33, rel=1e-3)
+    assert not [warning for warning in recwarn if issubclass(warning.category, RuntimeWarning)]
 
 
 @pytest.mark.parametrize("pooled", [False, True])

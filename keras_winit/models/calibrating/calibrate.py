@@ -49,8 +49,9 @@ def calibrate(
     fast the kernel learns: a step turns a large one less. Such a kernel keeps the size that it has. A
     batch normalization behind it is told of it, unless it knows: its moving mean becomes that of the
     batch, and its moving variance takes one factor, so that the signal is centred and as large in use
-    as in training. In models with twenty or more SiLU, GELU or the like behind batch normalizations,
-    which would scatter a centred signal's samples, moving means stay. Other statistics stay as they were.
+    as in training. In models with twenty or more SiLU, GELU or the like directly behind batch
+    normalizations, which would scatter a centred signal's samples, moving means stay, unless `center`
+    is "bias". Other statistics stay as they were.
 
     Args:
         model: a built model of any kind that `initialize` takes.
@@ -191,7 +192,7 @@ class _Pass:
                 continue
             hook = Rescaler(slot.layer, found, biases.get(id(slot.layer)), self._target, self._settle)
             hook.place = self._centring.place(slot)
-            hook.normalized = self._normalized(slot, centred=hook.place is not None)
+            hook.normalized = self._normalized(found[-1], centred=hook.place is not None)
             hooks[slot.layer] = hook
             over_time = slot.parents[-1] if slot.parents else None
             if isinstance(over_time, layers.TimeDistributed) and over_time.layer is slot.layer:
@@ -199,7 +200,8 @@ class _Pass:
         for layer, cells in recurrent.values():
             hooks[layer] = RecurrentRescaler(layer, cells, self._target, self._settle)
         activations = [self._graph.activation_after(slot)[0] for slot in self._batch_normalized]
-        let_means_stay(self._told.values(), activations)
+        if self._centring.center != "bias":
+            let_means_stay(self._told.values(), activations)
         return {**hooks, **self._told}
 
     def _normalized(self, slot: Slot, *, centred: bool) -> Normalized | None:

@@ -39,7 +39,7 @@ class Centring:
     ) -> None:
         kernels = [slot for slot in slots if slot.role == "kernel"]
         self._biases = {id(slot.layer): slot for slot in slots if slot.role == "bias" and not slot.kept}
-        self._center, self._target, self._drawn = center, target, drawn
+        self.center, self._target, self._drawn = center, target, drawn
         self._links: Links | None = None
         if center == "none":
             return
@@ -52,12 +52,12 @@ class Centring:
     def place(self, slot: Slot) -> float | None:
         """The mean that a layer's bias is to give its units, or None."""
         links = self._links
-        if id(slot.layer) not in self._biases or self._center not in ("auto", "bias"):
+        if id(slot.layer) not in self._biases or self.center not in ("auto", "bias"):
             return None
         own = getattr(slot.layer, "activation", None)
         if links is not None:
             own = links.activation(slot) or own
-        if self._center == "auto" and not self._needs_it(slot, own):
+        if self.center == "auto" and not self._needs_it(slot, own):
             return None
         try:
             return linear_place(own, self._target)
@@ -86,7 +86,7 @@ class Centring:
 
         It solves E[f′²] = Var f + (1 − share)²·E[f]², for the activation f that feeds the layer.
         """
-        if self._center != "weights" or self._links is None or slot not in self._links.reads:
+        if self.center != "weights" or self._links is None or slot not in self._links.reads:
             return 0.0
         try:
             found = moments(self._links.reads[slot].signal.activation)

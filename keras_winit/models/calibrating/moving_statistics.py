@@ -28,7 +28,7 @@ def drifts_apart(activation: Any) -> bool:
     """Whether an activation's power grows faster than that of what it is given: d log E[f²]/d log σ² > 1."""
     try:
         first, second = (power(activation, variance, twins=False) for variance in (1.0, 1.1))
-    except ValueError:  # it joins features, or puts out nothing
+    except Exception:  # it joins features, puts out nothing, or takes other shapes, as each backend says
         return False
     return math.log(second / first) > _DRIFT * math.log(1.1)
 
@@ -104,6 +104,7 @@ class MovingStatistics:
 
 def let_means_stay(statistics: Iterable[MovingStatistics], activations: Iterable[Any]) -> None:
     """Leave the moving means where many of the activations would scatter what is centred."""
-    if sum(map(drifts_apart, activations)) >= _MANY_DRIFTING:
+    found = list(activations)
+    if len(found) >= _MANY_DRIFTING and sum(map(drifts_apart, found)) >= _MANY_DRIFTING:
         for each in statistics:
             each.centres = False

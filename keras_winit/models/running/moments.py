@@ -66,37 +66,46 @@ def channel_moments(tensor: Any, axis: int, *, pooled: bool = False) -> ChannelM
     rows = np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis])  # a view of what is channels-last
     if not rows.size:
         return ChannelMoments(*np.zeros((2, rows.shape[1])))
-    mean, second = _channel_sums(rows, pooled)
-    variance = second - (np.mean(mean**2) if pooled else mean**2)
-    # Where squares overflow, vanish, or leave few digits beside the mean's, once more with care.
-    if np.any((variance < 1e-2 * second) | ((second < 1e-30) & (second > 0)) | ~np.isfinite(second)):
-        largest = float(np.max(np.abs(rows)))
-        if not math.isfinite(largest):
-            return ChannelMoments(np.full_like(mean, math.nan), np.full_like(second, math.nan))
-        scale = float(np.float32(1 / max(largest, 1e-37)))
-        center = rows[0].astype("float32") * np.float32(scale)  # equal rows then have no variance at all
-        shifted, second = _channel_sums(rows, pooled, scale, center)
-        variance = second - (np.mean(shifted**2) if pooled else shifted**2)
-        return ChannelMoments((center + shifted) / scale, np.maximum(variance, 0.0) / scale**2)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, second = _channel_sums(rows, pooled)
+        variance = second - (np.mean(mean**2) if pooled else mean**2)
+        # Where squares overflow, vanish, or leave few digits beside the mean's, once more with care.
+        lost = (variance < 1e-2 * second) | ~np.isfinite(second)
+        if np.any(lost) or (np.any(second < 1e-30) and np.any(rows)):
+            return _careful_moments(rows, pooled)
     return ChannelMoments(mean, variance)
+
+
+def _careful_moments(rows: Any, pooled: bool) -> ChannelMoments:
+    """The moments of columns of any size, around a place near to their means."""
+    largest = max(float(np.max(rows)), -float(np.min(rows)))
+    if not math.isfinite(largest):
+        return ChannelMoments(
+            np.full(rows.shape[1], math.nan), np.full(() if pooled else rows.shape[1], math.nan)
+        )
+    scale = float(np.float32(1 / max(largest, 1e-37)))
+    center = rows[0].astype("float32") * np.float32(scale)  # equal rows then have no variance at all
+    center = center + _channel_sums(rows, pooled, scale, center)[0].astype("float32")
+    shifted, second = _channel_sums(rows, pooled, scale, center)
+    variance = second - (np.mean(shifted**2) if pooled else shifted**2)
+    return ChannelMoments((center + shifted) / scale, np.maximum(variance, 0.0) / scale**2)
 
 
 def _channel_sums(rows: Any, pooled: bool, scale: float = 1.0, center: Any = None) -> tuple[Any, Any]:
     """The means of each column, and of the squares of each or of all, a piece at a time as above."""
     step = min(len(rows), max(1, _PIECE // rows.shape[1]))
     first, second = np.zeros(rows.shape[1]), np.zeros(() if pooled else rows.shape[1])
-    with np.errstate(over="ignore", invalid="ignore"):
-        for start in range(0, len(rows), step):
-            piece = rows[start : start + step].astype("float32", copy=False)
-            if center is not None:
-                piece = piece * np.float32(scale) - center
-            ones = _ONES[: len(piece)]
-            first += ones @ piece  # by BLAS: twice as fast as `sum`
-            if pooled:
-                flat = piece.reshape(-1)
-                second += np.dot(flat, flat) / rows.shape[1]
-            else:
-                second += ones @ np.square(piece)
+    for start in range(0, len(rows), step):
+        piece = rows[start : start + step].astype("float32", copy=False)
+        if center is not None:
+            piece = piece * np.float32(scale) - center
+        ones = _ONES[: len(piece)]
+        first += ones @ piece  # by BLAS: twice as fast as `sum`
+        if pooled:
+            flat = piece.reshape(-1)
+            second += np.dot(flat, flat) / rows.shape[1]
+        else:
+            second += ones @ np.square(piece)
     return first / len(rows), second / len(rows)
 
 

@@ -1,6 +1,7 @@
 """Changes to a model that are taken back where something fails, or all kept."""
 
 import contextlib
+import io
 import math
 import tempfile
 from collections.abc import Callable, Iterator
@@ -104,10 +105,10 @@ def undo_on_failure(*, in_memory: bool = False) -> Iterator[Undo]:
         in_memory: where the old values are until then: in memory, which costs no time; or in a
             temporary file, for a model that could not be held twice.
     """
-    with contextlib.ExitStack() as stack:
-        # No buffer: what a full disk refuses would wait in it, and be in the way of taking back.
-        store = _in_memory if in_memory else _in_file(stack.enter_context(_new_file()))
-        undo = Undo(store)
+    # No buffer: what a full disk refuses would wait in it, and be in the way of taking back. And nothing
+    # of Python's own closes either file, where an interrupt would come too late to take back.
+    with io.BytesIO() if in_memory else tempfile.TemporaryFile(buffering=0) as file:
+        undo = Undo(_in_memory if in_memory else _in_file(file))
         try:
             yield undo
         except BaseException:
@@ -116,7 +117,3 @@ def undo_on_failure(*, in_memory: bool = False) -> Iterator[Undo]:
             except KeyboardInterrupt:  # a second one: from the start
                 undo.take_back()
             raise
-
-
-def _new_file() -> Any:
-    return tempfile.TemporaryFile(buffering=0)

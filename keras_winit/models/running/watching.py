@@ -94,20 +94,33 @@ def having(layer: Any, **values: Any) -> contextlib.AbstractContextManager[None]
     return _having_all([(layer, name, value) for name, value in values.items()])
 
 
+# What is changed in layers now: for an attribute what was there, and above it what each block that is
+# not over has put there. An interrupt can end an inner block after the one around it.
+_CHANGED: dict[tuple[int, str], list[tuple[object, Any]]] = {}
+_MISSING = object()
+
+
 @contextlib.contextmanager
 def _having_all(changes: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
-    missing = object()
-    before = [(vars(layer), name, vars(layer).get(name, missing)) for layer, name, _ in changes]
+    block = object()
 
     def put_back() -> None:
-        for attributes, name, value in before:
-            if value is missing:
+        for layer, name, _ in changes:
+            attributes, values = vars(layer), _CHANGED.get((id(layer), name))
+            if values is None:
+                continue
+            values[:] = [each for each in values if each[0] is not block]
+            if values[-1][1] is _MISSING:
                 attributes.pop(name, None)
             else:
-                attributes[name] = value
+                attributes[name] = values[-1][1]
+            if len(values) == 1:
+                del _CHANGED[id(layer), name]
 
     try:
         for layer, name, value in changes:
+            first = (None, vars(layer).get(name, _MISSING))
+            _CHANGED.setdefault((id(layer), name), [first]).append((block, value))
             vars(layer)[name] = value
         yield
     finally:
