@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 import keras_winit as winit
 from keras_winit.__main__ import main
-from keras_winit.models.running.watching import intercepted
+from keras_winit.models.running.undo import undo_on_failure
+from keras_winit.models.running.watching import intercepted, untouched
 
 PACKAGE = str(Path(winit.__file__).parent)
 THREADS = 6
@@ -174,6 +175,26 @@ def test_blocks_that_end_in_any_order_leave_nothing(first):
     assert layer.call(None) == 1 - first
     blocks.pop().__exit__(None, None, None)
     assert "call" not in vars(layer)
+
+
+def test_what_a_pass_put_aside_does_not_come_back_after_all_is_taken_back():
+    """Python may throw away an interrupted block only after the one around it."""
+    model = build()
+    before, moving = state(model), model.get_layer("norm").moving_mean
+    blocks = []
+
+    def interrupted():
+        with undo_on_failure(in_memory=True) as undo:
+            undo.assign(moving, moving + 1)
+            blocks.append(untouched(model, undo))
+            blocks[0].__enter__()
+            moving.assign(moving + 1)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    blocks[0].gen.close()
+    assert state(model) == before
 
 
 def test_a_second_interrupt_waits_until_all_is_taken_back(monkeypatch):

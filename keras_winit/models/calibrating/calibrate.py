@@ -152,7 +152,7 @@ class _Pass:
             self._undo.keep(bias.variable)
         with contextlib.ExitStack() as stack:
             stack.enter_context(no_gradients())
-            stack.enter_context(untouched(model))
+            stack.enter_context(untouched(model, self._undo))
             stack.enter_context(as_written(model))
             if batch.probe:
                 stack.enter_context(handed_on(model))

@@ -132,15 +132,23 @@ def _having_all(changes: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def untouched(model: keras.layers.Layer) -> Iterator[None]:
-    """What a call changes by itself (statistics, seeds, losses) is as before when the block ends."""
+def untouched(model: keras.layers.Layer, undo: Any = None) -> Iterator[None]:
+    """What a call changes by itself (statistics, seeds, losses) is as before when the block ends.
+
+    Args:
+        model: what is called.
+        undo: the `Undo` around the block, if there is one. A block that an interrupt threw away ends
+            late, maybe after that: variables are then left to it.
+    """
     every = list(model._flatten_layers())
     states = _changed_by_calls(model, every)
+    for variable in states if undo is not None else ():
+        undo.keep(variable)
     values = [ops.convert_to_numpy(variable).copy() for variable in states]
     losses = [(layer, list(layer._losses), set(layer._loss_ids)) for layer in every]
 
     def put_back() -> None:
-        for variable, value in zip(states, values, strict=True):
+        for variable, value in zip(states, values, strict=False):  # none where they are left to an undo
             variable.assign(value)
         for layer, held, ids in losses:
             layer._losses[:] = held
@@ -149,6 +157,10 @@ def untouched(model: keras.layers.Layer) -> Iterator[None]:
 
     try:
         yield
+    except GeneratorExit:
+        if undo is not None:
+            states.clear()
+        raise
     finally:
         try:
             put_back()
