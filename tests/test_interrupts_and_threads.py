@@ -122,9 +122,7 @@ def test_an_interrupt_leaves_a_model_as_it_was_or_done(operation, effort):
             found["done"] += 1
 
     attempt()
-    assert found["as it was"] > found["done"], (
-        found
-    )  # of the last 60 places, where half are tried, ten are after
+    assert found["as it was"] > 5 * found["done"], found
     if BACKEND == "tensorflow":
         import tensorflow as tf
 

@@ -92,7 +92,13 @@ def moments(activation: Any) -> Moments:
 
 def evaluate(activation: Activation, values: np.ndarray) -> np.ndarray:
     """f of float32 values, as float64."""
-    result = activation.function(ops.convert_to_tensor(values.astype("float32")))
+    try:
+        result = activation.function(ops.convert_to_tensor(values.astype("float32")))
+    except Exception as error:  # whatever a backend, or the activation, makes of a shape that it cannot take
+        raise ValueError(
+            f"The activation {activation.name!r} does not act on each element by itself: it cannot be "
+            f"evaluated. Received, for inputs of shape {values.shape}: {type(error).__name__}."
+        ) from error
     try:
         return np.asarray(ops.convert_to_numpy(result), dtype="float64")
     except Exception as error:  # whatever a backend makes of what is no tensor

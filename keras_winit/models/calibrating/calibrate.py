@@ -11,8 +11,9 @@ from keras_winit.models.anatomy.following import Graph
 from keras_winit.models.anatomy.slots import CELLS, Slot
 from keras_winit.models.calibrating.calibration import Calibration, CalibrationRow
 from keras_winit.models.calibrating.centring import CENTRES, Centring
+from keras_winit.models.calibrating.gates import CellRescaler, RecurrentRescaler
 from keras_winit.models.calibrating.moving_statistics import MovingStatistics, let_means_stay
-from keras_winit.models.calibrating.rescaling import CellRescaler, Normalized, RecurrentRescaler, Rescaler
+from keras_winit.models.calibrating.rescaling import Normalized, Rescaler
 from keras_winit.models.initializing.initialize import Drawing
 from keras_winit.models.running.batch import Batch, batch_for, call_on
 from keras_winit.models.running.moments import moments
@@ -113,11 +114,10 @@ def calibrate(
         changed = changed or measured.changed
         if changed:
             drawing.reset_optimizer(undo)
-    resets = changed and drawing.stateful
-    note = "the optimizer's state is reset too" if resets else "there is no optimizer state to reset"
-    return Calibration(
-        tuple(measured.rows), target, drawing.seed, str(batch), note, tuple(measured.statistics)
-    )
+        resets = changed and drawing.stateful
+        note = "the optimizer's state is reset too" if resets else "there is no optimizer state to reset"
+        rows, statistics = tuple(measured.rows), tuple(measured.statistics)
+        return Calibration(rows, target, drawing.seed, str(batch), note, statistics)
 
 
 class _Pass:

@@ -28,7 +28,7 @@ def drifts_apart(activation: Any) -> bool:
     """Whether an activation's power grows faster than that of what it is given: d log E[f²]/d log σ² > 1."""
     try:
         first, second = (power(activation, variance, twins=False) for variance in (1.0, 1.1))
-    except Exception:  # it joins features, puts out nothing, or takes other shapes, as each backend says
+    except (TypeError, ValueError):  # it joins features, puts out nothing, or takes other shapes
         return False
     return math.log(second / first) > _DRIFT * math.log(1.1)
 
@@ -86,7 +86,8 @@ class MovingStatistics:
         old_mean, old_variance = self._old
         epsilon = self._layer.epsilon
         shift = (mean - old_mean) / np.sqrt(old_variance + epsilon)
-        ratio = float(np.mean((variance + epsilon) / (old_variance + epsilon)))
+        left = 0.0 if self.centres else shift**2  # of the power in use
+        ratio = float(np.mean((variance + epsilon) / (old_variance + epsilon) + left))
         if not (math.isfinite(ratio) and np.max(variance) > 0):
             return
         centred = not self.centres or np.mean(shift**2) < _FITS**2

@@ -78,11 +78,12 @@ def initialize(
     """
     as_bool("dry_run", dry_run)
     drawing = Drawing(model, scheme, seed)
-    if not dry_run:
-        with undo_on_failure() as undo:
-            if drawing.carry_out(undo):
-                drawing.reset_optimizer(undo)
-    return drawing.plan(dry_run=dry_run)
+    if dry_run:
+        return drawing.plan(dry_run=True)
+    with undo_on_failure() as undo:
+        if drawing.carry_out(undo):
+            drawing.reset_optimizer(undo)
+        return drawing.plan(dry_run=False)
 
 
 class Drawing:
