@@ -105,3 +105,17 @@ def test_haar_columns_of_a_tall_matrix():
     beta = stats.beta(3, 3, loc=-1, scale=2)
     for i, j in ((0, 0), (6, 2), (1, 1), (4, 0)):
         assert stats.kstest(matrices[:, i, j], beta.cdf).pvalue > 1e-4
+
+
+@pytest.mark.parametrize(("rows", "batch"), [(1, 1), (2, 7), (9, 1), (50, 3), (1, 40)])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_one_column_is_what_reflections_make_of_it(rows, batch, dtype):
+    if dtype == "float64" and BACKEND == "jax":
+        pytest.skip("JAX has no float64 unless it is enabled")
+    shape = (rows, 1) if batch == 1 else (batch, rows, 1)
+    column, reflected = (
+        array(how(shape, dtype, 3)) for how in (haar_module._one_column, haar_module._one_block)
+    )
+    np.testing.assert_allclose(column, reflected, rtol=0, atol=1e-6 if dtype == "float32" else 1e-14)
+    np.testing.assert_allclose(array(haar(rows, 1, dtype, 3, batch)), column, rtol=0, atol=1e-6)
+    assert (column < 0).any() or rows * batch == 1

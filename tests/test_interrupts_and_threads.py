@@ -180,8 +180,8 @@ def test_blocks_that_end_in_any_order_leave_nothing(first):
 def test_what_a_pass_put_aside_does_not_come_back_after_all_is_taken_back():
     """Python may throw away an interrupted block only after the one around it."""
     model = build()
-    before, moving = state(model), model.get_layer("norm").moving_mean
-    blocks = []
+    before, norm, blocks = state(model), model.get_layer("norm"), []
+    moving, other = norm.moving_mean, norm.moving_variance
 
     def interrupted():
         with undo_on_failure(in_memory=True) as undo:
@@ -189,6 +189,7 @@ def test_what_a_pass_put_aside_does_not_come_back_after_all_is_taken_back():
             blocks.append(untouched(model, undo))
             blocks[0].__enter__()
             moving.assign(moving + 1)
+            other.assign(other + 1)
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):

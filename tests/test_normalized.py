@@ -253,6 +253,14 @@ def test_what_would_scatter_samples_keeps_what_they_have_in_common(activation, c
     assert all(bool(array(norm.moving_mean.value).any()) == centres for norm in norms)
     assert all(array(norm.moving_variance.value)[0] != 1 for norm in norms)
     assert array(model(x, training=False)).std() == pytest.approx(1, rel=0.01)
+    # As much power in use as in training, what stays of the mean included; and that is so a second time.
+    for norm in norms[:3] + norms[-3:]:
+        read, in_use = (array(keras.Model(model.inputs, tensor)(x)) for tensor in (norm.input, norm.output))
+        power = np.mean(np.square(read - read.mean(0) if centres else read), dtype="float64")
+        assert np.mean(in_use**2) == pytest.approx(power / (power + norm.epsilon), rel=1e-4)
+    again = winit.calibrate(model, x, scheme="keep")
+    assert again.statistics == ()
+    assert [row.factor for row in again.calibrated] == [pytest.approx(1, rel=0.01)]
 
 
 def test_that_counts_separable_convolutions_and_yields_to_what_is_asked_for():
@@ -328,6 +336,15 @@ def test_moments_of_channels(axis, scale, offset):
     for each in (found, pooled):
         assert each.whole.mean == pytest.approx(values.mean(dtype="float64"), rel=1e-5, abs=atol)
         assert each.whole.std == pytest.approx(values.std(dtype="float64"), rel=1e-4)
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_moments_of_all_from_those_of_channels_apart(pooled):
+    values = np.random.default_rng(0).standard_normal((500, 9)) * np.arange(1, 10) + np.arange(0, 90, 10)
+    values = values.astype("float32")
+    whole = channel_moments(ops.convert_to_tensor(values), -1, pooled=pooled).whole
+    assert whole.mean == pytest.approx(values.mean(dtype="float64"), rel=1e-6)
+    assert whole.std == pytest.approx(values.std(dtype="float64"), rel=1e-5)
 
 
 @pytest.mark.parametrize("pooled", [False, True])
@@ -416,6 +433,22 @@ def test_statistics_that_fit_stay():
     assert "statistics" not in str(calibration)
     np.testing.assert_array_equal(array(norm.moving_mean.value), mean)
     np.testing.assert_array_equal(array(norm.moving_variance.value), variance)
+
+
+def test_channels_that_learned_of_others_sizes():
+    """One factor for all variances, by which the signal is as large as in training, channel by channel."""
+    norm = layers.BatchNormalization()
+    model = after(norm, use_bias=False)
+    winit.initialize(model, {"kernel": "orthogonal"}, seed=0)
+    kernel, sizes = model.get_layer("kernel").kernel, np.arange(1, 8, dtype="float32")
+    kernel.assign(kernel * sizes)
+    norm.moving_variance.assign(50 / sizes)
+    winit.calibrate(model, images(), scheme="keep")
+    np.testing.assert_allclose(
+        array(norm.moving_variance.value) * sizes, np.full(7, np.mean(sizes**3) * 9), rtol=0.2
+    )
+    in_use = array(keras.Model(model.input, norm.output)(images(), training=False))
+    assert in_use.std() == pytest.approx(1, rel=1e-3)
 
 
 def test_one_sample_tells_nothing():

@@ -92,7 +92,8 @@ class MovingStatistics:
             return
         centred = not self.centres or np.mean(shift**2) < _FITS**2
         fits = centred and abs(math.sqrt(ratio) - 1) < _FITS
-        if fits and (old_mean.any() or not self._pooled):  # and are not those that it starts with
+        fresh = not old_mean.any() and bool(np.all(old_variance == 1))
+        if fits and not fresh:
             return
         # One factor for all variances: a batch says too little of each channel's own, and what it
         # misses grows from layer to layer.
