@@ -200,3 +200,28 @@ def test_the_gain_keeps_the_signal_of_a_layer(name):
     # f(z) has second moment 1/gain², and a kernel of variance gain²/n brings it back to 1. The
     # error is that of the mean of `width` squared columns, up to the signal's own correlation.
     assert np.mean(hidden**2) == pytest.approx(1, abs=5 * math.sqrt(2 / width))
+
+
+def test_an_activation_is_evaluated_once_but_for_a_layer_which_may_change():
+    calls = []
+
+    def counted(x):
+        calls.append(1)
+        return ops.relu(x)
+
+    first = winit.gain(counted), len(calls)
+    assert (winit.gain(counted), len(calls)) == first
+    slope = keras.layers.LeakyReLU(0.1)
+    before = winit.gain(slope)
+    slope.negative_slope = 0.9
+    assert winit.gain(slope) < 0.9 * before
+
+
+def test_the_gain_of_what_cannot_be_hashed():
+    class Twice:
+        __hash__ = None
+
+        def __call__(self, x):
+            return 2 * x
+
+    assert winit.gain(Twice()) == pytest.approx(0.5)

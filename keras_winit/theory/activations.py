@@ -2,13 +2,16 @@
 
 import inspect
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Any, NamedTuple, TypeVar
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_winit.support.checks import did_you_mean, revived, shown
+
+T = TypeVar("T")
 
 
 class Activation(NamedTuple):
@@ -108,3 +111,20 @@ def _prelu_slope(layer: keras.layers.PReLU) -> float:
     else:
         slopes = ops.convert_to_numpy(layer.alpha_initializer((1, 64), dtype="float32"))
     return float(np.sqrt(np.mean(np.square(slopes.astype("float64")))))
+
+
+def remembered(compute: Callable[..., T], activation: Activation, *arguments: Any) -> T:
+    """What is computed of an activation, once, but for a layer of the user's own, which may change."""
+    try:
+        hash(activation)
+    except TypeError:
+        return compute(activation, *arguments)
+    if isinstance(activation.function, keras.layers.Layer):
+        return compute(activation, *arguments)
+    result: T = _remembered(compute, activation, *arguments)
+    return result
+
+
+@lru_cache(maxsize=256)
+def _remembered(compute: Callable[..., Any], activation: Activation, *arguments: Any) -> Any:
+    return compute(activation, *arguments)

@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from keras_winit.support.checks import one_of, shown
-from keras_winit.theory.activations import Activation, resolve
+from keras_winit.theory.activations import Activation, remembered, resolve
 
 # The grid: z from −12 to 12, where e^(2z) times the density is still all there, in steps that are
 # powers of two, so that float32 holds every point exactly.
@@ -77,17 +77,7 @@ def gain(activation: Any, direction: str = "forward") -> float:
 
 def moments(activation: Any) -> Moments:
     """The Gaussian moments of an activation; see `gain` for what it takes."""
-    known = resolve(activation)
-    if known.name in _JOINT:
-        return Moments(0.0, 1.0, 1.0)
-    width = features(known)
-    result = _elementwise(known) if width == 2 else _gated(known)
-    if not all(math.isfinite(value) for value in result):
-        raise ValueError(
-            f"The activation {known.name!r} has no finite moments: it returned NaN or infinity "
-            f"for inputs between −{_REACH} and {_REACH}."
-        )
-    return result
+    return remembered(_moments, resolve(activation))
 
 
 def evaluate(activation: Activation, values: np.ndarray) -> np.ndarray:
@@ -128,6 +118,19 @@ def grid(reach: int = _REACH, steps_per_unit: int = _STEPS_PER_UNIT) -> tuple[np
     points = np.arange(-reach * steps_per_unit, reach * steps_per_unit + 1) / steps_per_unit
     weights = np.exp(-points * points / 2)
     return points, weights / weights.sum()
+
+
+def _moments(known: Activation) -> Moments:
+    if known.name in _JOINT:
+        return Moments(0.0, 1.0, 1.0)
+    width = features(known)
+    result = _elementwise(known) if width == 2 else _gated(known)
+    if not all(math.isfinite(value) for value in result):
+        raise ValueError(
+            f"The activation {known.name!r} has no finite moments: it returned NaN or infinity "
+            f"for inputs between −{_REACH} and {_REACH}."
+        )
+    return result
 
 
 def _elementwise(activation: Activation) -> Moments:

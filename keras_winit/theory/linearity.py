@@ -6,14 +6,11 @@ An activation that is odd already, such as tanh, needs no twins. And most activa
 linear somewhere, where a bias can take their units.
 """
 
-from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
-import keras
 import numpy as np
 
-from keras_winit.theory.activations import Activation, resolve
+from keras_winit.theory.activations import Activation, remembered, resolve
 from keras_winit.theory.gains import evaluate, features, grid
 
 # How much of an activation's power may be nonlinear at the start, by the number of activations in a
@@ -27,8 +24,6 @@ _SHARE_OF_TWINS = 3.0
 _LEAST_OF_TWINS = 0.25
 # For how many layers a kernel that is drawn by itself is made.
 USUAL_DEPTH = 40
-
-T = TypeVar("T")
 
 _ROUNDING = 1e-5
 _STEPS = 512  # points per unit where a variance is searched for
@@ -52,7 +47,7 @@ def power(activation: Any, variance: float, *, twins: bool) -> float:
         ValueError: where that is zero or not finite: an even activation has no odd part.
     """
     known = resolve(activation)
-    found, whole = _once(_powers, known, variance, twins)
+    found, whole = remembered(_powers, known, variance, twins)
     if not 0 < found < np.inf or found <= _ROUNDING**2 * whole:
         what = "f(u) − f(−u)" if twins else "f(u)"
         raise ValueError(
@@ -71,8 +66,8 @@ def linear_variance(activation: Any, depth: int = USUAL_DEPTH) -> float:
     """
     known = resolve(activation)
     if is_odd(known):
-        return _once(_linear_variance, known, _SHARE_OF_ODD / depth)
-    return max(_LEAST_OF_TWINS, _once(_linear_variance, known, _SHARE_OF_TWINS / depth**2))
+        return remembered(_linear_variance, known, _SHARE_OF_ODD / depth)
+    return max(_LEAST_OF_TWINS, remembered(_linear_variance, known, _SHARE_OF_TWINS / depth**2))
 
 
 def linear_place(activation: Any, std: float = 1.0) -> float:
@@ -82,7 +77,7 @@ def linear_place(activation: Any, std: float = 1.0) -> float:
     there: at one deviation for ReLU and its kin, at zero for tanh and sigmoid. Of equals the nearest
     to zero counts.
     """
-    return _once(_linear_place, resolve(activation), std)
+    return remembered(_linear_place, resolve(activation), std)
 
 
 def _linear_place(activation: Activation, std: float) -> float:
@@ -97,19 +92,6 @@ def _linear_place(activation: Activation, std: float) -> float:
 
     least = min(bent(place) for place in places)
     return float(next(place for place in places if bent(place) <= least + _EQUAL))
-
-
-def _once(compute: Callable[..., T], activation: Activation, *arguments: Any) -> T:
-    """A result that is remembered, but for a layer of the user's own, which may change."""
-    if isinstance(activation.function, keras.layers.Layer):
-        return compute(activation, *arguments)
-    result: T = _remembered(compute, activation, *arguments)
-    return result
-
-
-@lru_cache(maxsize=256)
-def _remembered(compute: Callable[..., Any], activation: Activation, *arguments: Any) -> Any:
-    return compute(activation, *arguments)
 
 
 def _powers(activation: Activation, variance: float, twins: bool) -> tuple[float, float]:
