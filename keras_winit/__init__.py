@@ -6,6 +6,8 @@ layer and saved models reload with their initializers.
 
 from keras_winit.choose import Recommendation, for_activation, recommend
 from keras_winit.models.anatomy.layer_fans import layer_fans
+from keras_winit.models.anatomy.trace import Trace
+from keras_winit.models.anatomy.tracing import trace
 from keras_winit.models.calibrating.calibrate import calibrate
 from keras_winit.models.calibrating.calibration import Calibration
 from keras_winit.models.diagnosing.diagnose import diagnose
@@ -69,6 +71,7 @@ __all__ = [
     "Siren",
     "Sparse",
     "Summed",
+    "Trace",
     "TruncatedNormal",
     "VarianceScaling",
     "Zeros",
@@ -84,4 +87,5 @@ __all__ = [
     "names",
     "portable",
     "recommend",
+    "trace",
 ]

@@ -11,7 +11,7 @@ from helpers import BACKEND, array
 from keras import layers, ops
 
 import keras_winit as winit
-from keras_winit.models.anatomy.slots import slots
+from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.running.moments import moments
 from keras_winit.models.running.watching import having, intercepted, no_gradients
 
@@ -103,7 +103,7 @@ def test_every_layer_reaches_the_target(name):
     for row in calibration.calibrated:
         assert row.before > 0
         assert row.factor == pytest.approx(0.8 / row.before, rel=1e-6)
-    kernels = {slot.path for slot in slots(model) if slot.role in ("kernel", "embedding")}
+    kernels = {slot.path for slot in Anatomy(model).slots if slot.role in ("kernel", "embedding")}
     assert {row.path for row in calibration.rows} == kernels
 
 

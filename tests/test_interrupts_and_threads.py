@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 import keras_winit as winit
 from keras_winit.__main__ import main
+from keras_winit.models.running import undo
 from keras_winit.models.running.undo import undo_on_failure
 from keras_winit.models.running.watching import intercepted, untouched
 
@@ -217,8 +218,9 @@ def test_a_second_interrupt_waits_until_all_is_taken_back(monkeypatch):
     assert state(model) == before
 
 
-def test_a_full_disk_while_a_model_is_drawn_changes_nothing():
+def test_a_full_disk_while_a_model_is_drawn_changes_nothing(monkeypatch):
     """The old values go to a temporary file: what it does not take is not drawn either."""
+    monkeypatch.setattr(undo, "_SMALL", 0)
     resource = pytest.importorskip("resource")
     for size in (0, 10, 100, 300, 1000):
         model = build()

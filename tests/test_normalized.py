@@ -11,8 +11,8 @@ from keras import layers, ops
 from test_calibrate import application, noise
 
 import keras_winit as winit
-from keras_winit.models.anatomy.following import Graph
-from keras_winit.models.anatomy.slots import slots
+from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.anatomy.normalizing import normalizations_after
 from keras_winit.models.calibrating import moving_statistics
 from keras_winit.models.calibrating.moving_statistics import drifts_apart
 from keras_winit.models.running.moments import channel_moments
@@ -34,8 +34,8 @@ def after(*between, kernel=None, **options):
 
 def normalizing(model):
     """The names of the normalizations that divide by the size of the layer `kernel`."""
-    graph = Graph(model)
-    found = [graph.normalizations_after(slot) for slot in slots(model) if slot.layer.name == "kernel"]
+    anatomy = Anatomy(model)
+    found = [normalizations_after(anatomy, slot) for slot in anatomy.slots if slot.layer.name == "kernel"]
     return [layer.name for layer in found[0]]
 
 
@@ -128,8 +128,8 @@ def test_layers_of_ones_own_are_not_taken_for_keras_own():
     steps = keras.Input((4, 6))
     recurrent = layers.LSTM(5, activation=None, name="kernel")
     model = keras.Model(steps, layers.LayerNormalization()(recurrent(steps)))
-    graph = Graph(model)
-    assert not any(graph.normalizations_after(slot) for slot in slots(model))
+    anatomy = Anatomy(model)
+    assert not any(normalizations_after(anatomy, slot) for slot in anatomy.slots)
 
 
 def test_a_normalization_called_twice_cannot_be_told_of_both():

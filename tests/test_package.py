@@ -24,12 +24,13 @@ MODULES = sorted(
 FOLDERS = {
     "support": "checks host progress terminal",
     "drawing": "seeds sharding jax_random generators sampling haar",
-    "theory": "fans matrix_view activations gains linearity",
+    "theory": "fans einsum matrix_view activations gains linearity",
     "schemes": "base registry basic variance orthogonal structured compose bias siren looks_linear",
     "": "choose files",
     "models": "",
     "models.showing": "printing plots",
-    "models.anatomy": "layer_fans kinds slots following passing links",
+    "models.anatomy": "kinds inputs ownership trace loops tracing convolutions contractions views uses "
+    "layer_fans fresh slots anatomy passing normalizing following links",
     "models.running": "watching undo moments probe batch",
     "models.initializing": "plan optimizer fitting torch_defaults mirroring choosing initialize for_layer",
     "models.calibrating": "calibration moving_statistics rescaling gates centring calibrate",

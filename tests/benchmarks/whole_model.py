@@ -18,7 +18,7 @@ import keras
 from measure import Peak, run_with_frugal_malloc
 
 import keras_winit as winit
-from keras_winit.models.anatomy.slots import slots
+from keras_winit.models.anatomy.anatomy import Anatomy
 
 
 def timed_build(make):
@@ -70,7 +70,7 @@ def main():
 
 def memory(model, options):
     winit.initialize(model, seed=0)  # what a backend compiles or sets up once is not counted
-    largest = max(4 * math.prod(slot.shape) for slot in slots(model))
+    largest = max(4 * math.prod(slot.shape) for slot in Anatomy(model).slots)
     with Peak() as peak:
         winit.initialize(model, seed=1)
     print(
@@ -86,7 +86,7 @@ def wait(configured):
 
 
 def speed(model, options):
-    configured = [(slot.variable, slot.configured) for slot in slots(model) if not slot.kept]
+    configured = [(slot.variable, slot.configured) for slot in Anatomy(model).slots if not slot.kept]
     times = []
     for index in range(options.pairs + 1):
         start = time.perf_counter()

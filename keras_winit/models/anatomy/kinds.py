@@ -33,6 +33,13 @@ ACTIVATION_LAYERS = (
     layers.Softmax,
 )
 
+# What puts out as many numbers as it is given, at the same places.
+SAME_SHAPE = (
+    *NORMALIZATIONS,
+    *(layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU),
+    *(layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D),
+    *(layers.GaussianDropout, layers.GaussianNoise, layers.AlphaDropout, layers.ActivityRegularization),
+)
 # What leaves each channel in its place and in proportion: twice the signal in, twice the signal out.
 _SCALING = (
     *(layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D),
@@ -63,7 +70,8 @@ PROPORTIONAL = (
 # The same of keras.ops in a functional model, by the names of their classes.
 PROPORTIONAL_OPERATIONS = {
     *("Reshape", "Transpose", "Squeeze", "ExpandDims", "SwapAxes", "Moveaxis", "Ravel", "Flip"),
-    *("GetItem", "MaxPool"),
+    *("GetItem", "MaxPool", "ConvertToTensor", "StopGradient", "Split", "Unstack", "Stack"),
+    *("Map", "VectorizedMap", "Scan", "WhileLoop", "ForiLoop", "Cond", "Switch"),
 }
 # What a signal passes through with its distribution more or less as it was.
 TRANSPARENT = (
@@ -71,3 +79,7 @@ TRANSPARENT = (
     *(*NORMALIZATIONS, layers.Normalization),
 )
 TRANSPARENT_OPERATIONS = {*PROPORTIONAL_OPERATIONS, "Pad", "Cast", "AveragePool"}
+# What passes one signal on as it is, where all else that it is given is no signal: a bias, a gain, a mask.
+ELEMENTWISE_OPERATIONS = {"Add", "Subtract", "Multiply", "Divide", "TrueDivide"}
+# What normalizes, of keras.ops.
+NORMALIZING_OPERATIONS = {"BatchNorm", "LayerNorm", "RMSNorm", "Normalize"}

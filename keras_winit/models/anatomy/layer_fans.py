@@ -5,16 +5,20 @@ transposed convolutions, strides, embeddings, and recurrent kernels that hold se
 """
 
 import math
-import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import singledispatch
-from typing import Any
+from typing import Any, cast
 
 import keras
 from keras import layers
 
+from keras_winit.models.anatomy import convolutions
+from keras_winit.models.anatomy.ownership import owned
+from keras_winit.models.anatomy.tracing import is_keras_call, trace
+from keras_winit.models.anatomy.uses import Use, Uses
 from keras_winit.support.checks import did_you_mean, shown
+from keras_winit.theory.einsum import einsum_labels
 from keras_winit.theory.fans import Fans, compute_fans
 
 # Keras does not export the cell of a convolutional LSTM; making a layer to ask it takes too long.
@@ -28,8 +32,25 @@ _BESIDE = {"bias": ("kernel", "pointwise_kernel")}
 
 @singledispatch
 def _rule(_layer: Any, _variable: Any) -> Fans | None:
-    """No rule: the shape has to do."""
+    """No rule: the computation tells, or the shape has to do."""
     return None
+
+
+def has_rule(layer: Any) -> bool:
+    """Whether somebody gave a rule for a layer of the user's own."""
+    return is_known(layer) and _rule.dispatch(type(layer)).__module__ != __name__
+
+
+def is_known(layer: Any) -> bool:
+    """Whether a layer is of a class that there is a rule for, or of a subclass."""
+    return _rule.dispatch(type(layer)) is not _rule.dispatch(object)
+
+
+def fans_by_rule(layer: Any, variable: Any) -> Fans | None:
+    """The fans of a layer's own variable, or of the kernel beside it, by the rule for the layer."""
+    beside = _BESIDE.get(variable.name)
+    kernels = [own for own in owned(layer) if own.name in beside] if beside else []
+    return _rule(layer, kernels[0] if kernels else variable)
 
 
 def layer_fans(layer: keras.layers.Layer, variable: Any = "kernel") -> Fans:
@@ -46,23 +67,25 @@ def layer_fans(layer: keras.layers.Layer, variable: Any = "kernel") -> Fans:
         variable: one of the layer's variables, or its name, such as "kernel" or "query/kernel".
 
     Returns:
-        `Fans`. Where no rule is known for the layer they follow from the shape, and `note` says so.
+        `Fans`. For a layer of your own they follow from what its `call` computes with the variable, and
+        where that cannot be seen, from the shape; `note` says so.
 
     Raises:
         TypeError, ValueError: for what is no layer, an unbuilt one, or a variable that it does not
             have.
 
-    A rule for a layer of your own, which its subclasses inherit, returns `Fans`, or None to leave a
-    variable to its shape:
+    A layer whose call cannot be seen, for it computes with NumPy or with functions of a backend, can say
+    what it is by a rule, which its subclasses inherit. It returns `Fans`, or None to leave a variable to
+    its shape:
 
     >>> class Mixer(keras.layers.Layer):
     ...     def build(self, shape):
-    ...         self.kernel = self.add_weight(name="kernel", shape=(shape[1], shape[1]))
+    ...         self.mix = self.add_weight(shape=(shape[1], shape[1]))
     ...     def call(self, x):
-    ...         return keras.ops.einsum("bij,ik->bkj", x, self.kernel)
+    ...         return my_own_kernel(x, self.mix)
     >>> @layer_fans.register(Mixer)
     ... def _(layer, variable):
-    ...     return Fans(layer.kernel.shape[0], layer.kernel.shape[1])
+    ...     return Fans(*variable.shape)
 
     Example:
 
@@ -74,27 +97,30 @@ def layer_fans(layer: keras.layers.Layer, variable: Any = "kernel") -> Fans:
     if not isinstance(layer, layers.Layer):
         raise TypeError(f"`layer` must be a Keras layer. Received: {layer!r} of type {type(layer).__name__}.")
     owner, found = _locate(layer, variable)
-    beside = _BESIDE.get(found.name)
-    if beside:
-        kernels = [own for own in owned(owner) if own.name in beside]
-        found = kernels[0] if kernels else found
-    fans = _rule(owner, found)
+    fans = fans_by_rule(owner, found)
+    if fans is None and not is_keras_call(owner):
+        use = Uses(trace(layer)).main(found)
+        fans = None if use is None or use.fans is None else seen_fans(use)
     if fans is not None:
         return fans
-    shape = compute_fans(found.shape)
-    return Fans(*shape, note=f"from the shape: no rule for {type(owner).__name__}")
+    return fans_of_shape(found, owner)
+
+
+def seen_fans(use: Use) -> Fans:
+    """The fans of a use, with a note where they come from."""
+    fans = cast(Fans, use.fans)
+    return Fans(*fans, note=f"from the computation: {use.step.kind}")
+
+
+def fans_of_shape(variable: Any, layer: Any) -> Fans:
+    """The fans by the shape of a variable, or of the kernel beside it, with a note that says so."""
+    beside = _BESIDE.get(variable.name)
+    kernels = [own for own in owned(layer) if own.name in beside] if beside else []
+    shape = compute_fans((kernels[0] if kernels else variable).shape)
+    return Fans(*shape, note=f"from the shape: no rule for {type(layer).__name__}")
 
 
 layer_fans.register = _rule.register  # type: ignore[attr-defined]
-
-
-def owned(layer: keras.layers.Layer) -> list[Any]:
-    """A layer's own variables, without those of the layers inside it and of random generators."""
-    inner = {
-        id(variable) for other in layer._flatten_layers(include_self=False) for variable in other.variables
-    }
-    seeds = {id(generator.state) for generator in getattr(layer, "_seed_generators", ())}
-    return [own for own in layer.variables if id(own) not in inner and id(own) not in seeds]
 
 
 def _locate(layer: keras.layers.Layer, variable: Any) -> tuple[Any, Any]:
@@ -145,7 +171,7 @@ def einsum_axes(layer: keras.layers.EinsumDense, *, by_keras: bool = False) -> t
     An axis that input, kernel and output share, such as one that counts experts, is neither; Keras
     itself takes it for an output.
     """
-    data, kernel, output = re.split(r",|->", layer.equation.replace("...", "").replace(" ", ""))
+    (data, kernel), output = einsum_labels(layer.equation, (len(layer.equation), len(layer._kernel.shape)))
     inputs = [axis for axis, label in enumerate(kernel) if label not in output]
     outputs = [
         axis for axis, label in enumerate(kernel) if label in output and (by_keras or label not in data)
@@ -154,20 +180,16 @@ def einsum_axes(layer: keras.layers.EinsumDense, *, by_keras: bool = False) -> t
 
 
 def _convolution(layer: Any, variable: Any) -> Fans | None:
-    *spatial, channels, filters = variable.shape  # channels are those of one group already
-    taps, steps = math.prod(spatial), math.prod(layer.strides)
-    return Fans(taps * channels, taps * filters / (layer.groups * steps))
-
-
-def depthwise_fans(layer: Any, kernel_size: tuple[int, ...], multiplier: int) -> Fans:
-    """The fans of a depthwise kernel, which do not depend on how many channels there are."""
-    taps, steps = math.prod(kernel_size), math.prod(_tuple(layer.strides, len(kernel_size)))
-    return Fans(taps, taps * multiplier / steps)
+    return convolutions.plain_fans(variable.shape, layer.groups, math.prod(layer.strides))
 
 
 def _depthwise(layer: Any, variable: Any) -> Fans | None:
-    *spatial, _channels, multiplier = variable.shape
-    return depthwise_fans(layer, tuple(spatial), multiplier)
+    return depthwise_fans(layer, variable.shape)
+
+
+def depthwise_fans(layer: Any, shape: Sequence[int]) -> Fans:
+    """The fans of a depthwise kernel, built or not."""
+    return convolutions.depthwise_fans(shape, math.prod(_tuple(layer.strides, len(shape) - 2)))
 
 
 def _separable(layer: Any, variable: Any) -> Fans | None:
@@ -177,9 +199,7 @@ def _separable(layer: Any, variable: Any) -> Fans | None:
 
 
 def _transposed(layer: Any, variable: Any) -> Fans | None:
-    *spatial, filters, channels = variable.shape
-    taps, steps = math.prod(spatial), math.prod(layer.strides)
-    return Fans(taps * channels / steps, taps * filters)
+    return convolutions.transposed_fans(variable.shape, math.prod(layer.strides))
 
 
 def _recurrent(gates: int) -> Rule:

@@ -1,16 +1,17 @@
 """What lies between a model's kernels: for each, whose units it reads, and who reads its own."""
 
-import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from keras import layers
 
-from keras_winit.models.anatomy.following import graph_of
+from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.kinds import CONVOLUTIONS
-from keras_winit.models.anatomy.passing import Signal, by_name, described, passed, readable, unknown
+from keras_winit.models.anatomy.passing import Signal, by_name, passed, readable, unknown
 from keras_winit.models.anatomy.slots import Slot
+from keras_winit.models.anatomy.trace import Step, Value
 from keras_winit.theory.activations import resolve
+from keras_winit.theory.einsum import einsum_labels
 from keras_winit.theory.linearity import is_odd
 
 INPUT = "the model's input"
@@ -30,11 +31,11 @@ class Links:
     """Chains of kernels that read each other's units, each through one activation.
 
     Args:
-        model: a functional or sequential model.
+        anatomy: the model taken apart.
         kernels: the slots of the kernels that count; what goes to others goes nowhere.
 
     Raises:
-        ValueError: for a model that does not tell how its layers are connected.
+        ValueError: for a model that could not be traced.
 
     Attributes:
         reads: what each kernel reads. Those that are not known to read units in a row are not here.
@@ -42,21 +43,26 @@ class Links:
         ends: why a kernel's units are not only read by kernels.
     """
 
-    def __init__(self, model: Any, kernels: Iterable[Slot]) -> None:
-        function = graph_of(model)
-        if function is None:
+    def __init__(self, anatomy: Anatomy, kernels: Iterable[Slot]) -> None:
+        trace = anatomy.trace
+        if trace.reason is not None:
             raise ValueError(
-                "Only a functional or sequential model tells what feeds each of its layers. "
-                f"Received: {getattr(model, 'name', model)!r} of type {type(model).__name__}. "
+                f"What feeds each layer of {trace.name!r} is not seen: {trace.reason}. "
                 "Give its layers `LooksLinear(activation)` themselves, or use `calibrate`."
             )
         self.reads: dict[Slot, Link] = {}
         self.readers: dict[Slot, list[tuple[Slot, Signal]]] = {}
         self.ends: dict[Slot, str] = {}
         self._last: dict[Slot, list[Any]] = {}  # the activations behind which a kernel's units are read
-        self._kernels = {id(slot.layer): slot for slot in kernels if _reads_units(slot)}
-        for signal in self._walk(function, [unknown(INPUT)] * len(function.inputs)):
-            self._end(signal, OUTPUT)
+        self._anatomy = anatomy
+        self._kernels = {
+            id(step): slot for slot in kernels if _reads_units(slot) for step in anatomy.steps(slot)
+        }
+        self._signals = {id(value): unknown(INPUT) for value in trace.inputs}
+        for step in trace.steps:
+            self._go_through(step)
+        for value in trace.outputs:
+            self._end(self._signal(value), OUTPUT)
         self._depths = self._lengths_of_chains()
 
     def goes_on(self, slot: Slot) -> bool:
@@ -82,50 +88,49 @@ class Links:
         signal = self.reads[slot].signal
         return signal.why if signal.source is None else self.ends.get(signal.source, "")
 
-    def _walk(self, function: Any, inputs: list[Signal]) -> list[Signal]:
-        """The signals of a graph's outputs, every kernel on the way noted."""
-        signals = {id(tensor): signal for tensor, signal in zip(function.inputs, inputs, strict=True)}
-        for depth in sorted(function._nodes_by_depth, reverse=True):
-            for node in function._nodes_by_depth[depth]:
-                if node.is_input:
-                    continue
-                tensors = node.arguments.keras_tensors
-                found = self._through(node, [signals[id(tensor)] for tensor in tensors], tensors)
-                signals.update({id(out): signal for out, signal in zip(node.outputs, found, strict=True)})
-        return [signals[id(tensor)] for tensor in function.outputs]
+    def _signal(self, value: Value) -> Signal:
+        return self._signals.get(id(value)) or unknown(f"a {value.source} of the model's own")
 
-    def _through(self, node: Any, signals: list[Signal], tensors: list[Any]) -> list[Signal]:
-        operation, inner = node.operation, graph_of(node.operation)
-        why = described(operation)
-        if inner is not None and len(signals) == len(inner.inputs) == 1:
-            return self._walk(inner, signals)
-        if inner is None and len(signals) == 1 and len(node.outputs) == 1:
-            (signal,), before, after = signals, tensors[0].shape, node.outputs[0].shape
-            if id(operation) in self._kernels:
-                return [self._read(self._kernels[id(operation)], signal, before, after)]
-            result = passed(operation, signal, before, after)
-            if result.source is not signal.source:
-                self._end(signal, result.why)
-            return [result]
-        for signal in signals:
-            self._end(signal, why)
-        if inner is not None:
-            return self._walk(inner, [unknown(why)] * len(inner.inputs))
-        return [unknown(why)] * len(node.outputs)
+    def _go_through(self, step: Step) -> None:
+        """Note the signals of what a step puts out."""
+        given = [value for value in step.inputs if step.in_layer or self._anatomy.uses.is_signal(value)]
+        if len(given) == 1 and len(step.outputs) == 1 and not step.opaque:
+            result = self._through(step, given[0])
+        else:
+            result = unknown(step.described)
+            for value in given:
+                self._end(self._signal(value), step.described)
+        self._signals.update({id(value): result for value in step.outputs})
 
-    def _read(self, slot: Slot, signal: Signal, before: Any, after: Any) -> Signal:
+    def _through(self, step: Step, given: Value) -> Signal:
+        signal, before, after = self._signal(given), given.shape, step.outputs[0].shape
+        if id(step) in self._kernels:
+            return self._read(self._kernels[id(step)], step, given, signal)
+        if step.kind == "Add" and self._adds_a_bias(step):
+            return signal
+        result = passed(step, signal, before, after)
+        if result.source is not signal.source:
+            self._end(signal, result.why)
+        return result
+
+    def _adds_a_bias(self, step: Step) -> bool:
+        uses = [use for value in step.inputs for use in self._anatomy.uses.of(value.variable)]
+        return bool(uses) and all(use.role == "bias" for use in uses if use.step is step)
+
+    def _read(self, slot: Slot, step: Step, given: Value, signal: Signal) -> Signal:
         """Note that a kernel reads a signal; return what it puts out."""
+        before, after = given.shape, step.outputs[0].shape
         in_axis, out_axis = _axes(slot, len(before), len(after))
         blocks = signal.blocks(before, in_axis) if signal.source else None
         why = None
         if slot in self.reads:  # one kernel cannot suit two places
-            why = f"{described(slot.layer)}, called more than once,"
+            why = f"{step.described}, called more than once,"
             self._end(self.reads[slot].signal, why)
             self.ends[slot] = why
         elif not readable(signal.activation):
             why = f"{resolve(signal.activation).name}, which has no odd part,"
         elif blocks is None:
-            why = f"{described(slot.layer)}, which reads another axis,"
+            why = f"{step.described}, which reads another axis,"
         elif signal.units == 1 and not is_odd(signal.activation):
             why = "one unit, which has no twin,"
         else:
@@ -134,7 +139,7 @@ class Links:
         if why:
             self._end(signal, why)
         self.reads.setdefault(slot, Link(signal, blocks or 1))
-        own = by_name(getattr(slot.layer, "activation", None))
+        own = by_name(getattr(slot.layer, "activation", None)) if slot.use is None else None
         return Signal(slot, activation=own, axis=out_axis, units=int(after[out_axis]))
 
     def _end(self, signal: Signal, why: str) -> None:
@@ -166,31 +171,31 @@ def _reads_units(slot: Slot) -> bool:
     call, layer = type(slot.layer).call, slot.layer
     if slot.role != "kernel" or slot.kept:
         return False
+    if slot.use is not None:
+        plain = slot.axes in (None, ([0], [1])) and (len(slot.shape) == 2) == (slot.axes is not None)
+        return slot.use.places is not None and slot.blocks == 1 and plain
     if call is layers.EinsumDense.call:
-        return _einsum_axes(layer) is not None
+        return _einsum_axes(layer, len(layer.equation)) is not None
     return call is layers.Dense.call or (call in _CONVOLUTIONS and layer.groups == 1)
 
 
 def _axes(slot: Slot, before: int, after: int) -> tuple[int, int]:
     """The axis that a kernel's layer reads along, and the one that its units are on."""
     layer = slot.layer
+    if slot.use is not None and slot.use.places is not None:
+        return slot.use.places
     if isinstance(layer, layers.EinsumDense):
-        inward, outward = _einsum_axes(layer) or (1, 1)
-        return before - inward, after - outward
+        return _einsum_axes(layer, before) or (before - 1, after - 1)
     if getattr(layer, "data_format", None) == "channels_first":
         return 1, 1
     return before - 1, after - 1
 
 
-def _einsum_axes(layer: Any) -> tuple[int, int] | None:
-    """The axes that an einsum contracts and makes, from the end; None where there are more than one."""
-    inputs, kernel, outputs = re.split(r",|->", re.sub(r"\s|\.\.\.", "", layer.equation))
-    contracted = [letter for letter in kernel if letter in inputs and letter not in outputs]
-    made = [letter for letter in kernel if letter in outputs and letter not in inputs]
+def _einsum_axes(layer: Any, before: int) -> tuple[int, int] | None:
+    """The axes that an einsum contracts and makes; None where there are more than one."""
+    (inputs, kernel), outputs = einsum_labels(layer.equation, (before, len(layer._kernel.shape)))
+    contracted = [label for label in kernel if label in inputs and label not in outputs]
+    made = [label for label in kernel if label in outputs and label not in inputs]
     if len(contracted) != 1 or len(made) != 1 or len(kernel) != 2:
         return None
-    dotted = layer.equation.replace(" ", "")
-    ends = "..." not in dotted or dotted.startswith("...")
-    if not ends:
-        return None
-    return len(inputs) - inputs.index(contracted[0]), len(outputs) - outputs.index(made[0])
+    return inputs.index(contracted[0]), outputs.index(made[0])

@@ -7,6 +7,7 @@ import keras
 from keras import layers
 
 from keras_winit.models.anatomy.kinds import ACTIVATION_LAYERS, GLOBAL_POOLS, KEEP_CHANNELS, NORMALIZATIONS
+from keras_winit.models.anatomy.trace import Step
 from keras_winit.theory.activations import builtin_names
 from keras_winit.theory.linearity import power
 
@@ -41,31 +42,38 @@ def unknown(why: str) -> Signal:
     return Signal(None, why)
 
 
-def passed(operation: Any, signal: Signal, before: Any, after: Any) -> Signal:
-    """The signal after an operation that takes shape `before` to `after`."""
-    activation = activation_of(operation)
+def passed(step: Step, signal: Signal, before: Any, after: Any) -> Signal:
+    """The signal after a step that takes shape `before` to `after`."""
+    activation = activation_of(step)
     if activation is not None:
-        return _activated(operation, signal, activation)
-    if isinstance(operation, NORMALIZATIONS):
-        return unknown(described(operation))
+        return _activated(step, signal, activation)
+    if isinstance(step.operation, NORMALIZATIONS):
+        return unknown(step.described)
     if signal.source is None:
-        kept = isinstance(operation, (*KEEP_CHANNELS, *GLOBAL_POOLS, layers.Flatten, layers.Reshape))
-        return signal if kept else unknown(described(operation))
-    axis, units = _place(operation, signal, before, after)
+        kept = isinstance(step.operation, (*KEEP_CHANNELS, *GLOBAL_POOLS, layers.Flatten, layers.Reshape))
+        return signal if kept or step.kind in _KEEP_CHANNELS else unknown(step.described)
+    axis, units = _place(step, signal, before, after)
     if axis is None:
-        return unknown(described(operation))
+        return unknown(step.described)
     return replace(signal, axis=axis, units=units)
 
 
-def activation_of(operation: Any) -> Any:
-    """The activation that an operation is, as a scheme's configuration holds it, or None."""
+def activation_of(step: Step) -> Any:
+    """The activation that a step is, as a scheme's configuration holds it, or None."""
+    operation = step.operation
+    if step.opaque:
+        return None
     if isinstance(operation, layers.Activation):
         return by_name(operation.activation)
     if isinstance(operation, ACTIVATION_LAYERS):
         return type(operation).from_config(operation.get_config())
-    if isinstance(operation, layers.Layer):
+    if step.in_layer:
         return None
-    name = type(operation).__name__.lower()  # an operation of keras.ops, such as Relu
+    if step.kind == "Maximum" and any(item == 0 for item in step.arguments if isinstance(item, (int, float))):
+        return "relu"
+    if step.kind == "LeakyRelu":
+        return layers.LeakyReLU(operation.negative_slope, name="leaky_relu")
+    name = step.kind.lower()  # an operation of keras.ops, such as Relu
     return next((known for known in builtin_names() if known.replace("_", "") == name), None)
 
 
@@ -85,16 +93,21 @@ def readable(activation: Any) -> bool:
         return False
 
 
-def _activated(operation: Any, signal: Signal, activation: Any) -> Signal:
+def _activated(step: Step, signal: Signal, activation: Any) -> Signal:
     if signal.activation is not None:
-        return unknown(f"{described(operation)}, a second activation,")
+        return unknown(f"{step.described}, a second activation,")
     return replace(signal, activation=activation)
 
 
-def _place(operation: Any, signal: Signal, before: Any, after: Any) -> tuple[int | None, int]:
-    """The axis of the units after an operation, None where they are scattered, and how many repeat."""
+# Operations of keras.ops that leave each channel in its place.
+_KEEP_CHANNELS = {"Cast", "ConvertToTensor", "StopGradient", "MaxPool", "AveragePool", "Pad"}
+
+
+def _place(step: Step, signal: Signal, before: Any, after: Any) -> tuple[int | None, int]:
+    """The axis of the units after a step, None where they are scattered, and how many repeat."""
+    operation: Any = step.operation
     last, axis, units = len(before) - 1, signal.axis, signal.units
-    if isinstance(operation, KEEP_CHANNELS) or type(operation).__name__ == "Cast":
+    if isinstance(operation, KEEP_CHANNELS) or step.kind in _KEEP_CHANNELS:
         return (axis if after[axis] == before[axis] else None), units
     if isinstance(operation, GLOBAL_POOLS):
         channels = last if operation.data_format == "channels_last" else 1
@@ -106,12 +119,18 @@ def _place(operation: Any, signal: Signal, before: Any, after: Any) -> tuple[int
     if isinstance(operation, layers.Flatten):
         innermost = last if operation.data_format == "channels_last" else 1
         return (1 if axis == innermost else None), units
-    if isinstance(operation, layers.Reshape) or type(operation).__name__ == "Reshape":
+    if step.kind == "Reshape":  # of keras.layers or of keras.ops
         run = after[-1]
         return (len(after) - 1 if axis == last and run and run % units == 0 else None), units
+    if step.kind in ("Mean", "Max") and operation.axis is not None:
+        return _after_pooling(operation, axis, len(before)), units
     return None, units
 
 
-def described(operation: Any) -> str:
-    """An operation by its name and kind."""
-    return f"{operation.name} ({type(operation).__name__})"
+def _after_pooling(operation: Any, axis: int, rank: int) -> int | None:
+    """The axis of the units after a mean or maximum over other axes."""
+    over = operation.axis if isinstance(operation.axis, (list, tuple)) else [operation.axis]
+    gone = {each % rank for each in over}
+    if axis in gone:
+        return None
+    return axis if operation.keepdims else axis - sum(each < axis for each in gone)

@@ -1,19 +1,29 @@
 """A model's variables in order, each with its layer, place, role and fans.
 
-This is the only file that knows what Keras' layers call their attributes.
+This is the only file that knows what Keras' layers call their attributes. What a variable of any other
+layer is for follows from what the model computes with it.
 """
 
-import re
-from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 from keras import layers
 
+from keras_winit.models.anatomy import convolutions
+from keras_winit.models.anatomy.fresh import FreshValues
 from keras_winit.models.anatomy.kinds import CONVOLUTIONS, DEPTHWISE, TRANSPOSED
-from keras_winit.models.anatomy.layer_fans import CONV_LSTM_CELL, einsum_axes, layer_fans, owned
+from keras_winit.models.anatomy.layer_fans import (
+    CONV_LSTM_CELL,
+    einsum_axes,
+    fans_by_rule,
+    fans_of_shape,
+    has_rule,
+    is_known,
+)
+from keras_winit.models.anatomy.ownership import owners
+from keras_winit.models.anatomy.tracing import is_keras_call
+from keras_winit.models.anatomy.uses import Use, Uses
 from keras_winit.support.checks import Shape
 from keras_winit.theory.fans import Fans
 
@@ -33,6 +43,7 @@ _ROLES = {
         "vector_u",
     ),
 }
+STATISTICS = _ROLES["statistic"]
 _ROLE_OF = {name: role for role, names in _ROLES.items() for name in names}
 
 # Where the attribute that holds the initializer is not the variable's name with _initializer.
@@ -46,18 +57,6 @@ _ATTENTION = (layers.MultiHeadAttention, layers.GroupQueryAttention)
 CELLS = (layers.SimpleRNNCell, layers.LSTMCell, layers.GRUCell, CONV_LSTM_CELL)
 _GATED = (layers.LSTMCell, CONV_LSTM_CELL)
 
-# Initial values that Keras writes into its layers' code instead of an attribute.
-_WRITTEN_IN_CODE = {
-    (layers.RMSNormalization, "scale"): "ones",
-    (layers.SpectralNormalization, "vector_u"): keras.initializers.TruncatedNormal(stddev=0.02),
-    (layers.BatchNormalization, "moving_stddev"): "ones",
-    (layers.BatchNormalization, "renorm_mean"): "zeros",
-    (layers.BatchNormalization, "renorm_stddev"): "ones",
-    (layers.AdditiveAttention, "scale"): "glorot_uniform",
-    (layers.Attention, "scale"): "ones",
-    (layers.Attention, "concat_score_weight"): "ones",
-}
-
 
 @dataclass(frozen=True, eq=False)
 class Slot:
@@ -69,12 +68,14 @@ class Slot:
         parents: the layers around that one, from the model inwards.
         place: where it is in the model, with automatic names counted in the model: the same in
             every process, and not changed by layers with names of their own.
-        role: kernel, recurrent, embedding, bias, norm, statistic or other.
+        role: kernel, recurrent, embedding, bias, norm, gain, statistic or other.
         blocks: how many independent matrices stand side by side on the last axis: gates, groups.
         axes: input and output axes, where the shape does not tell; else None.
         fans: the exact fans, or None for what has none.
         attribute: the name of the layer's attribute that holds the initializer, or None.
         kept: why it must not be drawn, or None.
+        use: what the model computes with it, where its layer is not Keras' own; None where that is not seen.
+        fresh: knows the initial values that layers give.
     """
 
     variable: Any
@@ -87,6 +88,8 @@ class Slot:
     fans: Fans | None
     attribute: str | None
     kept: str | None
+    use: Use | None
+    fresh: FreshValues
 
     @property
     def path(self) -> str:
@@ -100,20 +103,18 @@ class Slot:
 
     @property
     def configured(self) -> Any:
-        """The initializer that the layer itself was given, or what Keras' code says; None if unknown."""
+        """The initializer that the layer was given, or else gives it when it is made; None if unknown."""
         if self.attribute:
             given = getattr(self.layer, self.attribute)
             # A layer of the user's own may keep the string that it was given.
             return given if callable(given) else keras.initializers.get(given)
-        for (kind, name), initializer in _WRITTEN_IN_CODE.items():
-            if isinstance(self.layer, kind) and self.variable.name == name:
-                return keras.initializers.get(initializer)
-        return None
+        return self.fresh.initializer(self.variable, self.layer, self.parents)
 
     @property
     def transposed(self) -> bool:
         """Whether the kernel is (spatial…, outputs, inputs)."""
-        return self.role == "kernel" and isinstance(self.layer, TRANSPOSED)
+        kind = self.use.step.kind if self.use else ""
+        return kind == "ConvTranspose" or (self.role == "kernel" and isinstance(self.layer, TRANSPOSED))
 
     @property
     def axes_by_keras(self) -> tuple[list[int], list[int]] | None:
@@ -125,7 +126,19 @@ class Slot:
     @property
     def depthwise(self) -> bool:
         """Whether each input channel has a kernel of its own."""
+        if self.use is not None:
+            return self.axes is not None and self.axes == convolutions.depthwise_axes(len(self.shape))
         return self.variable.name == "depthwise_kernel" or isinstance(self.layer, DEPTHWISE)
+
+    @property
+    def scale(self) -> float:
+        """The constant that the model multiplies it by before it meets the signal."""
+        return self.use.scale if self.use is not None else 1.0
+
+    @property
+    def unseen(self) -> bool:
+        """Whether it is of a layer of the user's own, and nothing is known of what it is for."""
+        return self.role == "other" and self.use is None and not is_keras_call(self.layer)
 
     @property
     def attention(self) -> Any:
@@ -147,95 +160,75 @@ class Slot:
         return result
 
 
-def slots(model: keras.layers.Layer) -> list[Slot]:
-    """Every variable of a built model, once, in the order of its layers."""
-    if not isinstance(model, layers.Layer):
-        raise TypeError(f"`model` must be a Keras model. Received: {model!r} of type {type(model).__name__}.")
-    if not model.built:
-        raise ValueError(
-            f"The model {model.name!r} has no weights to work on yet: it is not built. "
-            "Call the model on data, or `model.build(input_shape)`, first."
-        )
-    result, seen = [], set()
-    for layer, parents, chain in _walk(model, (), (), set()):
-        names: Counter[str] = Counter()
-        for variable in owned(layer):
-            if id(variable) in seen:
-                continue
-            seen.add(id(variable))
-            names[variable.name] += 1
-            count = f"_{names[variable.name]}" if names[variable.name] > 1 else ""
-            result.append(_slot(variable, layer, parents, "/".join([*chain, variable.name + count])))
-    return result
+def slots_of(model: keras.layers.Layer, uses: Uses) -> list[Slot]:
+    """Every variable of a built model, once, in the order of its layers.
+
+    Args:
+        model: the model.
+        uses: what it computes with its variables.
+    """
+    fresh = FreshValues()
+    return [
+        _slot(variable, layer, parents, place, part=_part(variable, layer, uses), fresh=fresh)
+        for variable, layer, parents, place in owners(model)
+    ]
 
 
-def children(layer: keras.layers.Layer) -> list[Any]:
-    """The layers directly inside a layer, in the order in which it was given them."""
-    inner = list(layer.layers) if isinstance(layer, keras.Model) else []
-    # A model may hold layers beside those of its graph; a Sequential one also holds the functional
-    # model that it runs as.
-    known = {id(child) for child in (*inner, getattr(layer, "_functional", None))}
-    held = layer._flatten_layers(include_self=False, recursive=False)
-    return inner + [child for child in held if id(child) not in known]
+class _Part(NamedTuple):
+    """What a variable is for in its layer."""
+
+    role: str
+    fans: Fans | None = None
+    blocks: int = 1
+    axes: tuple[list[int], list[int]] | None = None
+    use: Use | None = None
 
 
-def _walk(
-    layer: Any, parents: tuple[Any, ...], chain: tuple[str, ...], seen: set[int]
-) -> Iterator[tuple[Any, tuple[Any, ...], tuple[str, ...]]]:
-    """Each layer once, with the layers around it and the names that lead to it."""
-    if id(layer) in seen:
-        return
-    seen.add(id(layer))
-    yield layer, parents, chain
-    counts: Counter[str] = Counter()
-    for child in children(layer):
-        name, automatic = _stable_name(child)
-        if automatic:
-            counts[name] += 1
-            name = f"{name}_{counts[name]}"
-        yield from _walk(child, (*parents, layer), (*chain, name), seen)
-
-
-def _stable_name(layer: Any) -> tuple[str, bool]:
-    """A layer's name, and whether Keras made it: `dense_37` becomes `dense`, to be counted."""
-    kind = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(layer).__name__).lower()
-    if layer.name.replace("_", "") == kind.replace("_", ""):
-        return str(layer.name), True  # the class itself may end in a number
-    base = re.sub(r"_\d+$", "", layer.name)
-    core = re.sub(r"^(forward|backward)_", "", base)  # the halves of a Bidirectional
-    automatic = core.replace("_", "") == kind.replace("_", "")
-    return (base, True) if automatic else (str(layer.name), False)
-
-
-def unbuilt(model: keras.layers.Layer) -> tuple[str, ...]:
-    """The names of layers that a built model holds but has never called, and which have no weights yet."""
-    return tuple(
-        layer.name
-        for layer in model._flatten_layers()
-        if not layer.built and type(layer).build is not layers.Layer.build
-    )
-
-
-def _slot(variable: Any, layer: Any, parents: tuple[Any, ...], place: str) -> Slot:
-    role = _ROLE_OF.get(variable.name, "other")
-    if role == "other" and isinstance(layer, layers.RMSNormalization):
-        role = "norm"
+def _slot(
+    variable: Any, layer: Any, parents: tuple[Any, ...], place: str, *, part: _Part, fresh: FreshValues
+) -> Slot:
     attribute = _INITIALIZERS.get(variable.name, f"{variable.name}_initializer")
     if isinstance(layer, DEPTHWISE) and variable.name == "kernel":
         attribute = "depthwise_initializer"
-    drawn = role in ("kernel", "recurrent", "embedding", "bias")
     return Slot(
         variable=variable,
         layer=layer,
         parents=parents,
         place=place,
-        role=role,
-        blocks=_blocks(layer, role),
-        axes=_axes(layer, variable, role),
-        fans=layer_fans(layer, variable) if drawn else None,
+        role=part.role,
+        blocks=part.blocks,
+        axes=part.axes,
+        fans=part.fans,
         attribute=attribute if hasattr(layer, attribute) else None,
-        kept=_reason_to_keep(variable, layer, role),
+        kept=_reason_to_keep(variable, layer, part.role),
+        use=part.use,
+        fresh=fresh,
     )
+
+
+def _part(variable: Any, layer: Any, uses: Uses) -> _Part:
+    """By its name in a layer of Keras; elsewhere by a rule for the layer, or by what is computed with it."""
+    if is_keras_call(layer):
+        return _by_name(variable, layer)
+    if has_rule(layer):
+        fans = fans_by_rule(layer, variable)
+        if fans is not None:
+            return _Part(_ROLE_OF.get(variable.name, "kernel"), fans)
+    if any(variable is each for each in layer._non_trainable_variables):
+        return _Part("statistic")
+    use = uses.main(variable)
+    if use is not None:
+        return _Part(use.role, use.fans, use.gates, use.axes, use)
+    return _by_name(variable, layer) if is_known(layer) else _Part("other")
+
+
+def _by_name(variable: Any, layer: Any) -> _Part:
+    role = _ROLE_OF.get(variable.name, "other")
+    if role == "other" and isinstance(layer, layers.RMSNormalization):
+        role = "norm"
+    drawn = role in ("kernel", "recurrent", "embedding", "bias")
+    fans = (fans_by_rule(layer, variable) or fans_of_shape(variable, layer)) if drawn else None
+    return _Part(role, fans, _blocks(layer, role), _axes(layer, variable, role))
 
 
 def _blocks(layer: Any, role: str) -> int:
@@ -250,15 +243,14 @@ def _blocks(layer: Any, role: str) -> int:
 
 def _axes(layer: Any, variable: Any, role: str) -> tuple[list[int], list[int]] | None:
     rank = len(variable.shape)
-    spatial = list(range(rank - 2))
     if role != "kernel":
         return None
     if isinstance(layer, layers.EinsumDense):
         return einsum_axes(layer)
     if isinstance(layer, TRANSPOSED):
-        return [rank - 1], [*spatial, rank - 2]
+        return convolutions.transposed_axes(rank)
     if isinstance(layer, DEPTHWISE) or variable.name == "depthwise_kernel":
-        return spatial, [rank - 1]
+        return convolutions.depthwise_axes(rank)
     return None
 
 

@@ -7,7 +7,9 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from keras_winit.models.anatomy.following import Graph
+from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.anatomy.following import activation_after, is_gate
+from keras_winit.models.anatomy.normalizing import normalizations_after
 from keras_winit.models.anatomy.slots import CELLS, Slot
 from keras_winit.models.calibrating.calibration import Calibration, CalibrationRow
 from keras_winit.models.calibrating.centring import CENTRES, Centring
@@ -108,8 +110,8 @@ def calibrate(
     batch = batch_for(model, data, seed=drawing.seed)
     with undo_on_failure(in_memory=True) as undo:
         changed = drawing.carry_out(undo, show=progress)
-        centring = Centring(center, model, drawing.slots, drawn=drawing.drawn, target=target)
-        measured = _Pass(model, drawing.slots, target, centring, undo)
+        centring = Centring(center, drawing.anatomy, drawn=drawing.drawn, target=target)
+        measured = _Pass(drawing.anatomy, target, centring, undo)
         measured.run(model, batch, show=progress)
         changed = changed or measured.changed
         if changed:
@@ -117,15 +119,14 @@ def calibrate(
         resets = changed and drawing.stateful
         note = "the optimizer's state is reset too" if resets else "there is no optimizer state to reset"
         rows, statistics = tuple(measured.rows), tuple(measured.statistics)
-        return Calibration(rows, target, drawing.seed, str(batch), note, statistics)
+        unknown = tuple(slot.path for slot in drawing.slots if slot.unseen)
+        return Calibration(rows, target, drawing.seed, str(batch), note, statistics, unknown)
 
 
 class _Pass:
     """One forward pass that rescales what it reaches."""
 
-    def __init__(
-        self, model: keras.Model, slots: list[Slot], target: float, centring: Centring, undo: Undo
-    ) -> None:
+    def __init__(self, anatomy: Anatomy, target: float, centring: Centring, undo: Undo) -> None:
         self.rows: list[CalibrationRow] = []
         self.statistics: list[str] = []  # the paths of those that are set
         self._target = target
@@ -133,10 +134,10 @@ class _Pass:
         self._undo = undo
         self._open: dict[int, Slot] = {}  # the kernels that are still to be reached
         self._advance: Any = lambda: None
-        self._graph = Graph(model)
+        self._anatomy = anatomy
         self._told: dict[Any, MovingStatistics] = {}
         self._batch_normalized: list[Slot] = []
-        self._hooks = self._hooks_for(slots)
+        self._hooks = self._hooks_for(anatomy.slots)
 
     @property
     def changed(self) -> bool:
@@ -171,7 +172,7 @@ class _Pass:
         for slot in slots:
             if slot.role not in ("kernel", "embedding"):
                 continue
-            reason = _reason_to_leave(slot, self._graph)
+            reason = _reason_to_leave(slot, self._anatomy)
             if reason:
                 self._settle(slot, [None], None, reason)
             else:
@@ -199,14 +200,14 @@ class _Pass:
                 hooks[over_time] = _all_steps_at_once(slot.layer)
         for layer, cells in recurrent.values():
             hooks[layer] = RecurrentRescaler(layer, cells, self._target, self._settle)
-        activations = [self._graph.activation_after(slot)[0] for slot in self._batch_normalized]
+        activations = [activation_after(self._anatomy, slot)[0] for slot in self._batch_normalized]
         if self._centring.center != "bias":
             let_means_stay(self._told.values(), activations)
         return {**hooks, **self._told}
 
     def _normalized(self, slot: Slot, *, centred: bool) -> Normalized | None:
         """What divides by the size of a layer's output at once; None for nothing."""
-        found = self._graph.normalizations_after(slot)
+        found = normalizations_after(self._anatomy, slot)
         batch = [layer for layer in found if isinstance(layer, layers.BatchNormalization)]
         if not found or (centred and batch != found):  # only a batch normalization centres units too
             return None
@@ -267,7 +268,7 @@ class _Pass:
         self._undo.set_attribute(slot.layer, slot.attribute, Scaled(**config))
 
 
-def _reason_to_leave(slot: Slot, graph: Graph) -> str | None:
+def _reason_to_leave(slot: Slot, anatomy: Anatomy) -> str | None:
     if slot.kept:
         return slot.kept
     if any(isinstance(layer, layers.SpectralNormalization) for layer in slot.parents):
@@ -275,7 +276,7 @@ def _reason_to_leave(slot: Slot, graph: Graph) -> str | None:
     if isinstance(slot.layer, layers.ReversibleEmbedding) and slot.layer.tie_weights:
         return "it both reads and writes tokens: one factor cannot suit both"
     # At a deviation of one, gate after gate makes one sample ten times as large as the next.
-    if graph.is_gate(slot):
+    if is_gate(anatomy, slot):
         return "a gate: it multiplies the signal, and would scatter it"
     return None
 

@@ -38,6 +38,7 @@ class Calibration(Printed):
         batch: what was sent through the model.
         optimizer: what became of the optimizer's state.
         statistics: the paths of the moving statistics of batch normalizations that were set.
+        unknown: the paths of weights that are not rescaled because it is not seen what they are for.
 
     Example:
 
@@ -55,6 +56,7 @@ class Calibration(Printed):
     batch: str
     optimizer: str
     statistics: tuple[str, ...] = ()
+    unknown: tuple[str, ...] = ()
 
     @property
     def calibrated(self) -> tuple[CalibrationRow, ...]:
@@ -89,6 +91,9 @@ class Calibration(Printed):
         kernels = f"{count} kernel{'' if count == 1 else 's'}"
         normalized = f"{len(self.normalized)} normalized, " if self.normalized else ""
         told = f"; {len(self.statistics)} moving statistics set" if self.statistics else ""
+        count = len(self.unknown)
+        which = f"{count} weight{'' if count == 1 else 's'} of whose use nothing is known"
+        told += f"; {which}: {self.unknown[0]}{', …' if count > 1 else ''}" if count else ""
         return (
             f"{kernels} rescaled to a deviation of {self.target_std:g} on {self.batch}, {normalized}"
             f"{len(self.skipped)} left alone{told}; seed {self.seed}; {self.optimizer}"

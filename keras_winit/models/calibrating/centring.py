@@ -1,9 +1,10 @@
 """What is to become of the constant part of a layer's signal, before and after its activation."""
 
 import math
-from collections.abc import Container, Iterable
+from collections.abc import Container
 from typing import Any
 
+from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.links import Links
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.schemes.compose import Wrapper
@@ -28,15 +29,13 @@ class Centring:
 
     Args:
         center: one of CENTRES.
-        model: the model.
-        slots: its variables.
-        drawn: those of them that are drawn anew.
+        anatomy: the model taken apart.
+        drawn: those of its variables that are drawn anew.
         target: the deviation of the pre-activations.
     """
 
-    def __init__(
-        self, center: str, model: Any, slots: Iterable[Slot], *, drawn: Container[Slot], target: float
-    ) -> None:
+    def __init__(self, center: str, anatomy: Anatomy, *, drawn: Container[Slot], target: float) -> None:
+        slots = anatomy.slots
         kernels = [slot for slot in slots if slot.role == "kernel"]
         self._biases = {id(slot.layer): slot for slot in slots if slot.role == "bias" and not slot.kept}
         self.center, self._target, self._drawn = center, target, drawn
@@ -44,7 +43,7 @@ class Centring:
         if center == "none":
             return
         try:
-            self._links = Links(model, kernels)
+            self._links = Links(anatomy, kernels)
         except ValueError:
             if center == "weights":
                 raise

@@ -7,7 +7,8 @@ from typing import Any
 
 import keras
 
-from keras_winit.models.anatomy.slots import slots, unbuilt
+from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.anatomy.ownership import unbuilt
 from keras_winit.models.diagnosing.guessing import loss_of, loss_of_guessing, loss_of_indifference
 from keras_winit.models.diagnosing.report import SEVERITIES, Finding, LayerRow, Report
 from keras_winit.models.diagnosing.signals import Seen, Signals, signals
@@ -60,7 +61,8 @@ def diagnose(
     (False, ['constant'])
     """
     limits = thresholds_with(thresholds)
-    found = slots(model)
+    found = Anatomy(model).slots
+    unknown = [f"{slot.path}: nothing is known of it: its layer is not seen" for slot in found if slot.unseen]
     batch = batch_for(model, data, labels)
     compare = None if batch.labels is None else loss_of(model, loss)
     if compare is None and loss is not None:
@@ -78,7 +80,7 @@ def diagnose(
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     never = [f"{name}: never called, and has no weights yet" for name in unbuilt(model)]
     rows = tuple(_row(layer) for layer in seen.layers)
-    notes = tuple(seen.notes + never)
+    notes = tuple(seen.notes + never + unknown)
     return Report(tuple(findings), rows, tuple(check.rows), seen.loss, guess, str(batch), notes)
 
 

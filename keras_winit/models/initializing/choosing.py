@@ -7,10 +7,13 @@ from typing import Any, NamedTuple
 import keras
 
 from keras_winit.choose import for_activation
-from keras_winit.models.anatomy.following import Graph
-from keras_winit.models.anatomy.slots import Slot
+from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.anatomy.following import activation_after
+from keras_winit.models.anatomy.normalizing import normalizations_after
+from keras_winit.models.anatomy.slots import STATISTICS, Slot
 from keras_winit.models.initializing.fitting import fit
 from keras_winit.models.initializing.mirroring import Mirroring
+from keras_winit.models.initializing.plan import NOTHING_KNOWN
 from keras_winit.models.initializing.torch_defaults import torch_default
 from keras_winit.schemes import names, scheme_class
 from keras_winit.schemes.looks_linear import LooksLinear
@@ -88,11 +91,11 @@ def _scheme(item: Any) -> Any:
 class Chooser:
     """Decides for each variable of a model, by the rules given and by what lies around it."""
 
-    def __init__(self, model: keras.Model, slots: list[Slot], rules: list[Rule]) -> None:
+    def __init__(self, anatomy: Anatomy, rules: list[Rule]) -> None:
         self._rules = rules
-        self._graph = Graph(model)
-        mirrored = [slot for slot in slots if getattr(self._rule(slot), "scheme", None) == _MIRRORED]
-        self._mirroring = Mirroring(model, mirrored) if mirrored else None
+        self._anatomy = anatomy
+        mirrored = [slot for slot in anatomy.slots if getattr(self._rule(slot), "scheme", None) == _MIRRORED]
+        self._mirroring = Mirroring(anatomy, mirrored) if mirrored else None
 
     def choice(self, slot: Slot) -> Choice:
         """What a variable is to be drawn from, and why."""
@@ -112,10 +115,14 @@ class Chooser:
             return _own(slot, "the layer's own initializer, drawn afresh")
         if not isinstance(rule.scheme, str) and rule.names_the_variable(slot):
             return Choice(rule.scheme, "the rule names this variable", forget_bias=False)
+        if slot.use is not None and slot.use.bent:
+            return _own(slot, "the model computes a function of it: its initial value")
         if slot.role == "recurrent":
             return Choice(get("orthogonal"), "recurrent: keeps the length of the state, gate by gate")
         if slot.role == "bias":
             return Choice(get("zeros"), "a bias" + (", its forget gate one" if slot.forget_bias else ""))
+        if slot.role == "statistic" and slot.variable.name not in STATISTICS:
+            return Choice(None, "not trained: a state of its layer, which only a reset draws")
         if slot.role not in ("kernel", "embedding"):
             return _own(slot, "its initial value")
         return self._for_kernel(slot, rule)
@@ -135,8 +142,13 @@ class Chooser:
         return next((rule for rule in self._rules if rule.matches(slot)), None)
 
     def _by_activation(self, slot: Slot) -> Choice:
-        activation, how = self._graph.activation_after(slot)
-        normalizations = self._graph.normalizations_after(slot)
+        activation, how = activation_after(self._anatomy, slot)
+        if activation is None:  # what is not seen says nothing: the layer knows better
+            asked = slot.configured
+            if asked is not None:
+                return Choice(asked, f"{how}: as the layer asks")
+            return Choice(for_activation(None), f"{how}: as a linear layer")
+        normalizations = normalizations_after(self._anatomy, slot)
         if normalizations and _clears(slot, normalizations):
             # Of what is divided out, the size only says how fast a kernel learns: one of orthogonal size
             # does well where He's learns half as fast. Measured: tests/benchmarks/architectures.py.
@@ -162,5 +174,7 @@ def _clears(slot: Slot, normalizations: list[Any]) -> bool:
 def _own(slot: Slot, reason: str) -> Choice:
     configured = slot.configured
     if configured is None:
-        return Choice(None, "no initial value is known for it")
+        return Choice(None, NOTHING_KNOWN)
+    if slot.unseen:
+        reason = f"what its layer computes is not seen: {reason}"
     return Choice(configured, reason, own=True)

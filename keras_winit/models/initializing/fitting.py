@@ -8,7 +8,7 @@ import keras
 from keras_winit.drawing.sampling import TRUNCATED_STD
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.schemes import Scheme
-from keras_winit.schemes.compose import PerGate, Wrapper
+from keras_winit.schemes.compose import PerGate, Scaled, Wrapper
 from keras_winit.schemes.orthogonal import DeltaOrthogonal, Orthogonal
 from keras_winit.schemes.structured import Dirac, Identity
 from keras_winit.schemes.variance import VarianceScaling
@@ -38,7 +38,9 @@ def fit(initializer: Any, slot: Slot, seed: int, *, own: bool = False) -> Any:
     else:
         fitted = _with(initializer, seed, slot.fans, slot.axes)
     if slot.blocks > 1 and isinstance(fitted, Scheme) and fitted.blockwise:
-        return PerGate(fitted, gates=slot.blocks, seed=seed)
+        fitted = PerGate(fitted, gates=slot.blocks, seed=seed)
+    if slot.scale not in (0.0, 1.0) and slot.role in ("kernel", "recurrent", "embedding"):
+        return Scaled(fitted, factor=1 / abs(slot.scale), seed=seed)  # what the model multiplies by is undone
     return fitted
 
 

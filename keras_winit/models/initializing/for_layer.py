@@ -5,8 +5,8 @@ from typing import Any
 from keras import layers
 
 from keras_winit.choose import for_activation
+from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.layer_fans import depthwise_fans
-from keras_winit.models.anatomy.slots import slots
 from keras_winit.schemes import Scheme
 from keras_winit.theory.fans import Fans
 
@@ -59,8 +59,8 @@ def for_layer(
 
 def _fans(layer: Any, inner: Any) -> Fans | None:
     if isinstance(inner, (layers.DepthwiseConv1D, layers.DepthwiseConv2D)):
-        return depthwise_fans(inner, inner.kernel_size, inner.depth_multiplier)
+        return depthwise_fans(inner, (*inner.kernel_size, 1, inner.depth_multiplier))
     if not layer.built:
         return None
-    kernels = [slot.fans for slot in slots(layer) if slot.role in ("kernel", "embedding")]
+    kernels = [slot.fans for slot in Anatomy(layer).slots if slot.role in ("kernel", "embedding")]
     return kernels[0] if len(set(kernels)) == 1 else None

@@ -8,7 +8,9 @@ from keras import ops
 
 from keras_winit.drawing.seeds import check_seed, fold, settle
 from keras_winit.drawing.sharding import layout_of
-from keras_winit.models.anatomy.slots import Slot, slots, unbuilt
+from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.anatomy.ownership import unbuilt
+from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.initializing.choosing import Choice, Chooser, rules_of
 from keras_winit.models.initializing.fitting import fit, without_place
 from keras_winit.models.initializing.optimizer import reset_optimizer
@@ -91,14 +93,16 @@ class Drawing:
 
     Attributes:
         seed: the root seed.
-        slots: the variables of the model.
+        anatomy: the model taken apart.
+        slots: its variables.
     """
 
-    def __init__(self, model: keras.Model, scheme: Any, seed: int | None) -> None:
+    def __init__(self, model: keras.Model, scheme: Any, seed: int | None, data: Any = None) -> None:
         self.seed = _root_seed(seed)
-        self.slots = slots(model)
+        self.anatomy = Anatomy(model, data)
+        self.slots = self.anatomy.slots
         self._model = model
-        chooser = Chooser(model, self.slots, rules_of(scheme))
+        chooser = Chooser(self.anatomy, rules_of(scheme))
         drawn_seeds: set[int] = set()
         self._steps = []
         for slot in self.slots:

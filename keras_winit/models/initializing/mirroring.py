@@ -1,8 +1,8 @@
 """Looking linear as a whole model: which kernels have twins, and what each of them reads."""
 
 from collections.abc import Iterable
-from typing import Any
 
+from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.links import OUTPUT, Links
 from keras_winit.models.anatomy.passing import readable
 from keras_winit.models.anatomy.slots import Slot
@@ -19,18 +19,18 @@ _SIDES = {(True, True): "both", (True, False): "inputs", (False, True): "outputs
 
 
 class Mirroring:
-    """Which kernels of a functional or sequential model are to have twins, by what lies between them.
+    """Which kernels of a model are to have twins, by what lies between them.
 
     Args:
-        model: the model.
+        anatomy: the model taken apart.
         kernels: the slots of the kernels that are to be drawn so.
 
     Raises:
-        ValueError: for a model that does not tell how its layers are connected.
+        ValueError: for a model that could not be traced.
     """
 
-    def __init__(self, model: Any, kernels: Iterable[Slot]) -> None:
-        self._links = links = Links(model, kernels)
+    def __init__(self, anatomy: Anatomy, kernels: Iterable[Slot]) -> None:
+        self._links = links = Links(anatomy, kernels)
         # A chain's variances follow from its length.
         self._variances = {
             slot: min(

@@ -6,6 +6,8 @@ from keras_winit.models.showing.printing import Printed, Table
 from keras_winit.support.checks import Shape
 from keras_winit.theory.fans import Fans
 
+NOTHING_KNOWN = "no initial value is known for it"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -61,9 +63,11 @@ class Plan(Printed):
 
     def _line(self) -> str:
         would = "would be " if self.dry_run else ""
+        unknown = sum(row.reason == NOTHING_KNOWN for row in self.kept)
+        loud = f" ({unknown} kept because nothing is known of it)" if unknown else ""
         never = f"; not built, and so not drawn: {', '.join(self.unbuilt)}" if self.unbuilt else ""
         return (
-            f"{len(self.drawn)} variables {would}drawn, {len(self.kept)} kept; seed {self.seed}; "
+            f"{len(self.drawn)} variables {would}drawn, {len(self.kept)} kept{loud}; seed {self.seed}; "
             f"{self.optimizer}{never}"
         )
 

@@ -2,19 +2,16 @@
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 import numpy as np
 from keras import layers, ops, tree
 
 from keras_winit.drawing.seeds import fold
+from keras_winit.models.anatomy.inputs import SAMPLES, concrete, graph_of, skeleton, specs_of
 from keras_winit.models.running.watching import intercepted
 
-PROBE_SAMPLES = 32
-
-# What a probe has where the model takes any size: along an image's sides, along a sequence.
-_SIDE, _STEPS = 64, 16
 _MANY = 2**20  # integers of a probe are below this, and an Embedding folds them into its vocabulary
 
 
@@ -25,10 +22,10 @@ def probe_for(model: keras.Model, seed: int) -> Any:
         ValueError: for a model that does not say what it takes, or takes no numbers.
     """
     counter = iter(range(10**6))
-    samples = fixed_samples(model) or PROBE_SAMPLES
+    samples = fixed_samples(model) or SAMPLES
 
     def draw(spec: Any) -> Any:
-        shape = _concrete(spec[0], samples)
+        shape = concrete((samples, *spec[0][1:]), samples)
         rng = np.random.default_rng([fold(seed, "probe"), next(counter)])
         if spec[1] is not None and not keras.backend.is_float_dtype(spec[1]):
             if spec[1] == "bool":
@@ -38,64 +35,25 @@ def probe_for(model: keras.Model, seed: int) -> Any:
             return rng.integers(1, _MANY, shape).astype(spec[1])
         return rng.standard_normal(shape, "float32")
 
-    specs = _specs(model)
-    return tree.map_structure_up_to(_skeleton(specs), draw, specs)
+    try:
+        specs = specs_of(model)
+    except ValueError as error:
+        raise ValueError(_NO_PROBE.format(model.name, error)) from error
+    return tree.map_structure_up_to(skeleton(specs), draw, specs)
 
 
 _NO_PROBE = "No probe can be made for the model {!r}: {}. Pass `data`."
 
 
-class _Spec(NamedTuple):
-    shape: Any
-    dtype: str | None
-
-
-def _skeleton(specs: Any) -> Any:
-    """The nest of the specifications with a leaf in the place of each."""
-    if isinstance(specs, _Spec):
-        return 0
-    if isinstance(specs, dict):
-        return {key: _skeleton(item) for key, item in specs.items()}
-    return type(specs)(_skeleton(item) for item in specs)
-
-
-def _specs(model: keras.Model) -> Any:
-    """The nest of shapes and dtypes that a model takes."""
-    function = getattr(model, "_functional", None) if isinstance(model, keras.Sequential) else model
-    struct = getattr(function, "_inputs_struct", None)
-    if struct is not None:
-        return tree.map_structure(lambda tensor: _Spec(tensor.shape, tensor.dtype), struct)
-    shape = (model.get_build_config() or {}).get("input_shape")
-    if not shape:
-        raise ValueError(_NO_PROBE.format(model.name, "it does not say which shapes it takes"))
-    return _of_shapes(shape, model.name)
-
-
-def _of_shapes(shape: Any, name: str) -> Any:
-    if shape is None:
-        raise ValueError(_NO_PROBE.format(name, "one of its inputs was not given when it was built"))
-    if isinstance(shape, dict):
-        return {key: _of_shapes(item, name) for key, item in shape.items()}
-    if any(isinstance(item, (list, tuple, dict)) for item in shape):
-        return [_of_shapes(item, name) for item in shape]
-    return _Spec(tuple(shape), None)
-
-
 def fixed_samples(model: keras.Model) -> int | None:
     """How many samples a model takes at a time, where it takes no other number."""
-    function = getattr(model, "_functional", None) if isinstance(model, keras.Sequential) else model
-    struct = getattr(function, "_inputs_struct", None)
+    struct = getattr(graph_of(model), "_inputs_struct", None)
     sizes = (
         [tensor.shape[0] for tensor in tree.flatten(struct) if len(tensor.shape)]
         if struct is not None
         else []
     )
     return next((size for size in sizes if size is not None), None)
-
-
-def _concrete(shape: Any, samples: int) -> tuple[int, ...]:
-    unknown = _SIDE if len(shape) > 3 else _STEPS
-    return samples, *(unknown if size is None else int(size) for size in shape[1:])
 
 
 @contextlib.contextmanager

@@ -30,6 +30,8 @@ def assign_exactly(variable: Any, value: Any) -> None:
         variable.assign(value)
 
 
+_SMALL = 2**12  # of so many numbers a file would take more time than it saves memory
+
 # Keeps a value, and returns what gives it back.
 Store = Callable[[Any], Callable[[], Any]]
 
@@ -45,6 +47,8 @@ def _in_file(file: Any) -> Store:
     """Write values to a file, so that they are not in memory twice."""
 
     def keep(value: Any) -> Callable[[], Any]:
+        if math.prod(value.shape) <= _SMALL:
+            return _in_memory(value)
         start, array = file.tell(), host_array(value)
         rest = np.ascontiguousarray(array).reshape(-1).view("uint8").data
         while rest:  # a full disk takes a part before it says so

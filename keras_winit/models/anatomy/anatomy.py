@@ -1,0 +1,56 @@
+"""A model taken apart: its trace, what it computes with its variables, and the variables themselves."""
+
+from typing import Any
+
+import keras
+from keras import layers
+
+from keras_winit.models.anatomy.kinds import LINEAR
+from keras_winit.models.anatomy.slots import Slot, slots_of
+from keras_winit.models.anatomy.trace import Step, Value
+from keras_winit.models.anatomy.tracing import trace
+from keras_winit.models.anatomy.uses import Uses
+
+_CONTRACTIONS = ("kernel", "recurrent", "embedding")
+
+
+class Anatomy:
+    """A model taken apart, for all questions about what lies around a variable.
+
+    Args:
+        model: a built model of any kind, or a layer.
+        data: what it is to be called with, of which only the shapes count; None for those it was built with.
+
+    Raises:
+        TypeError, ValueError: for what is no model, and one that is not built.
+
+    Attributes:
+        model: the model.
+        trace: its trace.
+        uses: what it computes with the variables of layers that are not Keras' own.
+        slots: its variables.
+    """
+
+    def __init__(self, model: Any, data: Any = None) -> None:
+        self.model = model
+        self.trace = trace(model, data)
+        self.uses = Uses(self.trace)
+        self.slots = slots_of(model, self.uses)
+
+    def steps(self, slot: Slot) -> list[Step]:
+        """The steps in which a kernel or embedding meets the signal; none where they are not seen."""
+        if slot.use is not None:
+            return [use.step for use in self.uses.of(slot.variable) if use.role in _CONTRACTIONS]
+        found = self.trace.of(slot.layer)
+        around = next((layer for layer in reversed(slot.parents) if isinstance(layer, layers.RNN)), None)
+        if not found and around is not None:
+            found = self.trace.of(around)
+        return [step for step in found if not step.opaque]
+
+    def is_kernel_output(self, value: Value) -> bool:
+        """Whether a value is what kernels put out, summed, before anything else is done with it."""
+        step = value.step
+        if step is None or not step.in_layer:
+            return self.uses.is_kernel_output(value)
+        linear = getattr(step.operation, "activation", None) in (None, keras.activations.linear)
+        return type(step.operation).call in LINEAR and linear

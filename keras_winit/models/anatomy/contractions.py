@@ -1,0 +1,109 @@
+"""What an operation sums over: a label for every axis of its operands and of its output.
+
+A label that the output does not have is summed over. For convolutions see `convolutions.py`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from keras_winit.models.anatomy.trace import Step, Value
+from keras_winit.theory.einsum import einsum_labels
+
+Labels = tuple[Any, ...]  # of each axis; None for one of size one, which is repeated
+
+
+class Contraction(NamedTuple):
+    """The labels of the axes of each operand of a step, and those of its output."""
+
+    operands: tuple[tuple[Value, Labels], ...]
+    output: Labels
+
+    def sizes(self) -> dict[Any, int]:
+        """The size of each label."""
+        return {
+            label: size
+            for value, labels in self.operands
+            for label, size in zip(labels, value.shape, strict=True)
+            if label is not None
+        }
+
+
+def contraction(step: Step) -> Contraction | None:
+    """What a step of `keras.ops` sums over, or None for one that is no sum of products."""
+    rule = _RULES.get(step.kind)
+    if rule is None or step.in_layer or len(step.outputs) != 1:
+        return None
+    values = [item for item in step.arguments if isinstance(item, Value)]
+    if len(values) != len(step.arguments) or len(values) < 2:  # a bare array of NumPy, say
+        return None
+    labels, output = rule(step.operation, values)
+    named = [
+        tuple(label if size != 1 or label in _certain(labels, values) else None for label, size in pairs)
+        for pairs in (zip(each, value.shape, strict=True) for each, value in zip(labels, values, strict=True))
+    ]
+    return Contraction(tuple(zip(values, named, strict=True)), tuple(output))
+
+
+def _certain(labels: Sequence[Labels], values: Sequence[Value]) -> set[Any]:
+    """The labels that are of size one in every operand that has them."""
+    sizes: dict[Any, set[int]] = {}
+    for each, value in zip(labels, values, strict=True):
+        for label, size in zip(each, value.shape, strict=True):
+            sizes.setdefault(label, set()).add(size)
+    return {label for label, found in sizes.items() if found == {1}}
+
+
+def _matmul(_operation: Any, values: list[Value]) -> tuple[list[Labels], Labels]:
+    left, right = (len(value.shape) for value in values)
+    batch = max(left, right) - 2
+    leading = [f"batch{index}" for index in range(max(batch, 0))]
+    one = ["in"] if left == 1 else [*leading[len(leading) - (left - 2) :], "row", "in"]
+    two = ["in"] if right == 1 else [*leading[len(leading) - (right - 2) :], "in", "out"]
+    output = [*leading, *(["row"] if left > 1 else []), *(["out"] if right > 1 else [])]
+    return [tuple(one), tuple(two)], tuple(output)
+
+
+def _tensordot(operation: Any, values: list[Value]) -> tuple[list[Labels], Labels]:
+    left, right = (len(value.shape) for value in values)
+    axes = operation.axes
+    if isinstance(axes, int):
+        axes = [list(range(left - axes, left)), list(range(axes))]
+    pairs = [[each] if isinstance(each, int) else list(each) for each in axes]
+    inward = {
+        (side, axis % size): f"in{index}"
+        for side, (each, size) in enumerate(zip(pairs, (left, right), strict=True))
+        for index, axis in enumerate(each)
+    }
+    labels = [
+        tuple(inward.get((side, axis), f"{side}.{axis}") for axis in range(size))
+        for side, size in enumerate((left, right))
+    ]
+    output = [label for each in labels for label in each if not str(label).startswith("in")]
+    return labels, tuple(output)
+
+
+def _dot(_operation: Any, values: list[Value]) -> tuple[list[Labels], Labels]:
+    right = len(values[1].shape)
+    return _tensordot(_Axes(([-1], [-1 if right == 1 else -2])), values)
+
+
+def _inner(_operation: Any, values: list[Value]) -> tuple[list[Labels], Labels]:
+    return _tensordot(_Axes(([-1], [-1])), values)
+
+
+class _Axes(NamedTuple):
+    axes: Any
+
+
+def _einsum(operation: Any, values: list[Value]) -> tuple[list[Labels], Labels]:
+    labels, output = einsum_labels(operation.subscripts, [len(value.shape) for value in values])
+    return list(labels), output
+
+
+_RULES: dict[str, Callable[[Any, list[Value]], tuple[list[Labels], Labels]]] = {
+    "Matmul": _matmul,
+    "Tensordot": _tensordot,
+    "Dot": _dot,
+    "Inner": _inner,
+    "Einsum": _einsum,
+}

@@ -1,0 +1,160 @@
+"""What divides by the size of a signal, so that its scale changes nothing behind.
+
+A signal that is multiplied by s comes out multiplied by s to the power of a degree: 2 of a square, −½ of
+1/√, the sum of both of a product. Where the degree is 0, the size is divided out: by a normalization of
+Keras, or by what a layer of the user's own computes, as x / √(mean(x²) + ε).
+"""
+
+import heapq
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+from keras import layers
+
+from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.anatomy.kinds import (
+    LINEAR,
+    NORMALIZATIONS,
+    NORMALIZING_OPERATIONS,
+    PROPORTIONAL,
+    PROPORTIONAL_OPERATIONS,
+)
+from keras_winit.models.anatomy.slots import Slot
+from keras_winit.models.anatomy.trace import Step, Trace, Value
+
+_NORMALIZING = {kind.call for kind in NORMALIZATIONS}
+_EPSILON = 0.01  # what is added to a variance is at most this
+
+
+@dataclass
+class Normalized:
+    """What divides by the size of a signal: the layers, or operations, and the signals that are left."""
+
+    by: list[Any] = field(default_factory=list)
+    ends: list[Value] = field(default_factory=list)
+
+
+def normalizations_after(anatomy: Anatomy, slot: Slot) -> list[Any]:
+    """The normalizations that read all that a slot's kernel puts out, before anything else does.
+
+    In training the scale of its kernel then changes no output. Empty where anything else reads it, or a
+    normalization that goes by what it has seen before, as a frozen one does.
+    """
+    own = getattr(slot.layer, "activation", None)
+    if slot.role != "kernel" or (slot.use is None and type(slot.layer).call not in LINEAR):
+        return []
+    if slot.use is None and own is not None and own is not keras.activations.linear:
+        return []
+    steps = anatomy.steps(slot)
+    if any(isinstance(layer, layers.SpectralNormalization) for layer in slot.parents):
+        return []
+    found = normalized(anatomy, [value for step in steps for value in step.outputs])
+    return list({id(each): each for each in found.by}.values())
+
+
+def normalized(anatomy: Anatomy, start: list[Value]) -> Normalized:
+    """What divides by the size of signals that grow and shrink together; nothing where something does not."""
+    result, degrees = Normalized(), {id(value): 1.0 for value in start}
+    waiting: list[int] = []
+    seen: set[int] = set()
+
+    def go_on(values: list[Value]) -> bool:
+        for value in values:
+            if not value.readers or anatomy.trace.is_output(value):
+                return False
+            for step in value.readers:
+                if step.index not in seen:
+                    seen.add(step.index)
+                    heapq.heappush(waiting, step.index)
+        return True
+
+    if not start or not go_on(start):
+        return Normalized()
+    while waiting:
+        step = anatomy.trace.steps[heapq.heappop(waiting)]
+        if isinstance(step.operation, NORMALIZATIONS) or step.kind in NORMALIZING_OPERATIONS:
+            if not _goes_by_what_it_reads(step, anatomy.trace):
+                return Normalized()
+            result.by.append(step.operation)
+            result.ends += step.outputs
+            continue
+        degree = _degree(anatomy, step, degrees)
+        if degree is None:
+            return Normalized()
+        if degree == 0:
+            result.by.append(step.around[-1] if len(step.around) > 1 else step.operation)
+            result.ends += step.outputs
+            continue
+        degrees.update({id(value): degree for value in step.outputs})
+        if not go_on(list(step.outputs)):
+            return Normalized()
+    return result
+
+
+def _goes_by_what_it_reads(step: Step, trace: Trace) -> bool:
+    """Whether it is one of Keras' own, called once, that takes the statistics of what it is given."""
+    normalization = step.operation
+    if not step.in_layer:
+        return step.kind != "BatchNorm"  # which is given its statistics
+    if type(normalization).call not in _NORMALIZING or len(trace.of(normalization)) > 1:
+        return False
+    batch = isinstance(normalization, layers.BatchNormalization)
+    return not batch or (normalization.trainable and not normalization.renorm)
+
+
+_FACTORS: dict[str, float] = dict.fromkeys(
+    ("Mean", "Sum", "Max", "Std", "Abs", "Absolute", "Norm", "Cast", "BroadcastTo", *PROPORTIONAL_OPERATIONS),
+    1,
+)
+_FACTORS |= {"Square": 2, "Var": 2, "Sqrt": 0.5, "Rsqrt": -0.5, "Reciprocal": -1}
+
+
+def _degree(anatomy: Anatomy, step: Step, degrees: dict[int, float]) -> float | None:
+    """The degree of what a step puts out, or None where its output is in no such proportion."""
+    if step.opaque:
+        return None
+    known = [degrees.get(id(value)) for value in step.inputs]
+    of_signal = [degree for degree in known if degree is not None]
+    others = [value for value in step.inputs if id(value) not in degrees]
+    if isinstance(step.operation, PROPORTIONAL) and len(of_signal) == 1:
+        return of_signal[0]
+    if step.in_layer or any(map(anatomy.uses.is_signal, others)):
+        return None
+    combine = _COMBINED.get(step.kind)
+    if combine is not None:
+        return combine(anatomy, step, known)
+    factor = _FACTORS.get(step.kind)
+    return None if factor is None or len(set(of_signal)) != 1 else factor * of_signal[0]
+
+
+def _sum(anatomy: Anatomy, step: Step, known: list[float | None]) -> float | None:
+    found = {degree for degree in known if degree is not None}
+    if len(found) != 1:
+        return None
+    (degree,) = found
+    numbers = [item for item in step.arguments if isinstance(item, (int, float))]
+    if any(abs(number) > _EPSILON for number in numbers):
+        return None
+    weights = [value for value, each in zip(step.inputs, known, strict=True) if each is None]
+    roles = {use.role for value in weights for use in anatomy.uses.of(value.variable) if use.step is step}
+    return degree if not weights or (degree == 1 and roles == {"bias"}) else None
+
+
+def _product(_anatomy: Anatomy, _step: Step, known: list[float | None]) -> float | None:
+    return sum(degree or 0.0 for degree in known)
+
+
+def _ratio(_anatomy: Anatomy, step: Step, known: list[float | None]) -> float | None:
+    if len(known) == 2:
+        return (known[0] or 0.0) - (known[1] or 0.0)
+    over = isinstance(step.arguments[0], Value)
+    return known[0] if over or known[0] is None else -known[0]
+
+
+_COMBINED: dict[str, Callable[[Anatomy, Step, list[float | None]], float | None]] = {
+    **dict.fromkeys(("Add", "Subtract", "Maximum"), _sum),
+    "Multiply": _product,
+    **dict.fromkeys(("Divide", "TrueDivide"), _ratio),
+}

@@ -1,0 +1,186 @@
+"""The trace of a model: the operations that one call of it consists of, in order."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from keras import layers, tree
+
+from keras_winit.models.showing.printing import Printed, Table
+from keras_winit.support.checks import Shape
+
+
+@dataclass(eq=False)
+class Value:
+    """A tensor of a trace: something with a shape, and nothing in it.
+
+    Attributes:
+        shape: its shape, all sizes known.
+        dtype: its type.
+        source: where it comes from: a "step"; an "input"; a "variable"; the "state" of a recurrent cell;
+            or a "constant", which the model made by itself.
+        step: the step that puts it out, or None.
+        variable: the variable that it stands for, or None.
+        readers: the steps that read it, in order.
+    """
+
+    shape: Shape
+    dtype: str
+    source: str
+    step: "Step | None" = None
+    variable: Any = None
+    readers: list["Step"] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Step:
+    """One operation of a trace.
+
+    Attributes:
+        operation: a layer of Keras without layers inside, a recurrent layer, or an operation of
+            `keras.ops`; where `opaque` says why, a layer that could not be looked into.
+        around: the layers around it, from the model inwards.
+        arguments, options: what it is called with, a `Value` in the place of each tensor.
+        inputs: the values among these, in order.
+        outputs: what it puts out.
+        opaque: why nothing is known of what it does inside, or None.
+        index: its place among the steps.
+    """
+
+    operation: Any
+    around: tuple[Any, ...]
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    opaque: str | None = None
+    index: int = 0
+
+    @property
+    def kind(self) -> str:
+        """The name of its class."""
+        return type(self.operation).__name__
+
+    @property
+    def described(self) -> str:
+        """Its name and kind."""
+        return f"{self.operation.name} ({self.kind})"
+
+    @property
+    def in_layer(self) -> bool:
+        """Whether it is a layer, not an operation of `keras.ops`."""
+        return isinstance(self.operation, layers.Layer)
+
+    @property
+    def variables(self) -> tuple[Any, ...]:
+        """The variables that it uses."""
+        if self.in_layer:
+            return tuple(self.operation.variables)
+        return tuple(value.variable for value in self.inputs if value.variable is not None)
+
+
+class Trace(Printed):
+    """The steps of one call of a model.
+
+    What is inside an opaque step is traced for itself where that can be done: its steps follow, and
+    read inputs that no step puts out.
+
+    Args:
+        name: the name of the model.
+        steps: the steps in the order of the call.
+        inputs: what the model is given.
+        outputs: what it gives back.
+        reason: why the model as a whole could not be traced, or None.
+        count: how many of the steps are those of the model's own call; the rest is traced for itself.
+
+    Example:
+
+    >>> import keras
+    >>> from keras_winit import trace
+    >>> print(repr(trace(keras.Sequential([keras.Input((8,)), keras.layers.Dense(2)], name="small"))))
+    <Trace: 1 steps of 'small'>
+    """
+
+    def __init__(
+        self,
+        name: str,
+        steps: Iterable[Step],
+        inputs: Iterable[Value],
+        outputs: Iterable[Value],
+        *,
+        reason: str | None = None,
+        count: int | None = None,
+    ) -> None:
+        self.name = name
+        self.steps, self.inputs, self.outputs = tuple(steps), tuple(inputs), tuple(outputs)
+        self.reason = reason
+        self._count = len(self.steps) if count is None else count
+        self._of: dict[int, list[Step]] = {}
+        self._opened: set[int] = set()
+        self._given = {id(value) for value in self.outputs}
+        for index, step in enumerate(self.steps):
+            step.index = index
+            self._of.setdefault(id(step.operation), []).append(step)
+            if step.opaque is None:
+                self._opened.update(id(layer) for layer in step.around)
+
+    def of(self, operation: Any) -> list[Step]:
+        """The steps that are calls of a layer or operation, in order."""
+        return self._of.get(id(operation), [])
+
+    def is_open(self, layer: Any) -> bool:
+        """Whether a layer's own call was looked into, to its operations."""
+        return id(layer) in self._opened and not any(step.opaque for step in self.of(layer))
+
+    def is_lost(self, value: Value) -> bool:
+        """Whether who reads a value is not seen: it is put out by a part that is traced for itself."""
+        return not value.readers and value.step is not None and value.step.index >= self._count
+
+    def is_output(self, value: Value) -> bool:
+        """Whether the model gives a value back."""
+        return id(value) in self._given
+
+    @property
+    def opaque(self) -> tuple[Step, ...]:
+        """The steps that could not be looked into."""
+        return tuple(step for step in self.steps if step.opaque)
+
+    def _line(self) -> str:
+        count = len(self.opaque)
+        unseen = f", {count} of them not looked into" if count else ""
+        whole = "" if self.reason is None else f"; not traced as a whole: {self.reason}"
+        return f"{len(self.steps)} steps of {self.name!r}{unseen}{whole}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The rows of the table as dicts of strings, ready for JSON."""
+        keys = ("step", "inside", "layer", "operation", "reads", "puts out", "note")
+        (table,) = self._tables()
+        steps = [dict(zip(keys, row, strict=True)) for row in table.rows]
+        return {"name": self.name, "reason": self.reason, "steps": steps}
+
+    def _tables(self) -> list[Table]:
+        names: dict[int, str] = {id(value): f"input {index}" for index, value in enumerate(self.inputs)}
+        rows = []
+        for number, step in enumerate(self.steps, 1):
+            for index, value in enumerate(step.outputs):
+                names[id(value)] = str(number) + (f".{index}" if index else "")
+            reads = ", ".join(dict.fromkeys(_name(value, names) for value in step.inputs))
+            shape = ", ".join("×".join(map(str, value.shape)) or "scalar" for value in step.outputs)
+            place = "/".join(layer.name for layer in step.around[1:])
+            what = step.operation.name if step.in_layer else ""
+            ends = "→ output" if any(map(self.is_output, step.outputs)) else ""
+            note = "; ".join(filter(None, (ends, step.opaque)))
+            rows.append((str(number), place, what, step.kind, reads, shape, note))
+        headings = ("step", "inside", "layer", "operation", "reads", "puts out", "")
+        return [Table("Steps", headings, rows)]
+
+
+def _name(value: Value, names: dict[int, str]) -> str:
+    if value.variable is not None:
+        return str(value.variable.path.rsplit("/", 1)[-1])
+    return names.get(id(value), value.source)
+
+
+def values_in(nest: Any) -> Iterator[Value]:
+    """The values in a nest of arguments."""
+    return (leaf for leaf in tree.flatten(nest) if isinstance(leaf, Value))

@@ -1,0 +1,206 @@
+"""Layers of a user's own: what their weights are for follows from what they compute."""
+
+import keras
+import numpy as np
+import own_layers
+import pytest
+from helpers import array, assert_semi_orthogonal
+from keras import layers, ops
+
+import keras_winit as winit
+
+MEASURED = [kind for kind in own_layers.LAYERS if kind.power]
+
+
+def rows_of(plan):
+    return [(row.role, *(row.fans or ())) for row in plan.rows]
+
+
+@pytest.mark.parametrize("kind", own_layers.LAYERS, ids=lambda kind: kind.__name__)
+def test_roles_and_fans_follow_from_the_computation(kind):
+    model = own_layers.model_of(kind)
+    assert rows_of(winit.initialize(model, dry_run=True)) == list(kind.expected)
+    layer = model.layers[-1]
+    variables = zip(layer.weights, kind.expected, strict=True)
+    for variable, (role, *fans) in variables:
+        if role in ("kernel", "embedding") and not isinstance(layer, layers.Dense):
+            found = winit.layer_fans(layer, variable)
+            assert found == tuple(fans)
+            assert found.note.startswith("from the computation: ")
+
+
+def test_there_are_enough_kinds():
+    assert len(MEASURED) >= 20
+
+
+@pytest.mark.parametrize("kind", MEASURED, ids=lambda kind: kind.__name__)
+def test_the_variance_that_comes_out_is_the_one_that_the_fans_promise(kind):
+    data, found = own_layers.inputs_for(kind), []
+    model = own_layers.model_of(kind)
+    for seed in range(3):
+        winit.initialize(model, "lecun_normal", seed=seed)
+        found.append(np.mean(np.square(array(model(data)))))
+    assert np.mean(found) == pytest.approx(kind.power, rel=0.05)
+
+
+def test_what_another_network_puts_out_is_no_kernel():
+    class Hyper(layers.Layer):
+        def build(self, shape):
+            self.writer = layers.Dense(shape[-1] * 3, name="writer")
+            self.writer.build(shape)
+
+        def call(self, x):
+            kernel = ops.reshape(self.writer(x), (-1, x.shape[-1], 3))
+            return ops.einsum("bd,bdh->bh", x, kernel)
+
+    inputs = keras.Input((8,))
+    plan = winit.initialize(keras.Model(inputs, Hyper()(inputs)), dry_run=True)
+    assert rows_of(plan) == [("kernel", 8, 24), ("bias", 8, 24)]
+
+
+def test_a_fixed_matrix_is_a_state_that_only_a_reset_draws():
+    class Fixed(layers.Layer):
+        def build(self, shape):
+            self.phases = self.add_weight(shape=(shape[-1], 5), initializer="random_normal", trainable=False)
+
+        def call(self, x):
+            return ops.cos(ops.matmul(x, self.phases))
+
+    model = keras.Sequential([keras.Input((4,)), Fixed()])
+    before = array(model.weights[0].value)
+    plan = winit.initialize(model, seed=1)
+    assert [row.scheme for row in plan.rows] == [None]
+    np.testing.assert_array_equal(array(model.weights[0].value), before)
+    winit.initialize(model, "configured", seed=1)
+    assert not np.array_equal(array(model.weights[0].value), before)
+
+
+def test_parts_that_are_cut_apart_are_drawn_apart():
+    model = own_layers.model_of(own_layers.Split)
+    winit.initialize(model, "orthogonal", seed=2)
+    for part in np.split(array(model.weights[0].value), 3, axis=1):
+        assert_semi_orthogonal(part)
+
+
+def test_experts_are_each_orthogonal():
+    model = own_layers.model_of(own_layers.Experts)
+    winit.initialize(model, "orthogonal", seed=2)
+    for expert in array(model.weights[0].value):
+        assert_semi_orthogonal(expert)
+
+
+def test_a_function_of_a_variable_stays_what_its_layer_makes_of_it():
+    class Positive(layers.Layer):
+        def build(self, shape):
+            self.logits = self.add_weight(shape=(shape[-1], 6), initializer=keras.initializers.Constant(-3.0))
+
+        def call(self, x):
+            return ops.matmul(x, ops.softplus(self.logits))
+
+    model = keras.Sequential([keras.Input((4,)), Positive()])
+    plan = winit.initialize(model, seed=1)
+    assert plan.rows[0].reason == "the model computes a function of it: its initial value"
+    np.testing.assert_array_equal(array(model.weights[0].value), -3.0)
+
+
+class Cell(layers.Layer):
+    """A recurrent cell of one's own."""
+
+    def __init__(self, units=6, **options):
+        super().__init__(**options)
+        self.units = self.state_size = units
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1], self.units))
+        self.u = self.add_weight(shape=(self.units, self.units))
+
+    def call(self, x, states):
+        state = ops.tanh(ops.matmul(x, self.w) + ops.matmul(states[0], self.u))
+        return state, [state]
+
+
+def test_a_cell_of_ones_own_has_a_recurrent_kernel():
+    model = keras.Sequential([keras.Input((5, 3)), layers.RNN(Cell())])
+    plan = winit.initialize(model, seed=1)
+    assert [(row.role, row.scheme, row.activation) for row in plan.rows] == [
+        ("kernel", "glorot_uniform", "tanh"),
+        ("recurrent", "orthogonal", None),
+    ]
+    assert_semi_orthogonal(array(model.layers[0].cell.u.value))
+
+
+class Numbers(layers.Layer):
+    """A layer that goes by numbers, so that nobody can trace it."""
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1], 4), initializer="random_normal")
+
+    def call(self, x):
+        return ops.matmul(x, self.w) * np.sign(float(ops.sum(self.w)))
+
+    def compute_output_shape(self, shape):
+        return (*shape[:-1], 4)
+
+
+def test_what_is_not_seen_is_not_asserted():
+    inputs = keras.Input((5,))
+    before = layers.Dense(7, kernel_initializer="he_normal", name="before")(inputs)
+    model = keras.Model(inputs, layers.Dense(3, name="behind")(Numbers(name="numbers")(before)))
+    rows = {row.path: row for row in winit.initialize(model, seed=1).rows}
+    assert rows["before/kernel"].scheme == "variance_scaling"  # He's, with exact fans
+    assert rows["before/kernel"].activation is None
+    assert rows["before/kernel"].reason == "what follows is not seen: numbers (Numbers): as the layer asks"
+    assert rows["behind/kernel"].reason == "no activation follows"
+    own = next(row for path, row in rows.items() if path.startswith("numbers/"))
+    assert (own.role, own.scheme) == ("other", "RandomNormal")
+
+
+def test_a_layer_that_cannot_be_traced_can_say_what_it_is():
+    class Said(Numbers):
+        pass
+
+    @winit.layer_fans.register(Said)
+    def _(layer, variable):
+        return winit.Fans(*variable.shape)
+
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, Said(name="said")(inputs))
+    (row,) = winit.initialize(model, "lecun_normal", seed=1).rows
+    assert (row.role, row.fans, row.scheme) == ("kernel", (5, 4), "lecun_normal")
+
+
+def test_what_is_kept_because_nothing_is_known_is_said():
+    class Secret(Numbers):
+        def __init__(self, secret):
+            super().__init__()
+            self.w = self.add_weight(shape=(5, 4), initializer="random_normal")
+
+        def build(self, _shape):
+            pass
+
+    inputs = keras.Input((5,))
+    model = keras.Model(inputs, Secret(object())(inputs))
+    plan = winit.initialize(model, seed=1)
+    assert "1 kept because nothing is known of it" in str(plan)
+    report = winit.diagnose(model, np.ones((4, 5), "float32"))
+    assert any("nothing is known of it" in note for note in report.notes)
+    calibration = winit.calibrate(model, np.ones((4, 5), "float32"), seed=1)
+    assert "1 weight of whose use nothing is known" in str(calibration)
+
+
+def test_a_zero_weight_of_ones_own_layer_is_found():
+    model = own_layers.model_of(own_layers.Matmul)
+    model.weights[0].assign(np.zeros(model.weights[0].shape))
+    report = winit.diagnose(model)
+    assert not report.ok
+    assert report.findings[0].code == "zero"
+
+
+def test_seeds_do_not_depend_on_names_that_keras_makes_up():
+    drawn = []
+    for _ in range(2):  # the second model's variables have other automatic names
+        model = own_layers.model_of(own_layers.LowRank)
+        winit.initialize(model, seed=3)
+        drawn.append([array(variable.value) for variable in model.weights])
+    for one, other in zip(*drawn, strict=True):
+        np.testing.assert_array_equal(one, other)
