@@ -6,8 +6,6 @@ layer and saved models reload with their initializers.
 
 from keras_winit.choose import Recommendation, for_activation, recommend
 from keras_winit.models.anatomy.layer_fans import layer_fans
-from keras_winit.models.anatomy.trace import Trace
-from keras_winit.models.anatomy.tracing import trace
 from keras_winit.models.calibrating.calibrate import calibrate
 from keras_winit.models.calibrating.calibration import Calibration
 from keras_winit.models.diagnosing.diagnose import diagnose
@@ -16,6 +14,8 @@ from keras_winit.models.initializing.for_layer import for_layer
 from keras_winit.models.initializing.initialize import initialize
 from keras_winit.models.initializing.plan import Plan
 from keras_winit.models.portable import portable
+from keras_winit.models.tracing.trace import Trace
+from keras_winit.models.tracing.tracer import trace
 from keras_winit.schemes import get, names
 from keras_winit.schemes.basic import Constant, Ones, RandomNormal, RandomUniform, TruncatedNormal, Zeros
 from keras_winit.schemes.bias import ChronoBias, PriorBias

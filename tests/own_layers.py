@@ -94,6 +94,47 @@ class EqualizedConvolution(Own):
         return ops.conv(x, 0.04 * self.w, padding="valid")
 
 
+class EqualizedInput(Own):
+    """The same constant on what the kernel reads, and as a tensor."""
+
+    expected = (("kernel", IN, OUT),)
+
+    def call(self, x):
+        return ops.matmul(x / ops.sqrt(float(IN)), self.w)
+
+
+class EqualizedOutput(Own):
+    """And on what it puts out, behind the bias."""
+
+    shapes = ((IN, OUT), (OUT,))
+    expected = (("kernel", IN, OUT), ("bias", IN, OUT))
+
+    def call(self, x):
+        return (ops.matmul(x, self.w) + self.u) * np.float32(1 / math.sqrt(IN))
+
+
+class Query(Own):
+    """The same constant of an attention's query, which is to stay."""
+
+    given, shapes = (60, 7, IN), ((IN, IN), (IN, IN))
+    expected = (("kernel", IN, IN), ("kernel", IN, IN))
+
+    def call(self, x):
+        query = ops.matmul(x, self.w) * (1 / math.sqrt(IN))
+        scores = ops.einsum("btd,bsd->bts", query, ops.matmul(x, self.u))
+        return query * math.sqrt(IN) + 0 * ops.sum(scores)
+
+
+class Scaled255(Own):
+    """Data that is scaled, which is no equalized learning rate."""
+
+    power = 255.0**-2
+    expected = (("kernel", IN, OUT),)
+
+    def call(self, x):
+        return ops.matmul(x / 255.0, self.w)
+
+
 class Tensordot(Own):
     """Two axes of units."""
 
@@ -358,6 +399,7 @@ class Positions(layers.Layer):
 
 LAYERS = (
     *(Matmul, UnnamedKernel, ForeignName, TransposedUse, Equalized, EqualizedConvolution, Tensordot),
+    *(EqualizedInput, EqualizedOutput, Query, Scaled255),
     *(FourProjections, Split, LowRank, ProductFirst, Graph, Bilinear, Experts, HandWrittenLSTM),
     *(Convolution, GroupedConvolution, Depthwise, Separable, TransposedConvolution, Fourier),
     *(LookUp, OneHot, TiedTable, InAList, Mapped, OwnDense, Norm, Positions),

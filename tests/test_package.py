@@ -29,8 +29,9 @@ FOLDERS = {
     "": "choose files",
     "models": "",
     "models.showing": "printing plots",
-    "models.anatomy": "kinds inputs ownership trace loops tracing convolutions contractions views uses "
-    "layer_fans fresh slots anatomy passing normalizing following links",
+    "models.tracing": "kinds ownership inputs trace symbols loops interception opening tracer",
+    "models.anatomy": "convolutions contractions views uses layer_fans fresh slots anatomy passing "
+    "normalizing following links",
     "models.running": "watching undo moments probe batch",
     "models.initializing": "plan optimizer fitting torch_defaults mirroring choosing initialize for_layer",
     "models.calibrating": "calibration moving_statistics rescaling gates centring calibrate",

@@ -14,23 +14,30 @@ import keras_winit as winit
 
 
 def train(model):
-    """Stands for training: every trainable weight moves, and every statistic."""
+    """Stands for training: every weight moves, and every statistic; not what is fixed or adapted."""
     rng = np.random.default_rng(7)
+    fixed = {
+        id(variable)
+        for layer in model._flatten_layers()
+        if isinstance(layer, layers.Normalization) or not layer.trainable
+        for variable in layer.variables
+    }
     for variable in model.variables:
-        if keras.backend.is_float_dtype(variable.dtype):
+        if keras.backend.is_float_dtype(variable.dtype) and id(variable) not in fixed:
             step = rng.normal(size=variable.shape).astype("float32")
             variable.assign(ops.cast(array(variable.value) + 1 + 0.3 * step, variable.dtype))
 
 
 def left_trained(model, scheme="configured"):
     """The paths of weights that a reset leaves as training made them."""
+    made = [array(variable.value) for variable in model.variables]
     train(model)
     trained = [array(variable.value) for variable in model.variables]
     winit.initialize(model, scheme, seed=1)
     return [
         variable.path
-        for variable, value in zip(model.variables, trained, strict=True)
-        if keras.backend.is_float_dtype(variable.dtype) and np.array_equal(array(variable.value), value)
+        for variable, old, value in zip(model.variables, made, trained, strict=True)
+        if not np.array_equal(old, value) and np.array_equal(array(variable.value), value)
     ]
 
 

@@ -15,7 +15,7 @@ from helpers import array
 from keras import layers, ops
 
 import keras_winit as winit
-from keras_winit.models.anatomy import tracing
+from keras_winit.models.tracing import tracer as tracing
 
 
 def kinds(trace):
@@ -362,23 +362,23 @@ def test_a_trace_is_not_kept_alive():
     assert not [item for item in gc.get_objects() if isinstance(item, tracing.Step)]
 
 
-# One file knows how Keras calls layers and operations, and what its graph looks like.
-_KNOWN_TO_ONE = (
-    *("_nodes_by_depth", "_keras_history", "_inbound_nodes", "_outbound_nodes", "symbolic_call"),
-    *("compute_output_spec", "_run_through_graph", "parent_nodes"),
-)
-
-
-def test_one_file_alone_knows_the_graph_of_keras():
+def knowing(names):
+    """The files of the package that use any of these names."""
     package = Path(winit.__file__).parent
-    knowing = {
+    return {
         path.relative_to(package).as_posix()
         for path in package.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if (isinstance(node, ast.Attribute) and node.attr in _KNOWN_TO_ONE)
-        or (isinstance(node, ast.Constant) and node.value in _KNOWN_TO_ONE)
+        if (isinstance(node, ast.Attribute) and node.attr in names)
+        or (isinstance(node, ast.Constant) and node.value in names)
     }
-    assert knowing == {"models/anatomy/tracing.py"}
+
+
+def test_one_file_alone_knows_how_keras_calls_and_none_its_nodes():
+    nodes = {"_nodes_by_depth", "_keras_history", "_inbound_nodes", "_outbound_nodes", "parent_nodes"}
+    assert knowing(nodes) == set()
+    assert knowing({"symbolic_call", "GLOBAL_STATE_TRACKER"}) == {"models/tracing/interception.py"}
+    assert knowing({"_inputs_struct"}) == {"models/tracing/inputs.py"}
 
 
 @pytest.mark.parametrize("bad", [None, 3, "model"])

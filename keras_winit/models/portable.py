@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import initializers, ops
 
+from keras_winit.models.tracing.inputs import input_struct
 from keras_winit.models.twins import twin
 from keras_winit.schemes import get, names
 from keras_winit.schemes.registry import PACKAGE
@@ -158,7 +159,7 @@ def _same_outputs(same: keras.Model, copy: keras.Model) -> bool:
     for size in _PROBES:
         probe = keras.tree.map_structure(
             lambda tensor, size=size: _probe(tensor, size),
-            getattr(same, "_functional", same)._inputs_struct,  # what a Sequential model runs as
+            input_struct(same),
         )
         try:
             expected = keras.tree.flatten(same(probe, training=False))

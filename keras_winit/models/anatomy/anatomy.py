@@ -5,11 +5,11 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_winit.models.anatomy.kinds import LINEAR
 from keras_winit.models.anatomy.slots import Slot, slots_of
-from keras_winit.models.anatomy.trace import Step, Value
-from keras_winit.models.anatomy.tracing import trace
 from keras_winit.models.anatomy.uses import Uses
+from keras_winit.models.tracing.kinds import LINEAR
+from keras_winit.models.tracing.trace import Step, Value
+from keras_winit.models.tracing.tracer import trace
 
 _CONTRACTIONS = ("kernel", "recurrent", "embedding")
 

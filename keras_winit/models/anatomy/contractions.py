@@ -6,7 +6,7 @@ A label that the output does not have is summed over. For convolutions see `conv
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
-from keras_winit.models.anatomy.trace import Step, Value
+from keras_winit.models.tracing.trace import Step, Value
 from keras_winit.theory.einsum import einsum_labels
 
 Labels = tuple[Any, ...]  # of each axis; None for one of size one, which is repeated

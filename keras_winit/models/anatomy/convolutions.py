@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from keras_winit.models.anatomy.trace import Step, Value
+from keras_winit.models.tracing.trace import Step, Value
 from keras_winit.theory.fans import Fans
 
 

@@ -5,11 +5,11 @@ from typing import Any
 import keras
 
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.kinds import ELEMENTWISE_OPERATIONS, TRANSPARENT, TRANSPARENT_OPERATIONS
 from keras_winit.models.anatomy.normalizing import normalized
 from keras_winit.models.anatomy.passing import activation_of
 from keras_winit.models.anatomy.slots import Slot
-from keras_winit.models.anatomy.trace import Step, Value
+from keras_winit.models.tracing.kinds import ELEMENTWISE_OPERATIONS, TRANSPARENT, TRANSPARENT_OPERATIONS
+from keras_winit.models.tracing.trace import Step, Value
 from keras_winit.theory.activations import Activation, resolve
 
 

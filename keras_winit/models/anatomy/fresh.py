@@ -10,8 +10,8 @@ from typing import Any
 
 import keras
 
-from keras_winit.models.anatomy.ownership import owned
-from keras_winit.models.anatomy.tracing import nothing_left
+from keras_winit.models.tracing.interception import nothing_left
+from keras_winit.models.tracing.ownership import owned
 
 
 class FreshValues:

@@ -14,9 +14,10 @@ import keras
 from keras import layers
 
 from keras_winit.models.anatomy import convolutions
-from keras_winit.models.anatomy.ownership import owned
-from keras_winit.models.anatomy.tracing import is_keras_call, trace
 from keras_winit.models.anatomy.uses import Use, Uses
+from keras_winit.models.tracing.opening import is_keras_call
+from keras_winit.models.tracing.ownership import owned
+from keras_winit.models.tracing.tracer import trace
 from keras_winit.support.checks import did_you_mean, shown
 from keras_winit.theory.einsum import einsum_labels
 from keras_winit.theory.fans import Fans, compute_fans

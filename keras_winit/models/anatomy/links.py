@@ -6,10 +6,10 @@ from typing import Any, NamedTuple
 from keras import layers
 
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.kinds import CONVOLUTIONS
 from keras_winit.models.anatomy.passing import Signal, by_name, passed, readable, unknown
 from keras_winit.models.anatomy.slots import Slot
-from keras_winit.models.anatomy.trace import Step, Value
+from keras_winit.models.tracing.kinds import CONVOLUTIONS
+from keras_winit.models.tracing.trace import Step, Value
 from keras_winit.theory.activations import resolve
 from keras_winit.theory.einsum import einsum_labels
 from keras_winit.theory.linearity import is_odd

@@ -14,15 +14,15 @@ import keras
 from keras import layers
 
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.kinds import (
+from keras_winit.models.anatomy.slots import Slot
+from keras_winit.models.tracing.kinds import (
     LINEAR,
     NORMALIZATIONS,
     NORMALIZING_OPERATIONS,
     PROPORTIONAL,
     PROPORTIONAL_OPERATIONS,
 )
-from keras_winit.models.anatomy.slots import Slot
-from keras_winit.models.anatomy.trace import Step, Trace, Value
+from keras_winit.models.tracing.trace import Step, Trace, Value, number_in
 
 _NORMALIZING = {kind.call for kind in NORMALIZATIONS}
 _EPSILON = 0.01  # what is added to a variance is at most this
@@ -134,8 +134,8 @@ def _sum(anatomy: Anatomy, step: Step, known: list[float | None]) -> float | Non
     if len(found) != 1:
         return None
     (degree,) = found
-    numbers = [item for item in step.arguments if isinstance(item, (int, float))]
-    if any(abs(number) > _EPSILON for number in numbers):
+    number = number_in(step)
+    if number is not None and abs(number) > _EPSILON:
         return None
     weights = [value for value, each in zip(step.inputs, known, strict=True) if each is None]
     roles = {use.role for value in weights for use in anatomy.uses.of(value.variable) if use.step is step}

@@ -6,8 +6,8 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_winit.models.anatomy.kinds import ACTIVATION_LAYERS, GLOBAL_POOLS, KEEP_CHANNELS, NORMALIZATIONS
-from keras_winit.models.anatomy.trace import Step
+from keras_winit.models.tracing.kinds import ACTIVATION_LAYERS, GLOBAL_POOLS, KEEP_CHANNELS, NORMALIZATIONS
+from keras_winit.models.tracing.trace import Step, number_in
 from keras_winit.theory.activations import builtin_names
 from keras_winit.theory.linearity import power
 
@@ -69,7 +69,7 @@ def activation_of(step: Step) -> Any:
         return type(operation).from_config(operation.get_config())
     if step.in_layer:
         return None
-    if step.kind == "Maximum" and any(item == 0 for item in step.arguments if isinstance(item, (int, float))):
+    if step.kind == "Maximum" and number_in(step) == 0:
         return "relu"
     if step.kind == "LeakyRelu":
         return layers.LeakyReLU(operation.negative_slope, name="leaky_relu")

@@ -12,7 +12,6 @@ from keras import layers
 
 from keras_winit.models.anatomy import convolutions
 from keras_winit.models.anatomy.fresh import FreshValues
-from keras_winit.models.anatomy.kinds import CONVOLUTIONS, DEPTHWISE, TRANSPOSED
 from keras_winit.models.anatomy.layer_fans import (
     CONV_LSTM_CELL,
     einsum_axes,
@@ -21,9 +20,10 @@ from keras_winit.models.anatomy.layer_fans import (
     has_rule,
     is_known,
 )
-from keras_winit.models.anatomy.ownership import owners
-from keras_winit.models.anatomy.tracing import is_keras_call
 from keras_winit.models.anatomy.uses import Use, Uses
+from keras_winit.models.tracing.kinds import CONVOLUTIONS, DEPTHWISE, TRANSPOSED
+from keras_winit.models.tracing.opening import is_keras_call
+from keras_winit.models.tracing.ownership import owners
 from keras_winit.support.checks import Shape
 from keras_winit.theory.fans import Fans
 

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 
 from keras_winit.models.anatomy import convolutions, views
 from keras_winit.models.anatomy.contractions import Contraction, contraction
-from keras_winit.models.anatomy.trace import Step, Trace, Value
 from keras_winit.models.anatomy.views import View, Views
+from keras_winit.models.tracing.trace import Step, Trace, Value, number_in
 from keras_winit.theory.fans import Fans
 
 _ROLES = ("embedding", "recurrent", "kernel", "gain", "bias", "other")  # what counts where there are several
 
 # What a signal passes on its way from a contraction to what is added to it or cut from it.
+_FACTORS = ("Multiply", "Divide", "TrueDivide")
 _PASSING = ("Reshape", "Transpose", "Cast", "Squeeze", "ExpandDims", "Add", "Subtract")
 
 
@@ -52,6 +53,7 @@ class Uses:
         self._views: dict[int, Views] = {}
         self._signal: set[int] = {id(value) for value in trace.inputs}
         self._outputs: dict[int, tuple[Use, ...]] = {}  # the kernels of whose outputs a value is a sum
+        self._factors: dict[int, float] = {}  # what a signal was just multiplied by
         for step in trace.steps:
             self._look_at(step)
 
@@ -108,8 +110,7 @@ class Uses:
         if convolved is not None:
             fans, axes, groups = convolved
             use = Use(step, "kernel", fans, axes, view.scale, groups, _channels(step))
-            self._outputs[id(step.outputs[0])] = (use,)
-            return use
+            return self._kernel(use, signals)
         sums = contraction(step)
         if sums is not None and signals:
             return self._summed(step, value, view, sums, signals)
@@ -155,7 +156,13 @@ class Uses:
             role = "recurrent"
         axes = _axes([*dict.fromkeys(inputs)], [*dict.fromkeys(outputs + inner)])
         use = Use(step, role, Fans(fan_in, fan_out), axes, view.scale, places=_places(sums, value))
-        self._outputs[id(step.outputs[0])] = (use,)
+        return self._kernel(use, signals)
+
+    def _kernel(self, use: Use, signals: list[Value]) -> Use:
+        """Note what a kernel puts out, and count what its signal was multiplied by to equalize it."""
+        for signal in signals:
+            use = _equalized(use, self._factors.get(id(signal)))
+        self._outputs[id(use.step.outputs[0])] = (use,)
         return use
 
     def _added(self, step: Step, value: Value, signals: list[Value]) -> Use:
@@ -175,6 +182,13 @@ class Uses:
 
     def _hand_on(self, step: Step, signals: list[Value]) -> None:
         """A kernel's output stays one while it is only moved, added to, or cut into gates."""
+        factor = number_in(step) if len(signals) == 1 and step.kind in _FACTORS else None
+        if factor:
+            factor = factor if step.kind == "Multiply" else 1 / factor
+            self._factors[id(step.outputs[0])] = factor
+            for use in self._outputs.get(id(signals[0]), ()):
+                if not self._is_compared(step.outputs[0]):
+                    self._replace(use, _equalized(use, factor))
         found = tuple(use for signal in signals for use in self._outputs.get(id(signal), ()))
         if not found or len(step.outputs) == 0:
             return
@@ -185,6 +199,23 @@ class Uses:
             for use in found:
                 if use.places and step.operation.axis % rank == use.places[1]:
                     self._cut(use, step.operation.indices_or_sections)
+
+    def _is_compared(self, value: Value) -> bool:
+        """Whether a value goes, moved at most, into a product with another signal, as a query does."""
+        waiting = [value]
+        while waiting:
+            for step in waiting.pop().readers:
+                if step.kind in ("Softmax", "DotProductAttention") or (
+                    contraction(step) is not None and not any(map(self._views_of, step.inputs))
+                ):
+                    return True
+                if step.kind in _PASSING:
+                    waiting += step.outputs
+        return False
+
+    def _replace(self, use: Use, by: Use) -> None:
+        for found in self._uses.values():
+            found[:] = [by if each is use else each for each in found]
 
     def _cut(self, use: Use, gates: int) -> None:
         for found in self._uses.values():
@@ -197,6 +228,13 @@ class Uses:
                 ):
                     fans = Fans(each.fans.fan_in, each.fans.fan_out / gates)
                     found[index] = each._replace(fans=fans, gates=gates)
+
+
+def _equalized(use: Use, factor: float | None) -> Use:
+    """A use whose signal, before or behind, is multiplied by about 1/√fan_in: an equalized learning rate."""
+    if factor is None or use.fans is None or not 0.5 <= abs(factor) * math.sqrt(use.fans.fan_in) <= 2:
+        return use
+    return use._replace(scale=use.scale * factor)
 
 
 def _on_last_axis(use: Use) -> bool:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from keras_winit.models.anatomy.contractions import contraction
-from keras_winit.models.anatomy.trace import Step, Value
+from keras_winit.models.tracing.trace import Step, Value, number_in
 
 Axes = tuple[tuple[int, ...], ...]
 
@@ -82,12 +82,11 @@ def _passed(step: Step, value: Value, view: View, views: Callable[[Value], Views
 def _scaled(step: Step, value: Value, view: View) -> View | None:
     if step.kind == "Negative":
         return replace(view, scale=-view.scale)
-    numbers = [float(item) for item in step.arguments if isinstance(item, (int, float))]
-    if numbers:
+    factor = number_in(step)
+    if factor is not None:
         over = step.kind != "Multiply"
         if over and step.arguments[0] is not value:
             return None
-        factor = numbers[0]
         return replace(view, scale=view.scale / factor if over and factor else view.scale * factor)
     return _broadcast(step, value, view)
 

@@ -8,13 +8,13 @@ from typing import Any
 import keras
 
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.ownership import unbuilt
 from keras_winit.models.diagnosing.guessing import loss_of, loss_of_guessing, loss_of_indifference
 from keras_winit.models.diagnosing.report import SEVERITIES, Finding, LayerRow, Report
 from keras_winit.models.diagnosing.signals import Seen, Signals, signals
 from keras_winit.models.diagnosing.thresholds import Threshold, thresholds_with
 from keras_winit.models.diagnosing.weights import WeightCheck
 from keras_winit.models.running.batch import batch_for
+from keras_winit.models.tracing.ownership import unbuilt
 
 _CALIBRATE = "Give every layer the same deviation: `calibrate(model, data)`."
 

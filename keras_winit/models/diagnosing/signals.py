@@ -10,7 +10,6 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_winit.models.anatomy.kinds import ACTIVATION_LAYERS, LINEAR, NORMALIZATIONS
 from keras_winit.models.anatomy.slots import CELLS, Slot
 from keras_winit.models.diagnosing.guessing import LossOf
 from keras_winit.models.diagnosing.taps import gradient, tap
@@ -19,6 +18,7 @@ from keras_winit.models.running.moments import moments
 from keras_winit.models.running.probe import handed_on
 from keras_winit.models.running.undo import exact_value
 from keras_winit.models.running.watching import as_written, having, intercepted, surely_left, untouched
+from keras_winit.models.tracing.kinds import ACTIVATION_LAYERS, LINEAR, NORMALIZATIONS
 from keras_winit.support.host import host_array, is_traced
 from keras_winit.support.progress import progress as progress_bar
 from keras_winit.theory.activations import Activation, resolve

@@ -9,13 +9,13 @@ from keras import ops
 from keras_winit.drawing.seeds import check_seed, fold, settle
 from keras_winit.drawing.sharding import layout_of
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.ownership import unbuilt
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.initializing.choosing import Choice, Chooser, rules_of
 from keras_winit.models.initializing.fitting import fit, without_place
 from keras_winit.models.initializing.optimizer import reset_optimizer
 from keras_winit.models.initializing.plan import Plan, Row
 from keras_winit.models.running.undo import Undo, undo_on_failure
+from keras_winit.models.tracing.ownership import unbuilt
 from keras_winit.schemes import Scheme
 from keras_winit.schemes.compose import Wrapper
 from keras_winit.support.checks import as_bool, shown

@@ -10,8 +10,8 @@ from typing import Any
 
 from keras import layers
 
-from keras_winit.models.anatomy.kinds import TRANSPOSED
 from keras_winit.models.anatomy.slots import Slot
+from keras_winit.models.tracing.kinds import TRANSPOSED
 from keras_winit.schemes.basic import Constant, Ones, RandomNormal, RandomUniform, Zeros
 from keras_winit.schemes.compose import Summed
 from keras_winit.schemes.variance import FanInUniform, GlorotUniform

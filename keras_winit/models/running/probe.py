@@ -9,8 +9,8 @@ import numpy as np
 from keras import layers, ops, tree
 
 from keras_winit.drawing.seeds import fold
-from keras_winit.models.anatomy.inputs import SAMPLES, concrete, graph_of, skeleton, specs_of
 from keras_winit.models.running.watching import intercepted
+from keras_winit.models.tracing.inputs import SAMPLES, concrete, input_struct, skeleton, specs_of
 
 _MANY = 2**20  # integers of a probe are below this, and an Embedding folds them into its vocabulary
 
@@ -47,7 +47,7 @@ _NO_PROBE = "No probe can be made for the model {!r}: {}. Pass `data`."
 
 def fixed_samples(model: keras.Model) -> int | None:
     """How many samples a model takes at a time, where it takes no other number."""
-    struct = getattr(graph_of(model), "_inputs_struct", None)
+    struct = input_struct(model)
     sizes = (
         [tensor.shape[0] for tensor in tree.flatten(struct) if len(tensor.shape)]
         if struct is not None

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from keras import layers, tree
+import numpy as np
+from keras import layers, ops, tree
 
 from keras_winit.models.showing.printing import Printed, Table
 from keras_winit.support.checks import Shape
@@ -179,6 +180,19 @@ def _name(value: Value, names: dict[int, str]) -> str:
     if value.variable is not None:
         return str(value.variable.path.rsplit("/", 1)[-1])
     return names.get(id(value), value.source)
+
+
+def number_in(step: Step) -> float | None:
+    """The one number that a step is given beside its values: of Python, of NumPy, or a tensor's."""
+    found = []
+    for item in step.arguments:
+        if isinstance(item, Value):
+            continue
+        if isinstance(item, (int, float)):
+            found.append(float(item))
+        elif (isinstance(item, (np.ndarray, np.generic)) or ops.is_tensor(item)) and len(item.shape) == 0:
+            found.append(float(ops.convert_to_numpy(item)))
+    return found[0] if len(found) == 1 else None
 
 
 def values_in(nest: Any) -> Iterator[Value]:

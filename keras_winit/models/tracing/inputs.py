@@ -23,10 +23,10 @@ class Spec(NamedTuple):
     dtype: str | None
 
 
-def graph_of(layer: Any) -> Any:
-    """The functional model that a layer is, or runs as, or None."""
+def input_struct(layer: Any) -> Any:
+    """The nest of symbolic inputs of a functional model, or of what a sequential one runs as; else None."""
     function = getattr(layer, "_functional", None) if isinstance(layer, keras.Sequential) else layer
-    return function if hasattr(function, "_inputs_struct") else None
+    return getattr(function, "_inputs_struct", None)
 
 
 def specs_of(layer: Any) -> Any:
@@ -35,9 +35,9 @@ def specs_of(layer: Any) -> Any:
     Raises:
         ValueError: where it does not say.
     """
-    function = graph_of(layer)
-    if function is not None:
-        return tree.map_structure(lambda tensor: Spec(tensor.shape, tensor.dtype), function._inputs_struct)
+    struct = input_struct(layer)
+    if struct is not None:
+        return tree.map_structure(lambda tensor: Spec(tensor.shape, tensor.dtype), struct)
     shape = (layer.get_build_config() or {}).get("input_shape")
     if not shape:
         raise ValueError("it does not say which shapes it takes")
@@ -100,7 +100,7 @@ def arguments_for(layer: Any, data: Any = None) -> Iterator[tuple[tuple[Any, ...
 
 def _all_specs(layer: Any) -> tuple[Any, bool]:
     """The specifications of all arguments of a layer, and whether they go by name."""
-    shapes = None if graph_of(layer) else (layer.get_build_config() or {}).get("shapes_dict")
+    shapes = None if input_struct(layer) is not None else (layer.get_build_config() or {}).get("shapes_dict")
     if not shapes:
         return specs_of(layer), False
     accepted = inspect.signature(type(layer).call).parameters

@@ -1,0 +1,121 @@
+"""Look into a layer: its `call` as written, on a copy that has symbols in the place of its variables."""
+
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import keras
+from keras import layers, ops, tree
+
+from keras_winit.models.tracing.kinds import SAME_SHAPE
+from keras_winit.models.tracing.symbols import is_symbol
+from keras_winit.theory.einsum import einsum_labels
+
+
+def is_leaf(layer: Any) -> bool:
+    """Whether a layer is one of Keras' own, with no layers inside: a step as it is."""
+    if isinstance(layer, (keras.Model, layers.Lambda)) or not is_keras_call(layer):
+        return False
+    return not layer._flatten_layers(include_self=False, recursive=False)
+
+
+def is_keras_call(layer: Any) -> bool:
+    """Whether what a layer computes is written in Keras."""
+    return str(type(layer).call.__module__).startswith("keras.")
+
+
+def opened(layer: Any, symbol: Callable[[Any], Any]) -> Callable[..., Any]:
+    """The `call` of a layer as written, with symbols in the place of its variables."""
+    if isinstance(layer, layers.TimeDistributed):
+        return _over_time(layer)
+    if isinstance(layer, keras.Sequential) and type(layer).call is keras.Sequential.call:
+        layer = getattr(layer, "_functional", None) or layer
+    twin = object.__new__(type(layer))
+    # What Keras wraps around methods of an instance is bound to the layer itself.
+    own = {name: item for name, item in vars(layer).items() if name not in ("call", "build", "quantize")}
+    vars(twin).update({name: _with_symbols(item, symbol) for name, item in own.items()})
+    if hasattr(layer, "_convert_inputs_to_tensors"):
+        vars(twin)["_convert_inputs_to_tensors"] = list
+    vars(twin)["add_loss"] = lambda _loss: None  # which takes no symbols
+    call: Callable[..., Any] = type(layer).call.__get__(twin)
+    return call
+
+
+def _with_symbols(item: Any, symbol: Callable[[Any], Any], depth: int = 4) -> Any:
+    """An attribute with symbols in the place of variables, its containers copied."""
+    if isinstance(item, keras.Variable):
+        return symbol(item)
+    if not depth:
+        return item
+    if isinstance(item, dict):  # one with a default for what is missing keeps it
+        copy = dict(item) if type(item).__module__.startswith("keras.") else item.copy()
+        copy.update((key, _with_symbols(each, symbol, depth - 1)) for key, each in item.items())
+        return copy
+    if isinstance(item, list):
+        return [_with_symbols(each, symbol, depth - 1) for each in item]
+    if isinstance(item, set):
+        return set(item)
+    if type(item) is tuple:
+        return tuple(_with_symbols(each, symbol, depth - 1) for each in item)
+    return item
+
+
+@functools.lru_cache(maxsize=1024)
+def required(call: Any) -> tuple[tuple[str, Any], ...]:
+    """For each parameter of a call what Keras gives that has no default: whether it is training, and masks.
+
+    A parameter that is to be given by the model itself has no name here.
+    """
+    try:
+        parameters = list(inspect.signature(call).parameters.values())[1:]
+    except (TypeError, ValueError):
+        return ()
+    given = [
+        each.default is each.empty and (each.name == "training" or each.name.endswith("mask"))
+        for each in parameters
+    ]
+    return tuple(
+        (each.name if found else "", False if each.name == "training" else None)
+        for each, found in zip(parameters, given, strict=True)
+    )
+
+
+def _over_time(layer: Any) -> Callable[..., Any]:
+    """The call of a `TimeDistributed` layer: all steps of time at once, as more samples."""
+
+    def call(inputs: Any, **_options: Any) -> Any:
+        samples, steps, *rest = inputs.shape
+        each = layer.layer(ops.reshape(inputs, (samples * steps, *rest)))
+        return ops.reshape(each, (samples, steps, *each.shape[1:]))
+
+    return call
+
+
+def spec_of(layer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+    """What one of Keras' own layers puts out."""
+    if isinstance(layer, SAME_SHAPE) and len(arguments) == 1 and is_symbol(arguments[0]):
+        return keras.KerasTensor(arguments[0].shape, layer.compute_dtype, name="_")
+    if isinstance(layer, layers.EinsumDense):  # which says the sizes that it was built with
+        shapes = arguments[0].shape, tuple(layer._kernel.shape)
+        labels, output = einsum_labels(layer.equation, [len(shape) for shape in shapes])
+        sizes = dict(zip((*labels[0], *labels[1]), (*shapes[0], *shapes[1]), strict=True))
+        return keras.KerasTensor([sizes[label] for label in output], layer.compute_dtype, name="_")
+    return layer.compute_output_spec(*arguments, **options)
+
+
+def by_backend(layer: Any, arguments: Any, options: Any) -> Any:
+    """What a layer puts out, as its backend traces it."""
+    return layer.compute_output_spec(*arguments, **options)
+
+
+def by_zeros(layer: Any, arguments: Any, options: Any) -> Any:
+    """What a layer puts out for real zeros."""
+
+    def zeros(item: Any) -> Any:
+        return ops.zeros(item.shape, item.dtype) if is_symbol(item) else item
+
+    return layer(
+        *tree.map_structure(zeros, list(arguments)),
+        **{key: tree.map_structure(zeros, item) for key, item in options.items()},
+    )
