@@ -204,3 +204,56 @@ def test_seeds_do_not_depend_on_names_that_keras_makes_up():
         drawn.append([array(variable.value) for variable in model.weights])
     for one, other in zip(*drawn, strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+class Twice(layers.Layer):
+    """Two kernels, one behind the other, and a third that reads what a normalization hands on."""
+
+    def build(self, shape):
+        normal = keras.initializers.RandomNormal(stddev=0.3)
+        shapes = ((shape[-1], 40), (40, 30), (30, 20))
+        self.first, self.second, self.third = (self.add_weight(shape=s, initializer=normal) for s in shapes)
+        self.offset = self.add_weight(shape=(40,), initializer="zeros")
+
+    def seen(self, x):
+        one = ops.matmul(x, self.first)
+        two = ops.matmul(ops.relu(one + self.offset), self.second)
+        size = ops.rsqrt(ops.mean(ops.square(two), axis=-1, keepdims=True) + 1e-6)
+        return one, two, ops.matmul(two * size, self.third)
+
+    def call(self, x):
+        return self.seen(x)[2]
+
+
+@pytest.mark.parametrize("scheme", ["keep", "orthogonal"])
+def test_each_kernel_of_a_layer_is_calibrated_where_it_meets_the_signal(scheme):
+    layer = Twice()
+    inputs = keras.Input((16,))
+    model = keras.Model(inputs, layers.Dense(4)(layer(inputs)))
+    data = 5 * np.random.default_rng(0).standard_normal((300, 16), "float32")
+    before = array(layer.second.value)
+    calibration = winit.calibrate(model, data, scheme=scheme, seed=0, progress=False)
+    one, two, three = (array(tensor) for tensor in layer.seen(data))
+    assert one.std() == pytest.approx(1, rel=0.01)
+    assert three.std() == pytest.approx(1, rel=0.01)
+    assert array(model(data)).std() == pytest.approx(1, rel=0.01)
+    assert [(row.factor is None, row.normalized) for row in calibration.rows] == [
+        (False, False),
+        (True, True),  # the normalization divides by its size
+        (False, False),
+        (False, False),
+    ]
+    if scheme == "keep":
+        np.testing.assert_array_equal(array(layer.second.value), before)
+        assert two.std() != pytest.approx(1, rel=0.1)
+
+
+@pytest.mark.parametrize("kind", [own_layers.ProductFirst, own_layers.FourProjections, own_layers.TiedTable])
+def test_kernels_that_meet_the_signal_together_share_the_factor(kind):
+    model, data = own_layers.model_of(kind), own_layers.inputs_for(kind)
+    calibration = winit.calibrate(model, data, scheme="lecun_normal", seed=0, progress=False)
+    assert not calibration.skipped
+    if kind is own_layers.ProductFirst:
+        one, other = calibration.calibrated
+        assert one.factor == other.factor
+        assert array(model(data)).std() == pytest.approx(1, rel=0.01)

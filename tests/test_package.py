@@ -34,7 +34,7 @@ FOLDERS = {
     "normalizing following links",
     "models.running": "watching undo moments probe batch",
     "models.initializing": "plan optimizer fitting torch_defaults mirroring choosing initialize for_layer",
-    "models.calibrating": "calibration moving_statistics rescaling gates centring calibrate",
+    "models.calibrating": "calibration moving_statistics rescaling replaying gates centring calibrate",
     "models.diagnosing": "thresholds report taps guessing signals weights diagnose",
 }
 _INSIDE = [

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+from functools import partial
 from typing import Any
 
 import keras
@@ -15,13 +16,16 @@ from keras_winit.models.calibrating.calibration import Calibration, CalibrationR
 from keras_winit.models.calibrating.centring import CENTRES, Centring
 from keras_winit.models.calibrating.gates import CellRescaler, RecurrentRescaler
 from keras_winit.models.calibrating.moving_statistics import MovingStatistics, let_means_stay
+from keras_winit.models.calibrating.replaying import Replayer, can_be_replayed
 from keras_winit.models.calibrating.rescaling import Normalized, Rescaler
-from keras_winit.models.initializing.initialize import Drawing
+from keras_winit.models.initializing.choosing import rules_of
+from keras_winit.models.initializing.initialize import Drawing, root_seed
 from keras_winit.models.running.batch import Batch, batch_for, call_on
 from keras_winit.models.running.moments import moments
 from keras_winit.models.running.probe import handed_on
 from keras_winit.models.running.undo import Undo, assign_exactly, exact_value, undo_on_failure
 from keras_winit.models.running.watching import as_written, intercepted, no_gradients, untouched
+from keras_winit.models.tracing.ownership import check_built
 from keras_winit.schemes.compose import Scaled
 from keras_winit.support.checks import as_bool, as_float, one_of
 from keras_winit.support.progress import progress as progress_bar
@@ -106,8 +110,11 @@ def calibrate(
     as_bool("progress", progress)
     target = as_float("target_std", target_std, positive=True)
     one_of("center", center, CENTRES)
-    drawing = Drawing(model, scheme, seed)
-    batch = batch_for(model, data, seed=drawing.seed)
+    check_built(model)
+    root = root_seed(seed)
+    rules_of(scheme)  # what is asked comes before what it is asked of
+    batch = batch_for(model, data, seed=root)
+    drawing = Drawing(model, scheme, root, batch.inputs)
     with undo_on_failure(in_memory=True) as undo:
         changed = drawing.carry_out(undo, show=progress)
         centring = Centring(center, drawing.anatomy, drawn=drawing.drawn, target=target)
@@ -190,6 +197,10 @@ class _Pass:
                 continue
             if isinstance(slot.layer, CELLS):
                 hooks[slot.layer] = CellRescaler(slot, self._target, self._settle)
+                continue
+            if can_be_replayed(self._anatomy, found):
+                plain = partial(self._normalized, centred=False)
+                hooks[slot.layer] = Replayer(self._anatomy, found, self._target, self._settle, plain)
                 continue
             hook = Rescaler(slot.layer, found, biases.get(id(slot.layer)), self._target, self._settle)
             hook.place = self._centring.place(slot)

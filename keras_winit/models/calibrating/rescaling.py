@@ -31,7 +31,6 @@ TRACED = "called inside a compiled loop, where nothing can be measured"
 NOTLINEAR = "its output is not in proportion to its kernel"
 NOT_ONE = "its output is not one tensor of numbers"
 BIASED = "its bias alone varies more than the target"
-NORMALIZED = "{} divides by its size"
 
 
 class Normalized(NamedTuple):
@@ -46,6 +45,11 @@ class Normalized(NamedTuple):
     name: str
     most: float
     moments: Callable[[Any], Moments]
+
+    @property
+    def reason(self) -> str:
+        """Why a kernel before it is left alone."""
+        return f"{self.name} divides by its size"
 
 
 class Rescaler:
@@ -116,7 +120,7 @@ class Rescaler:
         """Whether a kernel keeps its size, for a normalization divides by it."""
         if self.normalized is None or not found.varies or found.std**2 > self.normalized.most:
             return False
-        self._settle(slot, [found.std], None, NORMALIZED.format(self.normalized.name), normalized=True)
+        self._settle(slot, [found.std], None, self.normalized.reason, normalized=True)
         return True
 
     def _centred(self, slot: Slot, output: Any, bias: Slot, place: float) -> Any:

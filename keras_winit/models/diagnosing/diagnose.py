@@ -14,7 +14,7 @@ from keras_winit.models.diagnosing.signals import Seen, Signals, signals
 from keras_winit.models.diagnosing.thresholds import Threshold, thresholds_with
 from keras_winit.models.diagnosing.weights import WeightCheck
 from keras_winit.models.running.batch import batch_for
-from keras_winit.models.tracing.ownership import unbuilt
+from keras_winit.models.tracing.ownership import check_built, unbuilt
 
 _CALIBRATE = "Give every layer the same deviation: `calibrate(model, data)`."
 
@@ -61,9 +61,10 @@ def diagnose(
     (False, ['constant'])
     """
     limits = thresholds_with(thresholds)
-    found = Anatomy(model).slots
-    unknown = [f"{slot.path}: nothing is known of it: its layer is not seen" for slot in found if slot.unseen]
+    check_built(model)
     batch = batch_for(model, data, labels)
+    found = Anatomy(model, batch.inputs).slots
+    unknown = [f"{slot.path}: nothing is known of it: its layer is not seen" for slot in found if slot.unseen]
     compare = None if batch.labels is None else loss_of(model, loss)
     if compare is None and loss is not None:
         raise ValueError("A `loss` needs `labels` to compare the outputs with. Pass them too.")

@@ -98,7 +98,7 @@ class Drawing:
     """
 
     def __init__(self, model: keras.Model, scheme: Any, seed: int | None, data: Any = None) -> None:
-        self.seed = _root_seed(seed)
+        self.seed = root_seed(seed)
         self.anatomy = Anatomy(model, data)
         self.slots = self.anatomy.slots
         self._model = model
@@ -144,7 +144,8 @@ class Drawing:
         return Plan(tuple(row for _, _, row in self._steps), self.seed, note, dry_run, unbuilt(self._model))
 
 
-def _root_seed(seed: Any) -> int:
+def root_seed(seed: Any) -> int:
+    """The root seed of a whole model: as given, or a new one for None."""
     checked = check_seed(seed)
     if isinstance(checked, keras.random.SeedGenerator):
         raise TypeError(

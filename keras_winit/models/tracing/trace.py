@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from keras import layers, ops, tree
@@ -80,6 +80,14 @@ class Step:
         return tuple(value.variable for value in self.inputs if value.variable is not None)
 
 
+class Call(NamedTuple):
+    """One call of a layer that was looked into: what it was given, and the steps in it."""
+
+    layer: Any
+    inputs: tuple[Value, ...]
+    steps: tuple[Step, ...]
+
+
 class Trace(Printed):
     """The steps of one call of a model.
 
@@ -93,6 +101,7 @@ class Trace(Printed):
         outputs: what it gives back.
         reason: why the model as a whole could not be traced, or None.
         count: how many of the steps are those of the model's own call; the rest is traced for itself.
+        calls: the calls of layers that were looked into, in order.
 
     Example:
 
@@ -111,11 +120,13 @@ class Trace(Printed):
         *,
         reason: str | None = None,
         count: int | None = None,
+        calls: Iterable[Call] = (),
     ) -> None:
         self.name = name
         self.steps, self.inputs, self.outputs = tuple(steps), tuple(inputs), tuple(outputs)
         self.reason = reason
         self._count = len(self.steps) if count is None else count
+        self._calls = {id(call.layer): call for call in reversed(tuple(calls))}
         self._of: dict[int, list[Step]] = {}
         self._opened: set[int] = set()
         self._given = {id(value) for value in self.outputs}
@@ -128,6 +139,10 @@ class Trace(Printed):
     def of(self, operation: Any) -> list[Step]:
         """The steps that are calls of a layer or operation, in order."""
         return self._of.get(id(operation), [])
+
+    def first_call(self, layer: Any) -> Call | None:
+        """The first call of a layer that was looked into, or None."""
+        return self._calls.get(id(layer))
 
     def is_open(self, layer: Any) -> bool:
         """Whether a layer's own call was looked into, to its operations."""

@@ -16,7 +16,7 @@ from keras_winit.models.tracing.loops import BODIES
 from keras_winit.models.tracing.opening import by_backend, by_zeros, is_leaf, opened, required, spec_of
 from keras_winit.models.tracing.ownership import check_built, is_unbuilt
 from keras_winit.models.tracing.symbols import VariableSymbol, fresh, is_symbol, mapped
-from keras_winit.models.tracing.trace import Step, Trace, Value, values_in
+from keras_winit.models.tracing.trace import Call, Step, Trace, Value, values_in
 
 _NOT_BUILT = "it is not built"
 
@@ -70,6 +70,7 @@ class _Tracer:
         self._around: list[Any] = []
         self._values: dict[int, tuple[Any, Value]] = {}  # of each symbolic tensor, which is kept alive
         self._symbols: dict[int, tuple[Any, VariableSymbol]] = {}  # of each variable
+        self._made: list[Call] = []
         self._specs: dict[Any, Any] = {}  # what layers put out for shapes that they have seen
         self._calls: dict[int, Callable[..., Any]] = {}  # of each layer that is looked into
 
@@ -84,7 +85,9 @@ class _Tracer:
         for step in self._steps:
             for value in dict.fromkeys(step.inputs):
                 value.readers.append(step)
-        return Trace(self._model.name, self._steps, inputs, outputs, reason=reason, count=count)
+        return Trace(
+            self._model.name, self._steps, inputs, outputs, reason=reason, count=count, calls=self._made
+        )
 
     def _whole(self, layer: Any, data: Any = None) -> tuple[tuple[Value, ...], tuple[Value, ...], str | None]:
         """Call a layer on symbols of its inputs; what it is given, puts out, and why it could not be."""
@@ -179,14 +182,17 @@ class _Tracer:
         return self._note(layer, arguments, options, self._specs[key])
 
     def _opened(self, layer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        start, depth = len(self._steps), len(self._around)
+        start, made, depth = len(self._steps), len(self._made), len(self._around)
         self._around.append(layer)
         try:
             if id(layer) not in self._calls:
                 self._calls[id(layer)] = opened(layer, self._symbol)
-            return self._calls[id(layer)](*arguments, **options)
+            outputs = self._calls[id(layer)](*arguments, **options)
+            inputs = tuple(values_in(mapped(self._as_value, [list(arguments), options])))
+            self._made.append(Call(layer, inputs, tuple(self._steps[start:])))
+            return outputs
         except Exception as error:  # whatever a layer's code may raise
-            del self._steps[start:]
+            del self._steps[start:], self._made[made:]
             reason = _said(error)
         finally:
             del self._around[depth:]

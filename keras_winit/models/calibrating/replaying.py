@@ -1,0 +1,117 @@
+"""How a layer of the user's own is rescaled: its operations are done again, one by one, as they were traced.
+
+Each of its kernels is then measured where it meets the signal, however many there are.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import keras
+
+from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.anatomy.slots import Slot
+from keras_winit.models.calibrating.rescaling import NO_VARIANCE, NOT_FINITE, TRACED, Normalized, Settle
+from keras_winit.models.running.moments import moments
+from keras_winit.models.tracing.loops import BODIES
+from keras_winit.models.tracing.trace import Call, Step, Value
+from keras_winit.support.host import is_traced
+
+_NOT_AGAIN = "the operations of its layer could not be done again one by one"
+
+
+def can_be_replayed(anatomy: Anatomy, slots: list[Slot]) -> bool:
+    """Whether all kernels of a layer are met by operations that can be done again."""
+    call = anatomy.trace.first_call(slots[0].layer)
+    if call is None or any(step.in_layer or step.kind in BODIES for step in call.steps):
+        return False
+    steps = {id(step) for step in call.steps}
+    return all(
+        slot.use is not None and not slot.use.bent and any(id(step) in steps for step in anatomy.steps(slot))
+        for slot in slots
+    )
+
+
+class Replayer:
+    """The hook for one such layer: rescales its kernels when it is first called.
+
+    Args:
+        anatomy: the model taken apart, called with what the pass calls it with.
+        slots: the kernels.
+        target: the deviation that each is to give.
+        settle: what to tell of each.
+        normalized: what divides by the size of a kernel's output at once, or None.
+    """
+
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        slots: list[Slot],
+        target: float,
+        settle: Settle,
+        normalized: Callable[[Slot], Normalized | None],
+    ) -> None:
+        call = anatomy.trace.first_call(slots[0].layer)
+        assert call is not None
+        self._call: Call = call
+        self._target, self._settle, self._normalized = target, settle, normalized
+        self._open = list(slots)
+        self._at: dict[int, list[Slot]] = {}
+        for slot in slots:
+            first = next(step for step in anatomy.steps(slot) if step in call.steps)
+            self._at.setdefault(id(first), []).append(slot)
+
+    def __call__(self, call: Any, *arguments: Any, **options: Any) -> Any:
+        """What the layer answers, by its rescaled kernels."""
+        given = [item for item in keras.tree.flatten((arguments, options)) if keras.ops.is_tensor(item)]
+        if self._open and any(map(is_traced, given)):
+            self._leave(TRACED)
+        elif self._open:
+            try:
+                self._replay(given)
+            except Exception:  # whatever an operation may raise that is given numbers
+                self._leave(_NOT_AGAIN)
+            self._leave(_NOT_AGAIN)
+        return call(*arguments, **options)
+
+    def _leave(self, reason: str) -> None:
+        for slot in self._open:
+            self._settle(slot, [None], None, reason)
+        self._open.clear()
+
+    def _replay(self, given: list[Any]) -> None:
+        expected = self._call.inputs
+        if [tuple(tensor.shape) for tensor in given] != [value.shape for value in expected]:
+            return
+        numbers = {id(value): tensor for value, tensor in zip(expected, given, strict=True)}
+
+        def number(item: Any) -> Any:
+            if not isinstance(item, Value):
+                return item
+            return item.variable.value if item.variable is not None else numbers[id(item)]
+
+        for step in self._call.steps:
+            arguments = keras.tree.map_structure(number, list(step.arguments))
+            options = {key: keras.tree.map_structure(number, item) for key, item in step.options.items()}
+            outputs = keras.tree.flatten(step.operation.call(*arguments, **options))
+            if id(step) in self._at:
+                outputs[0] = self._rescaled(step, outputs[0])
+            numbers.update((id(value), out) for value, out in zip(step.outputs, outputs, strict=True))
+
+    def _rescaled(self, step: Step, output: Any) -> Any:
+        """What a step puts out by the kernels that give it the target's deviation."""
+        slots = self._at[id(step)]
+        self._open = [slot for slot in self._open if slot not in slots]
+        normalized = self._normalized(slots[0])
+        found = moments(output) if normalized is None else normalized.moments(output)
+        if normalized is not None and found.varies and found.std**2 <= normalized.most:
+            for slot in slots:
+                self._settle(slot, [found.std], None, normalized.reason, normalized=True)
+            return output
+        factor = self._target / found.std if found.varies else 0.0
+        if not 0 < factor < float("inf"):
+            for slot in slots:
+                self._settle(slot, [found.std], None, NO_VARIANCE if found.std == 0 else NOT_FINITE)
+            return output
+        for slot in slots:  # of a product of kernels each takes its share
+            self._settle(slot, [found.std], [factor ** (1 / len(slots))], "")
+        return output * keras.ops.cast(factor, output.dtype)
