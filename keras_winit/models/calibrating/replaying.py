@@ -19,16 +19,14 @@ from keras_winit.support.host import is_traced
 _NOT_AGAIN = "the operations of its layer could not be done again one by one"
 
 
-def can_be_replayed(anatomy: Anatomy, slots: list[Slot]) -> bool:
-    """Whether all kernels of a layer are met by operations that can be done again."""
+def call_to_replay(anatomy: Anatomy, slots: list[Slot]) -> Call | None:
+    """The first call of a layer, if its kernels are all met by operations that can be done again."""
     call = anatomy.trace.first_call(slots[0].layer)
     if call is None or any(step.in_layer or step.kind in BODIES for step in call.steps):
-        return False
-    steps = {id(step) for step in call.steps}
-    return all(
-        slot.use is not None and not slot.use.bent and any(id(step) in steps for step in anatomy.steps(slot))
-        for slot in slots
-    )
+        return None
+    straight = all(slot.use is not None and not slot.use.bent for slot in slots)
+    met = all(any(step in call.steps for step in anatomy.steps(slot)) for slot in slots)
+    return call if straight and met else None
 
 
 class Replayer:
