@@ -27,10 +27,10 @@ def transformer(depth=48, width=256):
     return keras.Model(tokens, layers.Dense(1000)(x))
 
 
-def seconds(act):
+def seconds(act, *arguments, **options):
     gc.collect()
     start = time.perf_counter()
-    act()
+    act(*arguments, **options)
     return time.perf_counter() - start
 
 
@@ -42,13 +42,13 @@ def main():
     for name in options.names:
         model = transformer() if name == "transformer" else getattr(keras.applications, name)(weights=None)
         pairs = [
-            (seconds(lambda: winit.trace(model)), seconds(lambda: winit.initialize(model, seed=0)))
+            (seconds(winit.trace, model), seconds(winit.initialize, model, seed=0))
             for _ in range(options.runs + 1)
         ]
         traced, whole = (statistics.median(column) for column in zip(*pairs[1:], strict=True))
         print(
-            f"{name} on {keras.backend.backend()}: {len(winit.trace(model).steps)} steps; trace {pairs[0][0]:.2f} s "
-            f"the first time, then {traced:.3f} s; initialize {whole:.2f} s",
+            f"{name} on {keras.backend.backend()}: {len(winit.trace(model).steps)} steps; "
+            f"trace {pairs[0][0]:.2f} s the first time, then {traced:.3f} s; initialize {whole:.2f} s",
             flush=True,
         )
 

@@ -16,8 +16,8 @@ from keras_winit.models.calibrating.calibration import Calibration, CalibrationR
 from keras_winit.models.calibrating.centring import CENTRES, Centring
 from keras_winit.models.calibrating.gates import CellRescaler, RecurrentRescaler
 from keras_winit.models.calibrating.moving_statistics import MovingStatistics, let_means_stay
-from keras_winit.models.calibrating.replaying import Replayer, can_be_replayed
-from keras_winit.models.calibrating.rescaling import Normalized, Rescaler
+from keras_winit.models.calibrating.replaying import Replayer, call_to_replay
+from keras_winit.models.calibrating.rescaling import Normalized, Rescaler, all_steps_at_once
 from keras_winit.models.initializing.choosing import rules_of
 from keras_winit.models.initializing.initialize import Drawing, root_seed
 from keras_winit.models.running.batch import Batch, batch_for, call_on
@@ -198,9 +198,15 @@ class _Pass:
             if isinstance(slot.layer, CELLS):
                 hooks[slot.layer] = CellRescaler(slot, self._target, self._settle)
                 continue
-            if can_be_replayed(self._anatomy, found):
-                plain = partial(self._normalized, centred=False)
-                hooks[slot.layer] = Replayer(self._anatomy, found, self._target, self._settle, plain)
+            traced = call_to_replay(self._anatomy, found)
+            if traced is not None:
+                normalized = partial(self._normalized, centred=False)
+                told: dict[str, Any] = {
+                    "target": self._target,
+                    "settle": self._settle,
+                    "normalized": normalized,
+                }
+                hooks[slot.layer] = Replayer(traced, self._anatomy, slots=found, **told)
                 continue
             hook = Rescaler(slot.layer, found, biases.get(id(slot.layer)), self._target, self._settle)
             hook.place = self._centring.place(slot)
@@ -208,7 +214,7 @@ class _Pass:
             hooks[slot.layer] = hook
             over_time = slot.parents[-1] if slot.parents else None
             if isinstance(over_time, layers.TimeDistributed) and over_time.layer is slot.layer:
-                hooks[over_time] = _all_steps_at_once(slot.layer)
+                hooks[over_time] = all_steps_at_once(slot.layer)
         for layer, cells in recurrent.values():
             hooks[layer] = RecurrentRescaler(layer, cells, self._target, self._settle)
         activations = [activation_after(self._anatomy, slot)[0] for slot in self._batch_normalized]
@@ -290,15 +296,3 @@ def _reason_to_leave(slot: Slot, anatomy: Anatomy) -> str | None:
     if is_gate(anatomy, slot):
         return "a gate: it multiplies the signal, and would scatter it"
     return None
-
-
-def _all_steps_at_once(layer: Any) -> Any:
-    """A TimeDistributed layer calls what it wraps step by step; let it see all steps at its first call."""
-    pending = [layer]
-
-    def hook(call: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
-        if pending and None not in inputs.shape[:2]:
-            pending.pop().call(ops.reshape(inputs, (-1, *inputs.shape[2:])))
-        return call(inputs, *arguments, **options)
-
-    return hook

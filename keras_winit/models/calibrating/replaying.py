@@ -33,7 +33,8 @@ class Replayer:
     """The hook for one such layer: rescales its kernels when it is first called.
 
     Args:
-        anatomy: the model taken apart, called with what the pass calls it with.
+        call: the call that was traced, with what the pass will call it with.
+        anatomy: the model taken apart.
         slots: the kernels.
         target: the deviation that each is to give.
         settle: what to tell of each.
@@ -42,15 +43,15 @@ class Replayer:
 
     def __init__(
         self,
+        call: Call,
         anatomy: Anatomy,
+        *,
         slots: list[Slot],
         target: float,
         settle: Settle,
         normalized: Callable[[Slot], Normalized | None],
     ) -> None:
-        call = anatomy.trace.first_call(slots[0].layer)
-        assert call is not None
-        self._call: Call = call
+        self._call = call
         self._target, self._settle, self._normalized = target, settle, normalized
         self._open = list(slots)
         self._at: dict[int, list[Slot]] = {}

@@ -223,3 +223,15 @@ def _factor(output: Any, offset: Any, target: float) -> float | None:
     if a == 0 or root < 0 or b >= target**2:
         return None
     return (math.sqrt(root) - c) / a
+
+
+def all_steps_at_once(layer: Any) -> Any:
+    """A TimeDistributed layer calls what it wraps step by step; let it see all steps at its first call."""
+    pending = [layer]
+
+    def hook(call: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        if pending and None not in inputs.shape[:2]:
+            pending.pop().call(ops.reshape(inputs, (-1, *inputs.shape[2:])))
+        return call(inputs, *arguments, **options)
+
+    return hook

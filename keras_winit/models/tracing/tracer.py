@@ -85,9 +85,8 @@ class _Tracer:
         for step in self._steps:
             for value in dict.fromkeys(step.inputs):
                 value.readers.append(step)
-        return Trace(
-            self._model.name, self._steps, inputs, outputs, reason=reason, count=count, calls=self._made
-        )
+        whole = (self._model.name, self._steps, inputs, outputs)
+        return Trace(*whole, reason=reason, count=count, calls=self._made)
 
     def _whole(self, layer: Any, data: Any = None) -> tuple[tuple[Value, ...], tuple[Value, ...], str | None]:
         """Call a layer on symbols of its inputs; what it is given, puts out, and why it could not be."""
@@ -113,7 +112,7 @@ class _Tracer:
             seen.add(id(layer))
             self._around = [self._model] if layer is self._model else [self._model, layer]
             for child in layer._flatten_layers(include_self=False, recursive=False):
-                if id(child) not in seen and _has_variables(child):
+                if id(child) not in seen and child.variables:
                     self._whole(child)
             self._around = []
 
@@ -133,7 +132,7 @@ class _Tracer:
                     self._around.append(child)
                     go(child)
                     self._around.pop()
-                elif id(child) not in seen and _has_variables(child):
+                elif id(child) not in seen and child.variables:
                     seen.add(id(child))
                     self._whole(child)
 
@@ -297,7 +296,3 @@ def _flat_sizes(sizes: Any) -> list[Any]:
     if isinstance(sizes, int):
         return [sizes]
     return list(sizes)
-
-
-def _has_variables(layer: Any) -> bool:
-    return bool(layer.variables)
