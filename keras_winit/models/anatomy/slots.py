@@ -58,6 +58,10 @@ CELLS = (layers.SimpleRNNCell, layers.LSTMCell, layers.GRUCell, CONV_LSTM_CELL)
 _GATED = (layers.LSTMCell, CONV_LSTM_CELL)
 
 
+# Where an initializer that this package records in a layer keeps what the layer was asked for before.
+ASKED = "_winit_asked"
+
+
 @dataclass(frozen=True, eq=False)
 class Slot:
     """One variable of a model.
@@ -109,6 +113,12 @@ class Slot:
             # A layer of the user's own may keep the string that it was given.
             return given if callable(given) else keras.initializers.get(given)
         return self.fresh.initializer(self.variable, self.layer, self.parents)
+
+    @property
+    def asked(self) -> Any:
+        """What the layer's author asked for: not what this package recorded there when it drew."""
+        configured = self.configured
+        return getattr(configured, ASKED, configured)
 
     @property
     def transposed(self) -> bool:

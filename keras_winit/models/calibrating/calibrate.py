@@ -8,7 +8,6 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.following import activation_after, is_gate
 from keras_winit.models.anatomy.normalizing import normalizations_after
 from keras_winit.models.anatomy.slots import CELLS, Slot
@@ -19,7 +18,7 @@ from keras_winit.models.calibrating.moving_statistics import MovingStatistics, l
 from keras_winit.models.calibrating.replaying import Replayer, call_to_replay
 from keras_winit.models.calibrating.rescaling import Normalized, Rescaler, all_steps_at_once
 from keras_winit.models.initializing.choosing import rules_of
-from keras_winit.models.initializing.initialize import Drawing, root_seed
+from keras_winit.models.initializing.initialize import Drawing, remember, root_seed
 from keras_winit.models.running.batch import Batch, batch_for, call_on
 from keras_winit.models.running.moments import moments
 from keras_winit.models.running.probe import handed_on
@@ -117,8 +116,9 @@ def calibrate(
     drawing = Drawing(model, scheme, root, batch.inputs)
     with undo_on_failure(in_memory=True) as undo:
         changed = drawing.carry_out(undo, show=progress)
-        centring = Centring(center, drawing.anatomy, drawn=drawing.drawn, target=target)
-        measured = _Pass(drawing.anatomy, target, centring, undo)
+        left = {*drawing.asked, *drawing.untouched}
+        centring = Centring(center, drawing.anatomy, drawn=drawing.drawn, left=left, target=target)
+        measured = _Pass(drawing, target, centring, undo)
         measured.run(model, batch, show=progress)
         changed = changed or measured.changed
         if changed:
@@ -133,7 +133,7 @@ def calibrate(
 class _Pass:
     """One forward pass that rescales what it reaches."""
 
-    def __init__(self, anatomy: Anatomy, target: float, centring: Centring, undo: Undo) -> None:
+    def __init__(self, drawing: Drawing, target: float, centring: Centring, undo: Undo) -> None:
         self.rows: list[CalibrationRow] = []
         self.statistics: list[str] = []  # the paths of those that are set
         self._target = target
@@ -141,10 +141,11 @@ class _Pass:
         self._undo = undo
         self._open: dict[int, Slot] = {}  # the kernels that are still to be reached
         self._advance: Any = lambda: None
-        self._anatomy = anatomy
+        self._anatomy = drawing.anatomy
+        self._drawing = drawing
         self._told: dict[Any, MovingStatistics] = {}
         self._batch_normalized: list[Slot] = []
-        self._hooks = self._hooks_for(anatomy.slots)
+        self._hooks = self._hooks_for(drawing.slots)
 
     @property
     def changed(self) -> bool:
@@ -179,7 +180,7 @@ class _Pass:
         for slot in slots:
             if slot.role not in ("kernel", "embedding"):
                 continue
-            reason = _reason_to_leave(slot, self._anatomy)
+            reason = _reason_to_leave(slot, self._drawing)
             if reason:
                 self._settle(slot, [None], None, reason)
             else:
@@ -232,6 +233,8 @@ class _Pass:
         if batch:
             self._batch_normalized.append(slot)
         for layer in batch:
+            if any(each.layer is layer for each in self._drawing.untouched):
+                continue
             measure = self._told.setdefault(layer, MovingStatistics(layer)).measure_ahead
             if keras.backend.standardize_dtype(layer.moving_variance.dtype) == "float16":
                 most = 2.0**14
@@ -282,17 +285,23 @@ class _Pass:
         config = {"initializer": initializer, "factor": factors[0]}
         if isinstance(initializer, Scaled):
             config = {**initializer.get_config(), "factor": initializer.factor * factors[0]}
-        self._undo.set_attribute(slot.layer, slot.attribute, Scaled(**config))
+        record = Scaled(**config)
+        remember(record, slot.asked)
+        self._undo.set_attribute(slot.layer, slot.attribute, record)
 
 
-def _reason_to_leave(slot: Slot, anatomy: Anatomy) -> str | None:
+def _reason_to_leave(slot: Slot, drawing: Drawing) -> str | None:
     if slot.kept:
         return slot.kept
+    if slot in drawing.untouched:
+        return "kept: the mapping does not give it a scheme"
+    if slot in drawing.asked:
+        return f"{drawing.asked[slot]}: its size is what is asked for"
     if any(isinstance(layer, layers.SpectralNormalization) for layer in slot.parents):
         return "SpectralNormalization divides it by its norm at each step"
     if isinstance(slot.layer, layers.ReversibleEmbedding) and slot.layer.tie_weights:
         return "it both reads and writes tokens: one factor cannot suit both"
     # At a deviation of one, gate after gate makes one sample ten times as large as the next.
-    if is_gate(anatomy, slot):
+    if is_gate(drawing.anatomy, slot):
         return "a gate: it multiplies the signal, and would scatter it"
     return None

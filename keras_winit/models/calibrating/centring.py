@@ -31,13 +31,20 @@ class Centring:
         center: one of CENTRES.
         anatomy: the model taken apart.
         drawn: those of its variables that are drawn anew.
+        left: those that are as they were asked for, or kept.
         target: the deviation of the pre-activations.
     """
 
-    def __init__(self, center: str, anatomy: Anatomy, *, drawn: Container[Slot], target: float) -> None:
+    def __init__(
+        self, center: str, anatomy: Anatomy, *, drawn: Container[Slot], left: Container[Slot], target: float
+    ) -> None:
         slots = anatomy.slots
         kernels = [slot for slot in slots if slot.role == "kernel"]
-        self._biases = {id(slot.layer): slot for slot in slots if slot.role == "bias" and not slot.kept}
+        self._biases = {
+            id(slot.layer): slot
+            for slot in slots
+            if slot.role == "bias" and not slot.kept and slot not in left
+        }
         self.center, self._target, self._drawn = center, target, drawn
         self._links: Links | None = None
         if center == "none":

@@ -11,6 +11,7 @@ from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.following import activation_after
 from keras_winit.models.anatomy.normalizing import normalizations_after
 from keras_winit.models.anatomy.slots import STATISTICS, Slot
+from keras_winit.models.initializing.asked import asked_for
 from keras_winit.models.initializing.fitting import fit
 from keras_winit.models.initializing.mirroring import Mirroring
 from keras_winit.models.initializing.plan import NOTHING_KNOWN
@@ -35,6 +36,11 @@ class Rule(NamedTuple):
         """Whether the rule is about this variable or its layer."""
         return self.pattern is None or self.pattern.search(slot.path) is not None
 
+    @property
+    def is_about_all(self) -> bool:
+        """Whether the rule is about all variables, and names none."""
+        return self.pattern is None or self.pattern.search("") is not None
+
     def names_the_variable(self, slot: Slot) -> bool:
         """Whether the rule is about this variable, and not about its layer as a whole."""
         layer = slot.path.removesuffix(slot.variable.name)
@@ -49,6 +55,8 @@ class Choice(NamedTuple):
     activation: str | None = None
     forget_bias: bool = True
     own: bool = False  # the layer's own initializer, to be drawn as the layer would
+    asked: bool = False  # what the layer asks for on purpose
+    named: bool = True  # whether the scheme is about the variable: it, or all, is what is to be drawn
 
 
 def rules_of(scheme: Any) -> list[Rule]:
@@ -91,8 +99,9 @@ def _scheme(item: Any) -> Any:
 class Chooser:
     """Decides for each variable of a model, by the rules given and by what lies around it."""
 
-    def __init__(self, anatomy: Anatomy, rules: list[Rule]) -> None:
+    def __init__(self, anatomy: Anatomy, rules: list[Rule], *, overwrite: bool = False) -> None:
         self._rules = rules
+        self._overwrite = overwrite
         self._anatomy = anatomy
         mirrored = [slot for slot in anatomy.slots if getattr(self._rule(slot), "scheme", None) == _MIRRORED]
         self._mirroring = Mirroring(anatomy, mirrored) if mirrored else None
@@ -103,9 +112,13 @@ class Chooser:
             return Choice(None, slot.kept)
         rule = self._rule(slot)
         if rule is None:
-            return Choice(None, "no expression matches")
+            return Choice(None, "no expression matches", named=False)
         if rule.scheme == "keep":
-            return Choice(None, "as the rule says")
+            return Choice(None, "as the rule says", named=rule.pattern is None)
+        return self._asked(slot, rule) or self._by_rule(slot, rule)
+
+    def _by_rule(self, slot: Slot, rule: Rule) -> Choice:
+        """What a rule that draws says of a variable."""
         if rule.scheme == "torch":
             initializer, reason = torch_default(slot)
             if initializer is not None:
@@ -127,9 +140,20 @@ class Chooser:
             return _own(slot, "its initial value")
         return self._for_kernel(slot, rule)
 
+    def _asked(self, slot: Slot, rule: Rule) -> Choice | None:
+        """What the layer asks for on purpose, which only a rule that names it, or all of it, replaces."""
+        if self._overwrite or rule.scheme == "configured":
+            return None
+        if not isinstance(rule.scheme, str) and not rule.is_about_all:
+            return None
+        reason = asked_for(slot)
+        return None if reason is None else Choice(slot.asked, reason, asked=True)
+
     def _for_kernel(self, slot: Slot, rule: Rule) -> Choice:
         if not isinstance(rule.scheme, str):
             return Choice(rule.scheme, "as asked")
+        if slot.role == "embedding" and slot.asked is not None and rule.scheme == "auto":
+            return Choice(slot.asked, "an embedding: as the layer asks")
         choice = self._by_activation(slot)
         if self._mirroring is None or rule.scheme != _MIRRORED:
             return choice
@@ -144,9 +168,8 @@ class Chooser:
     def _by_activation(self, slot: Slot) -> Choice:
         activation, how = activation_after(self._anatomy, slot)
         if activation is None:  # what is not seen says nothing: the layer knows better
-            asked = slot.configured
-            if asked is not None:
-                return Choice(asked, f"{how}: as the layer asks")
+            if slot.asked is not None:
+                return Choice(slot.asked, f"{how}: as the layer asks")
             return Choice(for_activation(None), f"{how}: as a linear layer")
         normalizations = normalizations_after(self._anatomy, slot)
         if normalizations and _clears(slot, normalizations):

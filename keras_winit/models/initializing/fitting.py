@@ -92,7 +92,12 @@ def without_place(initializer: Any) -> Any:
 
 def expected_std(slot: Slot) -> float | None:
     """The deviation that a variable's own initializer gives it, by theory; None where none is known."""
-    initializer, own = slot.configured, keras.initializers
+    return std_of(slot.configured, slot)
+
+
+def std_of(initializer: Any, slot: Slot) -> float | None:
+    """The deviation that an initializer gives a slot's variable, by theory; None where none is known."""
+    own = keras.initializers
     if isinstance(initializer, own.RandomUniform):
         return float(initializer.maxval - initializer.minval) / math.sqrt(12)
     if isinstance(initializer, own.TruncatedNormal):

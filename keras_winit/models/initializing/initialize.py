@@ -9,7 +9,8 @@ from keras import ops
 from keras_winit.drawing.seeds import check_seed, fold, settle
 from keras_winit.drawing.sharding import layout_of
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.slots import Slot
+from keras_winit.models.anatomy.slots import ASKED, Slot
+from keras_winit.models.initializing.asked import asked_for, is_as_asked
 from keras_winit.models.initializing.choosing import Choice, Chooser, rules_of
 from keras_winit.models.initializing.fitting import fit, without_place
 from keras_winit.models.initializing.optimizer import reset_optimizer
@@ -26,7 +27,12 @@ _LARGE = 2**18
 
 
 def initialize(
-    model: keras.Model, scheme: Any = "auto", *, seed: int | None = None, dry_run: bool = False
+    model: keras.Model,
+    scheme: Any = "auto",
+    *,
+    seed: int | None = None,
+    dry_run: bool = False,
+    overwrite: bool = False,
 ) -> Plan:
     """Draw every weight of a built model anew, with the right scheme, fans and seed for each.
 
@@ -61,6 +67,11 @@ def initialize(
         seed: the root seed, an integer; None draws one, and the plan has it. The same seed gives
             the same weights in any process; layers with names of their own do not depend on others.
         dry_run: only say what would be done.
+        overwrite: whether to draw anew also what a layer asks for on purpose: zeros, ones, constants, arrays
+            and functions where these are not Keras' default, draws near zero, orthogonal with a gain, and
+            schemes with a purpose, such as `Siren`, `Scaled`, `Identity` or `PriorBias`. Without it these are
+            drawn as asked, with the right fans and a seed of their own, unless an expression that names the
+            variable or its layer gives a scheme.
 
     Returns:
         A `Plan`; printing it shows a table.
@@ -79,7 +90,8 @@ def initialize(
     ['orthogonal', 'zeros', 'orthogonal', 'zeros']
     """
     as_bool("dry_run", dry_run)
-    drawing = Drawing(model, scheme, seed)
+    as_bool("overwrite", overwrite)
+    drawing = Drawing(model, scheme, seed, overwrite=overwrite)
     if dry_run:
         return drawing.plan(dry_run=True)
     with undo_on_failure() as undo:
@@ -97,12 +109,20 @@ class Drawing:
         slots: its variables.
     """
 
-    def __init__(self, model: keras.Model, scheme: Any, seed: int | None, data: Any = None) -> None:
+    def __init__(
+        self,
+        model: keras.Model,
+        scheme: Any,
+        seed: int | None,
+        data: Any = None,
+        *,
+        overwrite: bool = False,
+    ) -> None:
         self.seed = root_seed(seed)
         self.anatomy = Anatomy(model, data)
         self.slots = self.anatomy.slots
         self._model = model
-        chooser = Chooser(self.anatomy, rules_of(scheme))
+        chooser = Chooser(self.anatomy, rules_of(scheme), overwrite=overwrite)
         drawn_seeds: set[int] = set()
         self._steps = []
         for slot in self.slots:
@@ -122,6 +142,19 @@ class Drawing:
     def drawn(self) -> set[Slot]:
         """The variables that are drawn anew."""
         return {slot for slot, choice, _ in self._steps if choice.initializer is not None}
+
+    @property
+    def asked(self) -> dict[Slot, str]:
+        """What the layers ask for on purpose, and still have: the reason of each."""
+        found = {slot: asked_for(slot) for slot, choice, _ in self._steps if choice.asked or choice.own}
+        kept = [slot for slot, choice, _ in self._steps if choice.initializer is None and choice.named]
+        found |= {slot: asked_for(slot) for slot in kept if not slot.kept and is_as_asked(slot)}
+        return {slot: reason for slot, reason in found.items() if reason}
+
+    @property
+    def untouched(self) -> set[Slot]:
+        """The variables that a mapping keeps, or does not name: nothing is to become of them."""
+        return {slot for slot, choice, _ in self._steps if not choice.named}
 
     def carry_out(self, undo: Undo, *, show: bool = True) -> bool:
         """Draw; what is changed is noted in `undo`. Returns whether anything was to be drawn."""
@@ -201,9 +234,17 @@ def _draw(slot: Slot, choice: Choice, undo: Undo) -> None:
     variable.assign(value)
     if math.prod(slot.shape) >= _LARGE:
         getattr(value, "block_until_ready", lambda: None)()
+    if not choice.asked and not choice.own:
+        remember(initializer, slot.asked)
     for owner, attribute in slot.recorders():
         record = initializer if owner is slot.layer else without_place(initializer)
         undo.set_attribute(owner, attribute, record)
+
+
+def remember(record: Any, asked: Any) -> None:
+    """Let what is recorded in a layer know what the layer was asked for."""
+    if isinstance(record, keras.initializers.Initializer):
+        setattr(record, ASKED, asked)
 
 
 def _describe(initializer: Any) -> str:
