@@ -33,7 +33,7 @@ FOLDERS = {
     "models.anatomy": "convolutions contractions views uses layer_fans fresh slots anatomy passing "
     "normalizing following links",
     "models.running": "watching undo moments probe batch",
-    "models.initializing": "plan optimizer fitting asked torch_defaults mirroring choosing initialize "
+    "models.initializing": "plan optimizer states fitting asked torch_defaults mirroring choosing initialize "
     "for_layer",
     "models.calibrating": "calibration moving_statistics rescaling replaying gates centring calibrate",
     "models.diagnosing": "thresholds report taps guessing signals weights diagnose",

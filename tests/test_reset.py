@@ -213,3 +213,57 @@ def test_no_trained_weight_of_an_architecture_is_left(name):
 @pytest.mark.parametrize("name", [name for name in ALL if name not in ARCHITECTURES])
 def test_no_trained_weight_of_any_architecture_is_left(name):
     assert left_trained(architecture(name)) == []
+
+
+def numbers(*shape):
+    return np.random.default_rng(0).normal(size=shape).astype("float32")
+
+
+def test_dropout_starts_over_so_that_two_runs_are_equal():
+    x = numbers(64, 8)
+    hidden = [layers.Dense(32, "relu"), layers.Dropout(0.5, name="drop"), layers.Dense(1)]
+    model = keras.Sequential([keras.Input((8,)), *hidden])
+    model.compile("sgd", "mse")
+    losses = []
+    for _ in range(2):
+        plan = winit.initialize(model, seed=0)
+        losses.append(model.fit(x, x[:, :1], epochs=2, verbose=0, shuffle=False).history["loss"])
+    assert losses[0] == losses[1]
+    (row,) = [row for row in plan.rows if row.role == "state"]
+    assert (row.scheme, row.reason) == ("start", "drop: its random numbers start over")
+
+
+def test_a_stateful_layer_starts_over_and_only_where_all_does():
+    x = numbers(4, 5, 3)
+    model = keras.Sequential(
+        [keras.Input(batch_shape=(4, 5, 3)), layers.LSTM(6, stateful=True, name="memory")]
+    )
+    model.predict(x, batch_size=4, verbose=0)
+    states = [array(state.value) for state in model.layers[0].states]
+    assert all(state.any() for state in states)
+    for act in (
+        lambda: winit.initialize(model, {"memory": "orthogonal"}),
+        lambda: winit.initialize(model, "keep"),
+        lambda: winit.initialize(model, dry_run=True),
+        lambda: winit.calibrate(model, x, scheme="keep"),
+        lambda: winit.diagnose(model, x),
+    ):
+        act()
+        for state, value in zip(model.layers[0].states, states, strict=True):
+            np.testing.assert_array_equal(array(state.value), value)
+    plan = winit.initialize(model, "configured", seed=0)
+    assert [row.reason for row in plan.rows if row.role == "state"] == ["memory: its state is empty"] * 2
+    assert not any(array(state.value).any() for state in model.layers[0].states)
+
+
+def test_the_learning_rate_in_force_is_named():
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9), "mse")
+    callback = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.1)
+    model.fit(numbers(8, 3), numbers(8, 1), epochs=3, verbose=0, callbacks=[callback])
+    plan = winit.initialize(model, "configured", seed=0)
+    assert plan.optimizer == "the optimizer's state is reset too; its learning rate stays 1e-05"
+    schedule = keras.optimizers.schedules.ExponentialDecay(0.1, 10, 0.5)
+    model.compile(keras.optimizers.SGD(schedule, momentum=0.9), "mse")
+    model.fit(numbers(8, 3), numbers(8, 1), verbose=0)
+    assert winit.initialize(model).optimizer.endswith("its learning rate follows its schedule from the start")

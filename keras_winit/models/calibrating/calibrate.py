@@ -67,8 +67,9 @@ def calibrate(
             standard normal numbers, which an Embedding reads as random tokens and layers that only
             rescale data hand on.
         target_std: the deviation to reach, a positive number.
-        scheme: what to draw from first, as `initialize` takes it; "keep" rescales the weights that
-            are there.
+        scheme: what to draw from first, as `initialize` takes it; "keep" rescales the weights as they are.
+            What a layer asks for on purpose keeps its size, and its bias. A mapping is about what it names:
+            all else is neither drawn nor rescaled, and no statistic of it changes.
         center: what to do about the part of a signal that is the same for all samples. It grows
             from layer to layer, until in a few layers of sigmoid nothing else is left:
 
@@ -123,8 +124,7 @@ def calibrate(
         changed = changed or measured.changed
         if changed:
             drawing.reset_optimizer(undo)
-        resets = changed and drawing.stateful
-        note = "the optimizer's state is reset too" if resets else "there is no optimizer state to reset"
+        note = drawing.note(resets=changed)
         rows, statistics = tuple(measured.rows), tuple(measured.statistics)
         unknown = tuple(slot.path for slot in drawing.slots if slot.unseen)
         return Calibration(rows, target, drawing.seed, str(batch), note, statistics, unknown)

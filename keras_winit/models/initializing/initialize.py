@@ -13,8 +13,9 @@ from keras_winit.models.anatomy.slots import ASKED, Slot
 from keras_winit.models.initializing.asked import asked_for, is_as_asked
 from keras_winit.models.initializing.choosing import Choice, Chooser, rules_of
 from keras_winit.models.initializing.fitting import fit, without_place
-from keras_winit.models.initializing.optimizer import reset_optimizer
+from keras_winit.models.initializing.optimizer import rate_of, reset_optimizer
 from keras_winit.models.initializing.plan import Plan, Row
+from keras_winit.models.initializing.states import reset_states, states_of
 from keras_winit.models.running.undo import Undo, undo_on_failure
 from keras_winit.models.tracing.ownership import unbuilt
 from keras_winit.schemes import Scheme
@@ -41,7 +42,9 @@ def initialize(
     the layer says); normalizations return to their initial values. Frozen, quantized and adapted
     weights are kept, and the plan says why. Each draw is recorded in the layer's own initializer,
     so that a saved model says how it was made (where an LSTM's forget gate is drawn too, as "torch"
-    does, its `unit_forget_bias` becomes False). Where anything fails, the model is as it was.
+    does, its `unit_forget_bias` becomes False). Random generators, as those of
+    dropout, and stateful recurrent layers start over where all of the model does. Where anything fails, the
+    model is as it was.
 
     Args:
         model: a built model of any kind, or a built layer. If it is compiled, the optimizer's state
@@ -96,6 +99,7 @@ def initialize(
         return drawing.plan(dry_run=True)
     with undo_on_failure() as undo:
         if drawing.carry_out(undo):
+            drawing.reset_states(undo)
             drawing.reset_optimizer(undo)
         return drawing.plan(dry_run=False)
 
@@ -122,7 +126,8 @@ class Drawing:
         self.anatomy = Anatomy(model, data)
         self.slots = self.anatomy.slots
         self._model = model
-        chooser = Chooser(self.anatomy, rules_of(scheme), overwrite=overwrite)
+        rules = rules_of(scheme)
+        chooser = Chooser(self.anatomy, rules, overwrite=overwrite)
         drawn_seeds: set[int] = set()
         self._steps = []
         for slot in self.slots:
@@ -131,6 +136,8 @@ class Drawing:
                 place_seed = fold(place_seed, "again")
             drawn_seeds.add(place_seed)
             self._steps.append((slot, *_step(slot, chooser, place_seed)))
+        starts_over = self._draws and all(rule.is_about_all for rule in rules)
+        self._states = states_of(model) if starts_over else []
         optimizer = getattr(model, "optimizer", None)
         self.stateful = optimizer is not None and optimizer.built
 
@@ -165,6 +172,10 @@ class Drawing:
                 advance()
         return bool(todo)
 
+    def reset_states(self, undo: Undo) -> None:
+        """Let random generators and stateful recurrent layers start over, where all of the model does."""
+        reset_states(self._states, undo)
+
     def reset_optimizer(self, undo: Undo) -> None:
         """Give the optimizer's state the values that it starts with, if it has one."""
         if self.stateful:
@@ -172,9 +183,17 @@ class Drawing:
 
     def plan(self, *, dry_run: bool) -> Plan:
         """What is done, or would be."""
-        resets = self.stateful and self._draws
-        note = "the optimizer's state is reset too" if resets else "there is no optimizer state to reset"
-        return Plan(tuple(row for _, _, row in self._steps), self.seed, note, dry_run, unbuilt(self._model))
+        rows = [row for _, _, row in self._steps]
+        for state in self._states:
+            shape = tuple(int(size) for size in state.variable.shape)
+            rows.append(Row(state.variable.path, shape, "state", None, None, "start", None, state.reason))
+        return Plan(tuple(rows), self.seed, self.note(resets=self._draws), dry_run, unbuilt(self._model))
+
+    def note(self, *, resets: bool) -> str:
+        """What becomes of the optimizer."""
+        if not (self.stateful and resets):
+            return "there is no optimizer state to reset"
+        return f"the optimizer's state is reset too; {rate_of(self._model.optimizer)}"
 
 
 def root_seed(seed: Any) -> int:

@@ -22,3 +22,10 @@ def reset_optimizer(model: keras.Model, undo: Undo) -> None:
         )
     for old, new in zip(optimizer.variables, fresh.variables, strict=True):
         undo.assign(old, new)
+
+
+def rate_of(optimizer: keras.optimizers.Optimizer) -> str:
+    """The learning rate in force, which is not part of the state: a callback may have changed it."""
+    if isinstance(optimizer._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
+        return "its learning rate follows its schedule from the start"
+    return f"its learning rate stays {float(keras.ops.convert_to_numpy(optimizer.learning_rate)):.3g}"
