@@ -6,7 +6,6 @@ import importlib
 import inspect
 import json
 import pkgutil
-import statistics
 from importlib import metadata
 from pathlib import Path
 
@@ -35,7 +34,8 @@ FOLDERS = {
     "models.running": "watching undo moments probe batch",
     "models.initializing": "plan optimizer states fitting asked torch_defaults mirroring choosing initialize "
     "for_layer",
-    "models.calibrating": "calibration moving_statistics rescaling replaying gates centring calibrate",
+    "models.calibrating": "calibration leaving moving_statistics rescaling replaying gates centring "
+    "calibrate",
     "models.diagnosing": "thresholds report taps guessing signals weights diagnose",
 }
 _INSIDE = [
@@ -108,14 +108,12 @@ def test_version_and_types():
     assert (ROOT / "py.typed").exists()
 
 
-IMPORT_TIME = """
-import json, sys, time
+IMPORTED = """
+import json, sys
 import keras
 before = set(sys.modules)
-start = time.perf_counter()
 import keras_winit
-seconds = time.perf_counter() - start
-print("JSON" + json.dumps([seconds, sorted(set(sys.modules) - before)]))
+print("JSON" + json.dumps(sorted(set(sys.modules) - before)))
 """
 
 
@@ -123,15 +121,11 @@ once = pytest.mark.skipif(BACKEND != "tensorflow", reason="the same on every bac
 
 
 @once
-def test_importing_is_light():
-    runs = []
-    run_python("-c", "import keras_winit", PYTHONDONTWRITEBYTECODE="")  # compiles it, if pip has not
-    for _ in range(3):
-        finished = run_python("-c", IMPORT_TIME)
-        assert finished.returncode == 0, finished.stderr[-2000:]
-        seconds, modules = json.loads(finished.stdout.split("JSON")[1])
-        runs.append(seconds)
-    assert statistics.median(runs) < 0.05, runs
+def test_importing_brings_nothing_heavy():
+    """What it costs is measured by tests/benchmarks/importing.py."""
+    finished = run_python("-c", IMPORTED)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    modules = json.loads(finished.stdout.split("JSON")[1])
     heavy = {"rich.table", "matplotlib", "scipy", "sklearn"}
     assert not heavy & set(modules)
 

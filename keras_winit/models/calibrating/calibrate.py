@@ -8,12 +8,13 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from keras_winit.models.anatomy.following import activation_after, is_gate
+from keras_winit.models.anatomy.following import activation_after
 from keras_winit.models.anatomy.normalizing import normalizations_after
 from keras_winit.models.anatomy.slots import CELLS, Slot
 from keras_winit.models.calibrating.calibration import Calibration, CalibrationRow
 from keras_winit.models.calibrating.centring import CENTRES, Centring
 from keras_winit.models.calibrating.gates import CellRescaler, RecurrentRescaler
+from keras_winit.models.calibrating.leaving import reason_to_leave
 from keras_winit.models.calibrating.moving_statistics import MovingStatistics, let_means_stay
 from keras_winit.models.calibrating.replaying import Replayer, call_to_replay
 from keras_winit.models.calibrating.rescaling import Normalized, Rescaler, all_steps_at_once
@@ -180,7 +181,7 @@ class _Pass:
         for slot in slots:
             if slot.role not in ("kernel", "embedding"):
                 continue
-            reason = _reason_to_leave(slot, self._drawing)
+            reason = reason_to_leave(slot, self._drawing)
             if reason:
                 self._settle(slot, [None], None, reason)
             else:
@@ -288,20 +289,3 @@ class _Pass:
         record = Scaled(**config)
         remember(record, slot.asked)
         self._undo.set_attribute(slot.layer, slot.attribute, record)
-
-
-def _reason_to_leave(slot: Slot, drawing: Drawing) -> str | None:
-    if slot.kept:
-        return slot.kept
-    if slot in drawing.untouched:
-        return "kept: the mapping does not give it a scheme"
-    if slot in drawing.asked:
-        return f"{drawing.asked[slot]}: its size is what is asked for"
-    if any(isinstance(layer, layers.SpectralNormalization) for layer in slot.parents):
-        return "SpectralNormalization divides it by its norm at each step"
-    if isinstance(slot.layer, layers.ReversibleEmbedding) and slot.layer.tie_weights:
-        return "it both reads and writes tokens: one factor cannot suit both"
-    # At a deviation of one, gate after gate makes one sample ten times as large as the next.
-    if is_gate(drawing.anatomy, slot):
-        return "a gate: it multiplies the signal, and would scatter it"
-    return None
