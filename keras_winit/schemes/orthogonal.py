@@ -19,9 +19,12 @@ def centre(shape: Shape) -> tuple[int, ...]:
 
 def at_centre(matrix: Any, shape: Shape) -> Any:
     """A kernel that is zero but for its centre tap, which is the matrix."""
-    widths = [[place, size - 1 - place] for place, size in zip(centre(shape), shape[:-2], strict=True)]
-    matrix = ops.reshape(matrix, (1,) * len(widths) + tuple(shape[-2:]))
-    return ops.pad(matrix, [*widths, [0, 0], [0, 0]])
+    before = 0  # taps, all in a row: TensorFlow pads eight axes at most
+    for place, size in zip(centre(shape), shape[:-2], strict=True):
+        before = before * size + place
+    after = math.prod(shape[:-2]) - 1 - before
+    taps = ops.pad(ops.reshape(matrix, (1, *shape[-2:])), [[before, after], [0, 0], [0, 0]])
+    return ops.reshape(taps, shape)
 
 
 @register(
