@@ -206,9 +206,8 @@ def test_chrono_bias_in_a_layer():
     assert (array(gru.cell.bias)[0, :5] > 0).all()
 
 
-@pytest.mark.parametrize("name", ["looks_linear", "delta_orthogonal"])
-def test_a_centre_tap_of_any_rank(name):
-    kernel = array(winit.get(name, seed=1)((1, 3, *(1,) * 20, 2, 4, 6)))
+def test_a_centre_tap_of_any_rank():
+    kernel = array(winit.LooksLinear(seed=1)((1, 3, *(1,) * 20, 2, 4, 6)))
     inside = np.moveaxis(kernel.reshape(3, 2, 4, 6), 1, 0)
     assert inside[0, 1].any()
     inside[0, 1] = 0
