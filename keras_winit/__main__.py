@@ -6,12 +6,14 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import keras_winit
 from keras_winit import demo
 from keras_winit.files import (
     check_model_path,
     check_plot_path,
+    import_module,
     one_line,
     read_arrays,
     read_model,
@@ -65,6 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     initialize.add_argument("--dry-run", action="store_true", help="only print the plan")
     initialize.set_defaults(run=_initialize)
 
+    trace = commands.add_parser("trace", help="list the operations that a call of a saved model consists of")
+    trace.add_argument("model", help="a .keras or .h5 file")
+    trace.add_argument("--json", action="store_true", help="print everything as JSON")
+    trace.set_defaults(run=_trace)
+
     portable = commands.add_parser("portable", help="a copy that loads without this package")
     portable.add_argument("model", help="a .keras or .h5 file")
     portable.add_argument("out", help="the file to write; may be the same")
@@ -90,6 +97,16 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--seed", type=int, help="the root seed; without it one is drawn and printed")
     calibrate.set_defaults(run=_calibrate)
 
+    for reads_a_model in (initialize, trace, portable, diagnose, calibrate):
+        reads_a_model.add_argument(
+            "--import",
+            dest="modules",
+            action="append",
+            default=[],
+            metavar="MODULE",
+            help="import a module, or a .py file, that defines the model's own layers; may be repeated",
+        )
+
     show = commands.add_parser("demo", help="the difference it makes, on handwritten digits, in a minute")
     show.add_argument("--epochs", type=int, default=demo.EPOCHS, help="default: %(default)s")
     show.add_argument("--seed", type=int, default=0, help="default: %(default)s")
@@ -107,6 +124,19 @@ def _schemes(_: argparse.Namespace) -> int:
     return 0
 
 
+def _trace(options: argparse.Namespace) -> int:
+    found = keras_winit.trace(_model(options))
+    print(json.dumps(found.to_dict(), indent=2) if options.json else found)
+    return 0
+
+
+def _model(options: argparse.Namespace) -> Any:
+    """The model in the file that a command names, with the modules that its classes need."""
+    for module in options.modules:
+        import_module(module)
+    return read_model(options.model)
+
+
 def _recommend(options: argparse.Namespace) -> int:
     print(keras_winit.recommend(options.activation, distribution=options.distribution, method=options.method))
     return 0
@@ -117,7 +147,7 @@ def _initialize(options: argparse.Namespace) -> int:
         raise ValueError("Say which file to write, which may be the same, or --dry-run to write none.")
     if options.out is not None:
         check_model_path(options.out)
-    model = read_model(options.model)
+    model = _model(options)
     plan = keras_winit.initialize(model, options.scheme, seed=options.seed, dry_run=options.dry_run)
     if not options.dry_run:
         write_model(model, options.out)
@@ -127,14 +157,14 @@ def _initialize(options: argparse.Namespace) -> int:
 
 def _portable(options: argparse.Namespace) -> int:
     check_model_path(options.out)
-    write_model(keras_winit.portable(read_model(options.model)), options.out)
+    write_model(keras_winit.portable(_model(options)), options.out)
     print(f"{options.out} loads without keras_winit.")
     return 0
 
 
 def _diagnose(options: argparse.Namespace) -> int:
     check_plot_path(options.plot)
-    model = read_model(options.model)
+    model = _model(options)
     data, labels = read_arrays(options.data), read_arrays(options.labels)
     report = keras_winit.diagnose(model, data, labels, options.loss)
     if options.plot:
@@ -146,7 +176,7 @@ def _diagnose(options: argparse.Namespace) -> int:
 
 def _calibrate(options: argparse.Namespace) -> int:
     check_model_path(options.out)
-    model = read_model(options.model)
+    model = _model(options)
     calibration = keras_winit.calibrate(
         model,
         read_arrays(options.data),

@@ -1,9 +1,12 @@
 """Model files: read with a clear error, written whole or not at all."""
 
 import contextlib
+import importlib
 import importlib.util
 import os
+import re
 import stat
+import sys
 import tempfile
 import warnings
 import zipfile
@@ -42,9 +45,35 @@ def read_model(path: str) -> keras.Model:
     except Exception as error:  # whatever a damaged file makes Keras raise
         model = _without_compile_state(path)
         if model is None:
-            raise ValueError(f"Keras cannot load {path!r}: {one_line(error)}") from error
+            raise ValueError(f"Keras cannot load {path!r}: {_unknown(error) or one_line(error)}") from error
         warnings.warn(f"The compile state of {path!r} is left out: {one_line(error)}", stacklevel=2)
         return model
+
+
+def import_module(name: str) -> None:
+    """Import a module by its name, or a .py file by its path, from the folder that one is in."""
+    folder = str(Path(name).resolve().parent) if name.endswith(".py") else str(Path.cwd())
+    if name.endswith(".py") and not Path(name).is_file():
+        raise ValueError(f"There is no file {name!r} to import.")
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        importlib.import_module(Path(name).stem if name.endswith(".py") else name)
+    except Exception as error:  # whatever a module may raise
+        raise ValueError(f"{name!r} cannot be imported: {one_line(error)}") from error
+
+
+def _unknown(error: Exception) -> str | None:
+    """What to say of a class or function that Keras does not know; None for another error."""
+    found = re.search(
+        r"Could not (?:locate|find) (?:class|function|object)[^'\"]*['\"]([^'\"]+)['\"]", str(error)
+    )
+    if found is None:
+        return None
+    return (
+        f"nothing that is imported defines {found[1]!r}. On the command line, name what does: "
+        "--import MODULE, or --import FILE.py"
+    )
 
 
 def _check_texts(path: str) -> None:

@@ -278,3 +278,69 @@ def test_bars_are_for_terminals(tmp_path):
     assert "━" not in running.stdout.read().decode()
     piped = subprocess.run(command, capture_output=True, check=True)
     assert "━".encode() not in piped.stdout + piped.stderr
+
+
+LAYERS = """
+import keras
+
+@keras.saving.register_keras_serializable("theirs")
+class Doubled(keras.layers.Layer):
+    def build(self, shape):
+        self.w = self.add_weight(name="w", shape=(shape[-1], 3))
+
+    def call(self, x):
+        return 2 * keras.ops.matmul(x, self.w)
+"""
+
+SAVE = """
+import keras, my_layers
+keras.Sequential([keras.Input((4,)), my_layers.Doubled()]).save("model.keras")
+"""
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory):
+    """A folder with a model whose layer is defined in a module beside it."""
+    folder = tmp_path_factory.mktemp("theirs")
+    (folder / "my_layers.py").write_text(LAYERS)
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    subprocess.run([sys.executable, "-c", SAVE], cwd=folder, check=True, env=environment)
+    return folder
+
+
+def command(folder, *arguments):
+    full = [sys.executable, "-m", "keras_winit", *arguments]
+    environment = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"}
+    return subprocess.run(full, cwd=folder, capture_output=True, text=True, check=False, env=environment)
+
+
+@pytest.mark.parametrize("module", ["my_layers", "my_layers.py", "{folder}/my_layers.py"])
+def test_a_models_own_layers_are_imported(module, theirs):
+    finished = command(theirs, "trace", "model.keras", "--import", module.format(folder=theirs))
+    assert finished.returncode == 0, finished.stderr
+    assert "Matmul" in finished.stdout
+
+
+def test_an_unknown_class_is_named_in_three_lines_at_most(theirs):
+    finished = command(theirs, "initialize", "model.keras", "--dry-run")
+    assert finished.returncode == 2
+    said = [line for line in finished.stderr.splitlines() if line.startswith("keras-winit")]
+    assert len(said) == 1
+    assert "Doubled" in said[0]
+    assert "--import" in said[0]
+    assert len(said[0]) < 300
+
+
+def test_a_module_that_is_not_there_is_named(theirs):
+    for module, message in (("no_such_module", "cannot be imported"), ("no_such.py", "There is no file")):
+        finished = command(theirs, "trace", "model.keras", "--import", module)
+        assert finished.returncode == 2
+        assert module in finished.stderr
+        assert message in finished.stderr
+
+
+def test_a_trace_as_json(tmp_path, capsys):
+    _, path = saved(tmp_path)
+    assert main(["trace", str(path), "--json"]) == 0
+    steps = json.loads(capsys.readouterr().out)["steps"]
+    assert steps[-1]["note"] == "→ output"
