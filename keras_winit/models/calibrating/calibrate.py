@@ -25,7 +25,7 @@ from keras_winit.models.running.moments import moments
 from keras_winit.models.running.probe import handed_on
 from keras_winit.models.running.undo import Undo, assign_exactly, exact_value, undo_on_failure
 from keras_winit.models.running.watching import as_written, intercepted, no_gradients, untouched
-from keras_winit.models.tracing.ownership import check_built
+from keras_winit.models.tracing.ownership import check_built, check_callable
 from keras_winit.schemes.compose import Scaled
 from keras_winit.support.checks import as_bool, as_float, one_of
 from keras_winit.support.progress import progress as progress_bar
@@ -112,6 +112,7 @@ def calibrate(
     target = as_float("target_std", target_std, positive=True)
     one_of("center", center, CENTRES)
     check_built(model)
+    check_callable(model)
     root = root_seed(seed)
     rules_of(scheme)  # what is asked comes before what it is asked of
     batch = batch_for(model, data, seed=root)

@@ -14,7 +14,7 @@ from keras_winit.models.diagnosing.signals import Seen, Signals, signals
 from keras_winit.models.diagnosing.thresholds import Threshold, thresholds_with
 from keras_winit.models.diagnosing.weights import WeightCheck
 from keras_winit.models.running.batch import batch_for
-from keras_winit.models.tracing.ownership import check_built, unbuilt
+from keras_winit.models.tracing.ownership import check_built, check_callable, unbuilt
 
 _CALIBRATE = "Give every layer the same deviation: `calibrate(model, data)`."
 
@@ -62,6 +62,7 @@ def diagnose(
     """
     limits = thresholds_with(thresholds)
     check_built(model)
+    check_callable(model)
     batch = batch_for(model, data, labels)
     found = Anatomy(model, batch.inputs).slots
     unknown = [f"{slot.path}: nothing is known of it: its layer is not seen" for slot in found if slot.unseen]

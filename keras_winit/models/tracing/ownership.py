@@ -84,6 +84,18 @@ def unbuilt(model: keras.layers.Layer) -> tuple[str, ...]:
     return tuple(layer.name for layer in model._flatten_layers() if is_unbuilt(layer))
 
 
+def check_callable(model: Any) -> None:
+    """Raise a ValueError for a model that cannot be called, with what can be inside of it."""
+    if type(model).call not in (layers.Layer.call, keras.Model.call):
+        return
+    inside = [child.name for child in children(model) if isinstance(child, keras.Model)]
+    models = f"Pass one of the models inside: {', '.join(map(repr, inside))}." if inside else "It needs one."
+    raise ValueError(
+        f"The model {model.name!r} has no `call`, so no data can be sent through it. {models} "
+        "`initialize` works on the whole."
+    )
+
+
 def check_built(model: Any) -> None:
     """Raise a TypeError for what is no model or layer, a ValueError for one that is not built."""
     if not isinstance(model, layers.Layer):
