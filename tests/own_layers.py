@@ -5,12 +5,22 @@ in `power` the variance of what it puts out after LeCun's scheme, for standard n
 """
 
 import math
+from typing import NamedTuple
 
 import keras
 import numpy as np
 from keras import layers, ops
 
 IN, OUT, HEADS = 210, 130, 5
+
+
+class Pair(NamedTuple):
+    kernel: object
+
+
+class Box:
+    def __init__(self, kernel):
+        self.kernel = kernel
 
 
 class Own(layers.Layer):
@@ -133,6 +143,63 @@ class Scaled255(Own):
 
     def call(self, x):
         return ops.matmul(x / 255.0, self.w)
+
+
+class Vector(Own):
+    """A kernel of one axis, as that of an attention's scores."""
+
+    given, shapes = (200, 20_000), ((20_000,),)
+    expected = (("kernel", 20_000, 1),)
+
+    def call(self, x):
+        return ops.tensordot(x, self.w, 1)
+
+
+class Relations(Own):
+    """A kernel for each kind of edge, looked up by its number."""
+
+    given, shapes = (300, IN), ((3, IN, OUT),)
+    expected = (("kernel", IN, OUT),)
+
+    def call(self, x):
+        kinds = ops.cast(x[:, 0] > 0, "int32") + ops.cast(x[:, 1] > 0, "int32")
+        return ops.einsum("bi,bio->bo", x, ops.take(self.w, kinds, axis=0))
+
+
+class SideBySide(Own):
+    """Three kernels, joined before the signal comes."""
+
+    shapes = ((IN, OUT), (IN, 90), (IN, 20))
+    expected = (("kernel", IN, OUT + 110),) * 3
+
+    def call(self, x):
+        return ops.matmul(x, ops.concatenate([self.w, self.u, self.b], axis=-1))
+
+
+class Named(layers.Layer):
+    """Weights in a named tuple, and in an object of one's own."""
+
+    given, power, tokens = (400, IN), 1.0, 0
+    expected = (("kernel", IN, OUT), ("kernel", OUT, 90))
+
+    def build(self, _shape):
+        first, second = self.add_weight(shape=(IN, OUT)), self.add_weight(shape=(90, OUT))
+        self.pair, self.box = Pair(first), Box(second)
+
+    def call(self, x):
+        return ops.matmul(ops.matmul(x, self.pair.kernel), ops.transpose(self.box.kernel))
+
+
+class Demodulated(Own):
+    """StyleGAN2's convolution: the kernel meets the signal, and its square the style."""
+
+    given, shapes = (20, 8, 8, 60), ((3, 3, 60, OUT),)
+    expected = (("kernel", 9 * 60, 9 * OUT),)
+
+    def call(self, x):
+        style = 1 + 0 * ops.mean(x, axis=(1, 2))
+        size = ops.rsqrt(ops.einsum("hwio,bi->bo", ops.square(self.w), ops.square(style)))
+        return ops.conv(x, self.w) + 0 * size[:, None, None, :] + 0 * ops.mean(x)
 
 
 class Tensordot(Own):
@@ -399,7 +466,7 @@ class Positions(layers.Layer):
 
 LAYERS = (
     *(Matmul, UnnamedKernel, ForeignName, TransposedUse, Equalized, EqualizedConvolution, Tensordot),
-    *(EqualizedInput, EqualizedOutput, Query, Scaled255),
+    *(EqualizedInput, EqualizedOutput, Query, Scaled255, Vector, Relations, SideBySide, Named),
     *(FourProjections, Split, LowRank, ProductFirst, Graph, Bilinear, Experts, HandWrittenLSTM),
     *(Convolution, GroupedConvolution, Depthwise, Separable, TransposedConvolution, Fourier),
     *(LookUp, OneHot, TiedTable, InAList, Mapped, OwnDense, Norm, Positions),

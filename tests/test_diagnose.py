@@ -707,3 +707,17 @@ def test_what_tensorflow_compiles_is_not_spoilt(function):
     model.fit(data, numbers(32, 5), batch_size=32, verbose=0)
     assert not np.allclose(array(model.norm.moving_mean.value), before)
     assert not tf.config.functions_run_eagerly()
+
+
+def test_outputs_that_are_no_tensors_are_passed_over():
+    class Optional(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(2)
+
+        def call(self, x):
+            return {"out": self.dense(x), "attentions": None}
+
+    model = Optional()
+    model(np.ones((2, 4), "float32"))
+    assert winit.diagnose(model, np.random.default_rng(0).normal(size=(8, 4)).astype("float32")).ok

@@ -248,6 +248,32 @@ def test_each_kernel_of_a_layer_is_calibrated_where_it_meets_the_signal(scheme):
         assert two.std() != pytest.approx(1, rel=0.1)
 
 
+SINGLE = [
+    *(own_layers.Matmul, own_layers.Vector, own_layers.SideBySide, own_layers.Relations),
+    *(own_layers.EqualizedOutput, own_layers.EqualizedInput, own_layers.ProductFirst, own_layers.Experts),
+    *(own_layers.Convolution, own_layers.TransposedConvolution),
+]
+
+
+@pytest.mark.parametrize("kind", SINGLE, ids=lambda kind: kind.__name__)
+def test_what_a_layer_puts_out_is_what_calibrate_says(kind):
+    inputs = own_layers.inputs_for(kind)[:256]
+    model = own_layers.model_of(kind)
+    calibration = winit.calibrate(model, 7 * inputs, seed=0, progress=False)
+    assert not calibration.skipped
+    if kind is not own_layers.TransposedConvolution:  # of which the layer hands on the inside
+        assert array(model(7 * inputs)).std() == pytest.approx(1, rel=1e-3)
+
+
+def test_a_kernel_and_its_square_are_told_apart():
+    inputs = keras.Input((8, 8, 60))
+    model = keras.Model(inputs, own_layers.Demodulated()(inputs))
+    data = np.random.default_rng(0).standard_normal((20, 8, 8, 60), "float32")
+    (row,) = winit.initialize(model, "looks_linear", seed=0).rows
+    assert (row.role, *row.fans) == own_layers.Demodulated.expected[0]
+    assert not winit.calibrate(model, data, seed=0, progress=False).skipped
+
+
 @pytest.mark.parametrize("kind", [own_layers.ProductFirst, own_layers.FourProjections, own_layers.TiedTable])
 def test_kernels_that_meet_the_signal_together_share_the_factor(kind):
     model, data = own_layers.model_of(kind), own_layers.inputs_for(kind)

@@ -1,6 +1,7 @@
 """The trace of a model: what it sees, and that it leaves nothing behind."""
 
 import ast
+import collections
 import gc
 import random
 import threading
@@ -328,6 +329,35 @@ def test_it_leaves_nothing_behind_when_it_is_broken_off(kind, monkeypatch):
         monkeypatch.setattr(tracing._Tracer, "_note", note)
         assert_same(before, state_of(model))
         assert next_names() == names
+
+
+class Remembering(layers.Layer):
+    """Leaves what it was given in objects of its own, and draws from all random numbers that there are."""
+
+    def __init__(self):
+        super().__init__()
+        self.store, self.last = own_layers.Box(None), collections.deque(maxlen=2)
+
+    def call(self, x):
+        self.store.kernel = x
+        self.last.append(x)
+        return x + keras.random.normal((3,)) + random.random() + np.random.rand()
+
+
+def test_what_a_call_leaves_in_objects_and_random_numbers():
+    layer = Remembering()
+    layer(np.ones((2, 3), "float32"))
+    held, last, state, numpys = layer.store.kernel, list(layer.last), random.getstate(), np.random.get_state()
+    assert "Add" in kinds(winit.trace(layer, np.ones((2, 3), "float32")))
+    assert layer.store.kernel is held
+    assert [one is other for one, other in zip(layer.last, last, strict=True)] == [True]
+    assert random.getstate() == state
+    np.testing.assert_array_equal(np.random.get_state()[1], numpys[1])
+    keras.utils.set_random_seed(1)
+    winit.trace(layer, np.ones((2, 3), "float32"))
+    first = array(keras.random.normal((3,)))
+    keras.utils.set_random_seed(1)
+    np.testing.assert_array_equal(array(keras.random.normal((3,))), first)
 
 
 def test_other_threads_call_what_they_mean_to_call():

@@ -40,7 +40,10 @@ class Anatomy:
     def steps(self, slot: Slot) -> list[Step]:
         """The steps in which a kernel or embedding meets the signal; none where they are not seen."""
         if slot.use is not None:
-            return [use.step for use in self.uses.of(slot.variable) if use.role in _CONTRACTIONS]
+            roles = _CONTRACTIONS if slot.role == "embedding" else (slot.role,)
+            uses = [use for use in self.uses.of(slot.variable) if use.role in roles]
+            straight = [use for use in uses if not use.bent]
+            return [use.step for use in straight or uses]
         found = self.trace.of(slot.layer)
         around = next((layer for layer in reversed(slot.parents) if isinstance(layer, layers.RNN)), None)
         if not found and around is not None:

@@ -3,15 +3,16 @@
 The twin is made in a scope in which Keras notes what each variable is to be drawn from and draws nothing.
 """
 
-import contextlib
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 
 from keras_winit.models.tracing.interception import nothing_left
+from keras_winit.models.tracing.opening import is_keras_call
 from keras_winit.models.tracing.ownership import owned
+
+_Make = Callable[[Any], Any]
 
 
 class FreshValues:
@@ -29,8 +30,11 @@ class FreshValues:
             parents: the layers around it, the innermost last: what cannot be made by itself may be
                 made with them.
         """
-        parts = [(layer, (_from_config, _built_again)), *((each, (_from_config,)) for each in parents[::-1])]
-        for each, makes in parts:
+        # What a layer's own configuration leaves out, its attributes still have.
+        makes: tuple[_Make, ...] = (_from_config, _built_again)
+        makes = makes if is_keras_call(layer) else makes[::-1]
+        ways = [(layer, makes), *((each, (_from_config,)) for each in parents[::-1])]
+        for each, makes in ways:
             key = id(each), each is not layer
             if key not in self._found:
                 self._found[key] = _initializers(each, makes, whole=each is not layer)
@@ -47,7 +51,7 @@ def _initializers(layer: Any, makes: Sequence[Callable[[Any], Any]], *, whole: b
 
     own = variables(layer)
     for make in makes:
-        with nothing_left(layer) as scope, _python_random():
+        with nothing_left(layer) as scope:
             try:
                 pairs = _paired(own, variables(make(layer)))
             except Exception:
@@ -98,7 +102,9 @@ def _without_layers(item: Any) -> Any:
     if isinstance(item, keras.layers.Layer):
         return _Inert(item)
     if isinstance(item, list):
-        return [_without_layers(each) for each in item]
+        return list(map(_without_layers, item))
+    if isinstance(item, tuple) and not hasattr(item, "_make"):
+        return tuple(map(_without_layers, item))
     if isinstance(item, dict):
         return {key: _without_layers(each) for key, each in item.items()}
     return item
@@ -128,13 +134,3 @@ def _assigned(value: Any) -> Callable[..., Any]:
         return keras.ops.cast(value, dtype or value.dtype)
 
     return value_at_build
-
-
-@contextlib.contextmanager
-def _python_random() -> Iterator[None]:
-    """In the block Python's own random numbers, from which Keras takes seeds, are not used up."""
-    state = random.getstate()
-    try:
-        yield
-    finally:
-        random.setstate(state)

@@ -113,6 +113,11 @@ class Links:
             self._end(signal, result.why)
         return result
 
+    def _places(self, slot: Slot, step: Step) -> tuple[int, int] | None:
+        """The axes of the use of a variable of a layer of the user's own in a step."""
+        uses = self._anatomy.uses.of(slot.variable)
+        return next((use.places for use in uses if use.step is step), None)
+
     def _adds_a_bias(self, step: Step) -> bool:
         uses = [use for value in step.inputs for use in self._anatomy.uses.of(value.variable)]
         return bool(uses) and all(use.role == "bias" for use in uses if use.step is step)
@@ -120,7 +125,7 @@ class Links:
     def _read(self, slot: Slot, step: Step, given: Value, signal: Signal) -> Signal:
         """Note that a kernel reads a signal; return what it puts out."""
         before, after = given.shape, step.outputs[0].shape
-        in_axis, out_axis = _axes(slot, len(before), len(after))
+        in_axis, out_axis = self._places(slot, step) or _axes(slot, len(before), len(after))
         blocks = signal.blocks(before, in_axis) if signal.source else None
         why = None
         if slot in self.reads:  # one kernel cannot suit two places
@@ -182,8 +187,6 @@ def _reads_units(slot: Slot) -> bool:
 def _axes(slot: Slot, before: int, after: int) -> tuple[int, int]:
     """The axis that a kernel's layer reads along, and the one that its units are on."""
     layer = slot.layer
-    if slot.use is not None and slot.use.places is not None:
-        return slot.use.places
     if isinstance(layer, layers.EinsumDense):
         return _einsum_axes(layer, before) or (before - 1, after - 1)
     if getattr(layer, "data_format", None) == "channels_first":

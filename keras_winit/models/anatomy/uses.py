@@ -33,6 +33,8 @@ class Use(NamedTuple):
         places: the axis that the step reads along and the one that its units are on, where there is one
             of each.
         bent: whether it is a function of the variable that meets the signal, not the variable.
+        product: whether it is a product with other variables that meets the signal.
+        behind: the part of `scale` that its output is multiplied by, not it.
     """
 
     step: Step
@@ -43,6 +45,8 @@ class Use(NamedTuple):
     gates: int = 1
     places: tuple[int, int] | None = None
     bent: bool = False
+    product: bool = False
+    behind: float = 1.0
 
 
 class Uses:
@@ -71,12 +75,15 @@ class Uses:
 
     def main(self, variable: Any) -> Use | None:
         """The use that says what a variable is for; None for one that no operation was seen to use."""
-        found = self.of(variable)
+        every = self.of(variable)
+        found = [use for use in every if not use.bent] or every
         if not found:
             return None
         role = min((use.role for use in found), key=_ROLES.index)
         sums = [use for use in found if use.role in ("kernel", "recurrent")]
         first = next(use for use in found if use.role == role)
+        if role == "embedding" and sums and len(variable.shape) > 2:  # a row of it is a kernel
+            return sums[0]
         if role == "embedding" and sums:  # tied to an output, where its rows are summed over
             return first._replace(fans=sums[0].fans, scale=sums[0].scale)
         return first
@@ -96,8 +103,9 @@ class Uses:
         if weights or signals or step.in_layer or step.opaque:
             self._signal.update(id(value) for value in step.outputs)
         for value in weights:
+            others = [each for each in signals if each is not value]
             for variable, view in self._views_of(value).values():
-                use = self._use(step, value, view, signals)
+                use = self._use(step, value, view, others)
                 if view is not None and view.bent:
                     use = use._replace(bent=True)
                 self._uses.setdefault(id(variable), []).append(use)
@@ -116,6 +124,8 @@ class Uses:
             return self._summed(step, value, view, sums, signals)
         if _looks_up(step, value):
             rows = step.operation.axis or 0 if step.kind == "Take" else 0
+            if len(value.shape) > 2 and step.kind == "Take":
+                self._views[id(step.outputs[0])] = views.after(step, self._views_of, rows=True)
             width = math.prod(
                 size for axis, size in enumerate(value.shape) if axis != rows % len(value.shape)
             )
@@ -152,10 +162,12 @@ class Uses:
         role = "kernel"
         if any(self._is_one_hot(operand) for operand in signals) and with_signal:
             fan_in, role = 1, "embedding"
-        elif any(operand.source == "state" for operand in signals):
+        elif any(map(_is_state, signals)):
             role = "recurrent"
         axes = _axes([*dict.fromkeys(inputs)], [*dict.fromkeys(outputs + inner)])
+        several = sum(bool(self._views_of(operand)) for operand, _ in sums.operands) > 1
         use = Use(step, role, Fans(fan_in, fan_out), axes, view.scale, places=_places(sums, value))
+        use = use._replace(product=several or bool(view.inner))
         return self._kernel(use, signals)
 
     def _kernel(self, use: Use, signals: list[Value]) -> Use:
@@ -188,7 +200,8 @@ class Uses:
             self._factors[id(step.outputs[0])] = factor
             for use in self._outputs.get(id(signals[0]), ()):
                 if not self._is_compared(step.outputs[0]):
-                    self._replace(use, _equalized(use, factor))
+                    by = _equalized(use, factor)
+                    self._replace(use, by._replace(behind=by.scale / use.scale))
         found = tuple(use for signal in signals for use in self._outputs.get(id(signal), ()))
         if not found or len(step.outputs) == 0:
             return
@@ -228,6 +241,12 @@ class Uses:
                 ):
                     fans = Fans(each.fans.fan_in, each.fans.fan_out / gates)
                     found[index] = each._replace(fans=fans, gates=gates)
+
+
+def _is_state(value: Value) -> bool:
+    while value.step is not None and value.step.kind in ("Reshape", "Cast", "ExpandDims", "Squeeze"):
+        value = value.step.inputs[0]
+    return value.source == "state"
 
 
 def _equalized(use: Use, factor: float | None) -> Use:

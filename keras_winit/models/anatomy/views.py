@@ -49,12 +49,22 @@ def whole(variable: Any) -> Views:
     return {id(variable): (variable, View(variable, axes))}
 
 
-def after(step: Step, views: Callable[[Value], Views]) -> Views:
-    """The views of what a step puts out, of whose inputs all follow from variables and constants."""
+def after(step: Step, views: Callable[[Value], Views], *, rows: bool = False) -> Views:
+    """The views of what a step puts out, of whose inputs all follow from variables and constants.
+
+    Args:
+        step: the step.
+        views: gives the views of a value.
+        rows: whether it takes rows by numbers of the signal, which are no axes of the variables then.
+    """
     found: Views = {}
     for value in dict.fromkeys(step.inputs):
         for key, (variable, view) in views(value).items():
             new = None if view is None else _passed(step, value, view, views)
+            if rows and new is not None:
+                axis, more = step.operation.axis or 0, len(step.outputs[0].shape) - len(value.shape) + 1
+                taken = new.axes[:axis] + ((),) * more + new.axes[axis + more :]
+                new = replace(new, axes=taken)
             if key in found and found[key][1] is not None and new is not None:
                 continue  # the same variable twice, such as a matrix and its transpose
             found[key] = variable, new if key not in found else None

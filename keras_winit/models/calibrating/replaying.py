@@ -91,7 +91,7 @@ class Replayer:
         for step in self._call.steps:
             arguments = keras.tree.map_structure(number, list(step.arguments))
             options = {key: keras.tree.map_structure(number, item) for key, item in step.options.items()}
-            outputs = keras.tree.flatten(step.operation.call(*arguments, **options))
+            outputs = keras.tree.flatten(_compute(step, arguments, options))
             if id(step) in self._at:
                 outputs[0] = self._rescaled(step, outputs[0])
             numbers.update((id(value), out) for value, out in zip(step.outputs, outputs, strict=True))
@@ -106,11 +106,24 @@ class Replayer:
             for slot in slots:
                 self._settle(slot, [found.std], None, normalized.reason, normalized=True)
             return output
-        factor = self._target / found.std if found.varies else 0.0
+        behind = max(abs(slot.use.behind) if slot.use else 1.0 for slot in slots)
+        factor = self._target / (found.std * behind) if found.varies else 0.0
         if not 0 < factor < float("inf"):
             for slot in slots:
                 self._settle(slot, [found.std], None, NO_VARIANCE if found.std == 0 else NOT_FINITE)
             return output
+        product = [slot for slot in slots if slot.use is not None and slot.use.product]
         for slot in slots:  # of a product of kernels each takes its share
-            self._settle(slot, [found.std], [factor ** (1 / len(slots))], "")
+            share = factor ** (1 / len(product)) if slot in product else factor
+            self._settle(slot, [found.std * behind], [share], "")
         return output * keras.ops.cast(factor, output.dtype)
+
+
+def _compute(step: Step, arguments: list[Any], options: dict[str, Any]) -> Any:
+    """What the operation of a step makes of numbers."""
+    operation = step.operation
+    if step.kind != "ConvTranspose":
+        return operation.call(*arguments, **options)
+    # Whose own `call` takes its padding for another argument.
+    names = ("strides", "padding", "output_padding", "data_format", "dilation_rate")
+    return keras.ops.conv_transpose(*arguments, **{name: getattr(operation, name) for name in names})

@@ -273,7 +273,7 @@ def _projected(outputs: Any) -> Any:
     """The outputs times random signs: a gradient of the same size everywhere."""
     rng = np.random.default_rng(0)
     total: Any = ops.zeros(())
-    for output in keras.tree.flatten(outputs):
+    for output in filter(ops.is_tensor, keras.tree.flatten(outputs)):
         if keras.backend.is_float_dtype(keras.backend.standardize_dtype(output.dtype)):
             signs = rng.choice([-1.0, 1.0], size=tuple(output.shape)).astype("float32")
             total = total + ops.sum(ops.cast(output, "float32") * ops.convert_to_tensor(signs))

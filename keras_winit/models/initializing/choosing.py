@@ -18,6 +18,7 @@ from keras_winit.models.initializing.plan import NOTHING_KNOWN
 from keras_winit.models.initializing.torch_defaults import torch_default
 from keras_winit.schemes import names, scheme_class
 from keras_winit.schemes.looks_linear import LooksLinear
+from keras_winit.schemes.orthogonal import Orthogonal
 from keras_winit.schemes.registry import get
 from keras_winit.support.checks import did_you_mean, shown
 
@@ -130,13 +131,13 @@ class Chooser:
             return Choice(rule.scheme, "the rule names this variable", forget_bias=False)
         if slot.use is not None and slot.use.bent:
             return _own(slot, "the model computes a function of it: its initial value")
-        if slot.role == "recurrent":
+        if slot.role == "recurrent" and len(slot.shape) > 1:
             return Choice(get("orthogonal"), "recurrent: keeps the length of the state, gate by gate")
         if slot.role == "bias":
             return Choice(get("zeros"), "a bias" + (", its forget gate one" if slot.forget_bias else ""))
         if slot.role == "statistic" and slot.variable.name not in STATISTICS:
             return Choice(None, "not trained: a state of its layer, which only a reset draws")
-        if slot.role not in ("kernel", "embedding"):
+        if slot.role not in ("kernel", "embedding", "recurrent"):
             return _own(slot, "its initial value")
         return self._for_kernel(slot, rule)
 
@@ -150,6 +151,8 @@ class Chooser:
         return None if reason is None else Choice(slot.asked, reason, asked=True)
 
     def _for_kernel(self, slot: Slot, rule: Rule) -> Choice:
+        if len(slot.shape) < 2 and rule.is_about_all and isinstance(rule.scheme, Orthogonal):
+            return Choice(get("lecun_normal"), "a vector, which no scheme makes orthogonal")
         if not isinstance(rule.scheme, str):
             return Choice(rule.scheme, "as asked")
         if slot.role == "embedding" and slot.asked is not None and rule.scheme == "auto":

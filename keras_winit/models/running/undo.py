@@ -13,6 +13,7 @@ import numpy as np
 from keras.src.backend.common.variables import AutocastScope  # which Keras does not export
 
 from keras_winit.support.host import host_array
+from keras_winit.support.interrupts import surely
 
 
 def exact_value(variable: Any) -> Any:
@@ -116,8 +117,5 @@ def undo_on_failure(*, in_memory: bool = False) -> Iterator[Undo]:
         try:
             yield undo
         except BaseException:
-            try:
-                undo.take_back()
-            except KeyboardInterrupt:  # a second one: from the start
-                undo.take_back()
+            surely(undo.take_back)
             raise

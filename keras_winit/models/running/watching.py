@@ -10,6 +10,8 @@ from typing import Any
 import keras
 from keras import layers, ops
 
+from keras_winit.support.interrupts import surely
+
 # What a layer does in place of its own `call`: it is given that, and what `call` would be.
 Hook = Callable[..., Any]
 
@@ -79,11 +81,7 @@ def _eagerly() -> Iterator[None]:
             tf.config.run_functions_eagerly(True)
         yield
     finally:
-        try:
-            put_back()
-        except KeyboardInterrupt:  # from the start
-            put_back()
-            raise
+        surely(put_back)
 
 
 def having(layer: Any, **values: Any) -> contextlib.AbstractContextManager[None]:
@@ -124,11 +122,7 @@ def _having_all(changes: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
             vars(layer)[name] = value
         yield
     finally:
-        try:
-            put_back()
-        except KeyboardInterrupt:  # from the start
-            put_back()
-            raise
+        surely(put_back)
 
 
 @contextlib.contextmanager
@@ -162,11 +156,7 @@ def untouched(model: keras.layers.Layer, undo: Any = None) -> Iterator[None]:
             states.clear()
         raise
     finally:
-        try:
-            put_back()
-        except KeyboardInterrupt:  # from the start
-            put_back()
-            raise
+        surely(put_back)
 
 
 def _changed_by_calls(model: keras.layers.Layer, every: list[Any]) -> list[Any]:

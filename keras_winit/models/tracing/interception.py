@@ -5,13 +5,17 @@ This is the only file that replaces methods of Keras, and that knows what Keras 
 
 import collections
 import contextlib
+import random
 import threading
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 import keras
+import numpy as np
 from keras import layers
 from keras.src.backend.common import global_state  # which Keras does not export
+
+from keras_winit.support.interrupts import surely
 
 
 class Tracer(Protocol):
@@ -87,11 +91,7 @@ def replaced() -> Iterator[None]:
                     setattr(kind, name, replacement(vars(kind)[name]))
         yield
     finally:
-        try:
-            put_back()
-        except KeyboardInterrupt:  # from the start
-            put_back()
-            raise
+        surely(put_back)
 
 
 @contextlib.contextmanager
@@ -108,7 +108,7 @@ def nothing_left(model: Any) -> Iterator[keras.StatelessScope]:
     In the block variables keep their values, and new ones get none.
     """
     # Automatic names, the scope that variables change in, variables that wait for a value, how errors are
-    # shown: Keras keeps it all for each thread apart.
+    # shown: Keras keeps it all for each thread apart. Python's random numbers give it seeds.
     thread = vars(global_state.GLOBAL_STATE_TRACKER)
     before = dict(thread)
     every = model._flatten_layers()
@@ -117,6 +117,7 @@ def nothing_left(model: Any) -> Iterator[keras.StatelessScope]:
         for each in every
     ]
     uncalled = [vars(each) for each in every if not each._called]
+    numbers = random.getstate(), np.random.get_state()
 
     def put_back() -> None:
         thread.update(before)
@@ -132,6 +133,8 @@ def nothing_left(model: Any) -> Iterator[keras.StatelessScope]:
                 attributes["built"] = built
         for attributes in uncalled:
             attributes["_called"] = False
+        random.setstate(numbers[0])
+        np.random.set_state(numbers[1])
 
     try:
         thread["object_name_uids"] = before.get("object_name_uids", collections.defaultdict(int)).copy()
@@ -140,8 +143,4 @@ def nothing_left(model: Any) -> Iterator[keras.StatelessScope]:
         thread["stateless_scope"] = scope = keras.StatelessScope(initialize_variables=False)
         yield scope
     finally:
-        try:
-            put_back()
-        except KeyboardInterrupt:  # from the start
-            put_back()
-            raise
+        surely(put_back)

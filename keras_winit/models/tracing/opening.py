@@ -1,5 +1,6 @@
 """Look into a layer: its `call` as written, on a copy that has symbols in the place of its variables."""
 
+import collections
 import functools
 import inspect
 from collections.abc import Callable
@@ -11,6 +12,9 @@ from keras import layers, ops, tree
 from keras_winit.models.tracing.kinds import SAME_SHAPE
 from keras_winit.models.tracing.symbols import is_symbol
 from keras_winit.theory.einsum import einsum_labels
+
+# Packages whose objects are not copied with the layer that holds them.
+_OTHERS = {"builtins", "keras", "tensorflow", "jax", "jaxlib", "torch", "numpy", "threading", "types", "enum"}
 
 
 def is_leaf(layer: Any) -> bool:
@@ -56,9 +60,30 @@ def _with_symbols(item: Any, symbol: Callable[[Any], Any], depth: int = 4) -> An
         return [_with_symbols(each, symbol, depth - 1) for each in item]
     if isinstance(item, set):
         return set(item)
-    if type(item) is tuple:
-        return tuple(_with_symbols(each, symbol, depth - 1) for each in item)
-    return item
+    if isinstance(item, tuple):
+        each_one = [_with_symbols(each, symbol, depth - 1) for each in item]
+        kind = item.__class__  # TensorFlow wraps it, and says so only by its type
+        return kind._make(each_one) if hasattr(kind, "_make") else tuple(each_one)
+    if isinstance(item, collections.deque):
+        return collections.deque((_with_symbols(each, symbol, depth - 1) for each in item), item.maxlen)
+    return _copied(item, symbol, depth) if _is_plain(item) else item
+
+
+def _is_plain(item: Any) -> bool:
+    """Whether an attribute is an object of the user's own that only holds others."""
+    kind = type(item)
+    foreign = str(kind.__module__).partition(".")[0] in _OTHERS
+    return not foreign and hasattr(item, "__dict__") and not callable(item) and not isinstance(item, type)
+
+
+def _copied(item: Any, symbol: Callable[[Any], Any], depth: int) -> Any:
+    """A copy, so that what a call leaves in it is left in the copy."""
+    try:
+        copy = object.__new__(type(item))
+        vars(copy).update({name: _with_symbols(each, symbol, depth - 1) for name, each in vars(item).items()})
+    except Exception:  # of a class that cannot be made so
+        return item
+    return copy
 
 
 @functools.lru_cache(maxsize=1024)
