@@ -24,7 +24,8 @@ FOLDERS = {
     "support": "checks host interrupts progress terminal",
     "drawing": "seeds sharding jax_random generators sampling haar",
     "theory": "fans einsum matrix_view activations gains linearity",
-    "schemes": "base registry basic variance orthogonal structured compose bias siren looks_linear",
+    "schemes": "base registry basic variance_scheme variance orthogonal structured compose bias siren "
+    "looks_linear",
     "": "choose files",
     "models": "",
     "models.showing": "printing plots",

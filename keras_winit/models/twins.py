@@ -14,7 +14,7 @@ from keras_winit.schemes.bias import PriorBias
 from keras_winit.schemes.compose import Scaled, Summed, Wrapper
 from keras_winit.schemes.orthogonal import DeltaOrthogonal, Orthogonal
 from keras_winit.schemes.structured import Sparse
-from keras_winit.schemes.variance import VarianceScheme
+from keras_winit.schemes.variance_scheme import VarianceScheme
 
 
 def twin(scheme: Scheme) -> Any:

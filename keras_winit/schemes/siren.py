@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from keras_winit.schemes.registry import register
-from keras_winit.schemes.variance import VarianceScheme
+from keras_winit.schemes.variance_scheme import VarianceScheme
 from keras_winit.support.checks import as_bool, as_float
 from keras_winit.theory.fans import Fans
 

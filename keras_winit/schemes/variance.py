@@ -1,102 +1,12 @@
 """Variance scaling: zero mean, and a variance of scale/n with n a fan or a mean of both."""
 
-import math
 from typing import Any
 
-from keras_winit.drawing.sampling import DISTRIBUTIONS, draw
-from keras_winit.schemes.base import KernelScheme
+from keras_winit.drawing.sampling import DISTRIBUTIONS
 from keras_winit.schemes.registry import register
-from keras_winit.support.checks import Shape, as_bool, as_float, one_of, shown
-from keras_winit.theory.fans import MODES, Fans
-
-
-class VarianceScheme(KernelScheme):
-    """The base of the schemes whose variance follows from the fans.
-
-    `scale`, `mode` and `distribution` are attributes of every instance; `variance` is where a
-    scheme may depart from scale/n.
-    """
-
-    scale: float
-    mode: str
-    distribution: str
-    fans: tuple[float, float] | None
-
-    def set_fans(self, fans: Any) -> None:
-        """Keep the fans that are given in place of the shape's."""
-        if fans is None:
-            self.fans = None
-            return
-        try:
-            fan_in, fan_out = fans
-        except (TypeError, ValueError) as error:
-            raise TypeError(
-                f"`fans` must be a pair (fan_in, fan_out) of positive numbers. Received: fans={shown(fans)}."
-            ) from error
-        try:
-            pair = Fans(fan_in, fan_out)
-            self.fans = (pair.fan_in, pair.fan_out)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"`fans` holds a bad number. {error} Received: fans={shown(fans)}.") from error
-
-    def variance(self, fans: Fans) -> float:
-        """The variance for these fans: scale/n."""
-        return self.scale / fans.average(self.mode)
-
-    def expected_std(self, shape: Any) -> float:
-        """The root of the variance."""
-        dims = self.check_shape(shape)
-        fans = Fans(*self.fans) if self.fans else self.shape_fans(dims)
-        try:
-            variance = self.variance(fans)
-        except (OverflowError, ZeroDivisionError):
-            variance = math.inf
-        if not 0 < variance < math.inf:
-            raise ValueError(
-                f"The variance of {type(self).__name__} is beyond the range of numbers. "
-                f"Received: {self!r} for shape={shown(dims)}."
-            )
-        return math.sqrt(variance)
-
-    def draw(self, shape: Shape, dtype: str) -> Any:
-        return draw(self.distribution, shape, self.expected_std(shape), dtype, self.seed)
-
-
-class _Uniform(VarianceScheme):
-    """A uniform scheme without arguments of its own."""
-
-    scale: float = 1.0
-    mode: str = "fan_in"
-    distribution = "uniform"
-
-    def __init__(
-        self, seed: Any = None, *, input_axes: Any = None, output_axes: Any = None, fans: Any = None
-    ) -> None:
-        self.set_axes(input_axes, output_axes)
-        self.set_fans(fans)
-        self.set_seed(seed)
-
-
-class _Normal(VarianceScheme):
-    """A normal scheme without arguments of its own but `truncated`."""
-
-    scale: float = 1.0
-    mode: str = "fan_in"
-
-    def __init__(
-        self,
-        seed: Any = None,
-        *,
-        truncated: bool = False,
-        input_axes: Any = None,
-        output_axes: Any = None,
-        fans: Any = None,
-    ) -> None:
-        self.truncated = as_bool("truncated", truncated)
-        self.distribution = "truncated_normal" if self.truncated else "normal"
-        self.set_axes(input_axes, output_axes)
-        self.set_fans(fans)
-        self.set_seed(seed)
+from keras_winit.schemes.variance_scheme import NormalVariance, UniformVariance, VarianceScheme
+from keras_winit.support.checks import as_bool, as_float, one_of
+from keras_winit.theory.fans import MODES
 
 
 @register(
@@ -105,7 +15,7 @@ class _Normal(VarianceScheme):
     formula="U(±1/√fan_in)",
     source="LeCun, Bottou, Orr, Müller 1998, Efficient BackProp",
 )
-class FanInUniform(_Uniform):
+class FanInUniform(UniformVariance):
     """U(±1/√fan_in), a variance of 1/(3·fan_in): the textbook's uniform, and PyTorch's default.
 
     Args:
@@ -130,7 +40,7 @@ class FanInUniform(_Uniform):
     formula="U(±√(6/(fan_in + fan_out)))",
     source="Glorot & Bengio 2010, AISTATS",
 )
-class GlorotUniform(_Uniform):
+class GlorotUniform(UniformVariance):
     """U(±√(6/(fan_in + fan_out))): keeps signals and gradients of linear and tanh layers.
 
     Args:
@@ -156,7 +66,7 @@ class GlorotUniform(_Uniform):
     formula="N(0, 2/(fan_in + fan_out))",
     source="Glorot & Bengio 2010, AISTATS",
 )
-class GlorotNormal(_Normal):
+class GlorotNormal(NormalVariance):
     """N(0, 2/(fan_in + fan_out)): keeps signals and gradients of linear and tanh layers.
 
     Args:
@@ -274,7 +184,7 @@ class HeNormal(HeUniform):
     formula="U(±√(3/fan_in))",
     source="LeCun, Bottou, Orr, Müller 1998, Efficient BackProp",
 )
-class LecunUniform(_Uniform):
+class LecunUniform(UniformVariance):
     """U(±√(3/fan_in)), a variance of 1/fan_in: keeps the signal of a linear layer.
 
     Args:
@@ -296,7 +206,7 @@ class LecunUniform(_Uniform):
     formula="N(0, 1/fan_in)",
     source="Klambauer et al. 2017, arXiv:1706.02515; LeCun et al. 1998",
 )
-class LecunNormal(_Normal):
+class LecunNormal(NormalVariance):
     """N(0, 1/fan_in): keeps the signal of a linear layer, and is what SELU was derived for.
 
     Args:

@@ -20,7 +20,8 @@ from keras_winit.schemes.basic import Constant, Ones, RandomNormal, RandomUnifor
 from keras_winit.schemes.compose import PerGate, Summed
 from keras_winit.schemes.orthogonal import Orthogonal
 from keras_winit.schemes.siren import Siren
-from keras_winit.schemes.variance import VarianceScaling, VarianceScheme
+from keras_winit.schemes.variance import VarianceScaling
+from keras_winit.schemes.variance_scheme import VarianceScheme
 
 _KERAS = keras.initializers
 _CONSTANT = (Zeros, Ones, Constant, _KERAS.Zeros, _KERAS.Ones, _KERAS.Constant)
