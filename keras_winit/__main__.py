@@ -65,6 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     initialize.add_argument("--scheme", default="auto", help="auto, configured, torch, or a scheme's name")
     initialize.add_argument("--seed", type=int, help="the root seed; without it one is drawn and printed")
     initialize.add_argument("--dry-run", action="store_true", help="only print the plan")
+    initialize.add_argument(
+        "--overwrite", action="store_true", help="draw anew also what layers ask for on purpose"
+    )
     initialize.set_defaults(run=_initialize)
 
     trace = commands.add_parser("trace", help="list the operations that a call of a saved model consists of")
@@ -148,7 +151,9 @@ def _initialize(options: argparse.Namespace) -> int:
     if options.out is not None:
         check_model_path(options.out)
     model = _model(options)
-    plan = keras_winit.initialize(model, options.scheme, seed=options.seed, dry_run=options.dry_run)
+    plan = keras_winit.initialize(
+        model, options.scheme, seed=options.seed, dry_run=options.dry_run, overwrite=options.overwrite
+    )
     if not options.dry_run:
         write_model(model, options.out)
     print(plan)

@@ -721,3 +721,15 @@ def test_outputs_that_are_no_tensors_are_passed_over():
     model = Optional()
     model(np.ones((2, 4), "float32"))
     assert winit.diagnose(model, np.random.default_rng(0).normal(size=(8, 4)).astype("float32")).ok
+
+
+def test_zeros_that_a_layer_asks_for_have_a_remedy_that_helps():
+    inputs = keras.Input((6,))
+    hidden = layers.Dense(5, "relu", kernel_initializer="zeros", name="hidden")(inputs)
+    model = keras.Model(inputs, layers.Dense(3)(hidden))
+    (finding,) = [finding for finding in winit.diagnose(model).findings if finding.code == "zero"]
+    assert (
+        finding.remedy == "Draw it anew, for the layer asks for zeros: `initialize(model, overwrite=True)`."
+    )
+    winit.initialize(model, overwrite=True)
+    assert winit.diagnose(model).ok

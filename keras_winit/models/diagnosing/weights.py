@@ -10,6 +10,7 @@ import numpy as np
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.diagnosing.report import Finding, WeightRow
 from keras_winit.models.diagnosing.thresholds import Threshold
+from keras_winit.models.initializing.asked import asked_for
 from keras_winit.models.initializing.fitting import expected_std
 from keras_winit.models.running.moments import moments
 from keras_winit.models.running.undo import exact_value
@@ -25,6 +26,7 @@ _STANDARD_ERRORS = 5
 _EMBEDDINGS = (0.01, 1.0)  # from what language models draw to what PyTorch does
 
 _INITIALIZE = "Draw it anew: `initialize(model)`."
+_OVERWRITE = "Draw it anew, for {}: `initialize(model, overwrite=True)`."
 
 
 class WeightCheck:
@@ -76,7 +78,7 @@ class WeightCheck:
                     slot.path,
                     f"All {array.size} values are {low:g}: its units stay equal, or get no gradient.",
                     {"value": low},
-                    _INITIALIZE,
+                    _OVERWRITE.format(asked_for(slot)) if asked_for(slot) else _INITIALIZE,
                 )
             )
             return
