@@ -280,6 +280,8 @@ def test_bars_are_for_terminals(tmp_path):
     assert "━".encode() not in piped.stdout + piped.stderr
 
 
+once = pytest.mark.skipif(BACKEND != "tensorflow", reason="the same on every backend, and slow")
+
 LAYERS = """
 import keras
 
@@ -314,6 +316,7 @@ def command(folder, *arguments):
     return subprocess.run(full, cwd=folder, capture_output=True, text=True, check=False, env=environment)
 
 
+@once
 @pytest.mark.parametrize("module", ["my_layers", "my_layers.py", "{folder}/my_layers.py"])
 def test_a_models_own_layers_are_imported(module, theirs):
     finished = command(theirs, "trace", "model.keras", "--import", module.format(folder=theirs))
@@ -321,6 +324,7 @@ def test_a_models_own_layers_are_imported(module, theirs):
     assert "Matmul" in finished.stdout
 
 
+@once
 def test_an_unknown_class_is_named_in_three_lines_at_most(theirs):
     finished = command(theirs, "initialize", "model.keras", "--dry-run")
     assert finished.returncode == 2
@@ -331,6 +335,7 @@ def test_an_unknown_class_is_named_in_three_lines_at_most(theirs):
     assert len(said[0]) < 300
 
 
+@once
 def test_a_module_that_is_not_there_is_named(theirs):
     for module, message in (("no_such_module", "cannot be imported"), ("no_such.py", "There is no file")):
         finished = command(theirs, "trace", "model.keras", "--import", module)
