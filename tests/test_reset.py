@@ -262,7 +262,7 @@ def test_a_stateful_layer_starts_over_and_only_where_all_does():
     model = keras.Sequential(
         [keras.Input(batch_shape=(4, 5, 3)), layers.LSTM(6, stateful=True, name="memory")]
     )
-    for state in memory.states:  # as a batch leaves it
+    for state in model.layers[0].states:  # as a batch leaves it
         state.assign(numbers(*state.shape))
     states = [array(state.value) for state in model.layers[0].states]
     assert all(state.any() for state in states)
