@@ -1,12 +1,13 @@
 """The equation of an einsum, taken apart."""
 
+import functools
 import re
 from collections.abc import Sequence
 
 Labels = tuple[str, ...]
 
 
-def einsum_labels(equation: str, ranks: Sequence[int]) -> tuple[list[Labels], Labels]:
+def einsum_labels(equation: str, ranks: Sequence[int]) -> tuple[tuple[Labels, ...], Labels]:
     """A label for every axis of the operands of an einsum, and of its output.
 
     Args:
@@ -17,8 +18,13 @@ def einsum_labels(equation: str, ranks: Sequence[int]) -> tuple[list[Labels], La
     Example:
 
     >>> einsum_labels("...c,cd->...d", [3, 2])
-    ([('0', '1', 'c'), ('c', 'd')], ('0', '1', 'd'))
+    ((('0', '1', 'c'), ('c', 'd')), ('0', '1', 'd'))
     """
+    return _labels(equation, tuple(ranks))
+
+
+@functools.lru_cache(maxsize=1024)
+def _labels(equation: str, ranks: tuple[int, ...]) -> tuple[tuple[Labels, ...], Labels]:
     inputs, arrow, output = re.sub(r"\s", "", equation).partition("->")
     terms = inputs.split(",")
     if not arrow:
@@ -31,4 +37,5 @@ def einsum_labels(equation: str, ranks: Sequence[int]) -> tuple[list[Labels], La
         before, inside, after = term.partition("...")
         return (*before, *(dots[len(dots) - count :] if inside else ()), *after)
 
-    return [spread(term, count) for term, count in zip(terms, hidden, strict=True)], spread(output, len(dots))
+    labels = tuple(spread(term, count) for term, count in zip(terms, hidden, strict=True))
+    return labels, spread(output, len(dots))
