@@ -265,6 +265,48 @@ class Graph(Own):
         return ops.matmul(ring, ops.matmul(x, self.w))
 
 
+class GraphWithBias(Own):
+    """The same with an adjacency that is given, a bias and an activation behind."""
+
+    given, power = (30, 12, IN), None
+    shapes = ((IN, OUT), (OUT,))
+    expected = (("kernel", IN, OUT), ("bias", IN, OUT))
+    follows = "relu"
+
+    def call(self, x):
+        adjacency = ops.softmax(ops.einsum("bif,bjf->bij", x, x))
+        return ops.relu(ops.matmul(adjacency, ops.matmul(x, self.w)) + self.u)
+
+
+class GraphAttention(Own):
+    """Weights of the neighbours by a softmax of what two vectors make of them."""
+
+    given, power = (30, 12, IN), None
+    shapes = ((IN, OUT), (OUT, 1), (OUT,))
+    expected = (("kernel", IN, OUT), ("kernel", OUT, 1), ("bias", IN, OUT))
+    follows = "elu"
+
+    def call(self, x):
+        hidden = ops.matmul(x, self.w)
+        scores = ops.matmul(hidden, self.u)
+        weights = ops.softmax(ops.leaky_relu(scores + ops.transpose(scores, (0, 2, 1))))
+        return ops.elu(ops.einsum("bij,bjf->bif", weights, hidden) + self.b)
+
+
+class SelfAttention(Own):
+    """A query and a key, which no activation follows: their product is another thing."""
+
+    given, power = (30, 12, IN), None
+    shapes = ((IN, OUT), (IN, OUT), (IN, OUT))
+    expected = (("kernel", IN, OUT),) * 3
+    follows = "linear"
+
+    def call(self, x):
+        query, key, value = (ops.matmul(x, each) for each in (self.w, self.u, self.b))
+        weights = ops.softmax(ops.einsum("bif,bjf->bij", query, key))
+        return ops.einsum("bij,bjf->bif", weights, value)
+
+
 class Bilinear(Own):
     """xᵀ · w · y, a number for each matrix in w."""
 
@@ -469,6 +511,7 @@ LAYERS = (
     *(EqualizedInput, EqualizedOutput, Query, Scaled255, Vector, Relations, SideBySide, Named),
     *(FourProjections, Split, LowRank, ProductFirst, Graph, Bilinear, Experts, HandWrittenLSTM),
     *(Convolution, GroupedConvolution, Depthwise, Separable, TransposedConvolution, Fourier),
+    *(GraphWithBias, GraphAttention, SelfAttention),
     *(LookUp, OneHot, TiedTable, InAList, Mapped, OwnDense, Norm, Positions),
 )
 

@@ -29,6 +29,14 @@ def test_roles_and_fans_follow_from_the_computation(kind):
             assert found.note.startswith("from the computation: ")
 
 
+@pytest.mark.parametrize(
+    "kind", [kind for kind in own_layers.LAYERS if hasattr(kind, "follows")], ids=lambda kind: kind.__name__
+)
+def test_a_signal_that_is_mixed_stays_one_and_one_that_is_compared_does_not(kind):
+    first = winit.initialize(own_layers.model_of(kind), dry_run=True).rows[0]
+    assert first.activation == kind.follows
+
+
 def test_there_are_enough_kinds():
     assert len(MEASURED) >= 20
 

@@ -30,8 +30,8 @@ FOLDERS = {
     "models": "",
     "models.showing": "printing plots",
     "models.tracing": "kinds ownership inputs trace symbols loops interception opening tracer",
-    "models.anatomy": "convolutions contractions views uses layer_fans fresh slots anatomy passing "
-    "normalizing following links",
+    "models.anatomy": "convolutions contractions views passing mixing uses layer_fans fresh slots anatomy "
+    "normalizing following outputs links",
     "models.running": "watching undo moments probe batch",
     "models.initializing": "plan optimizer states fitting asked torch_defaults mirroring choosing initialize "
     "for_layer",

@@ -33,8 +33,9 @@ def contraction(step: Step) -> Contraction | None:
     rule = _RULES.get(step.kind)
     if rule is None or step.in_layer or len(step.outputs) != 1:
         return None
-    values = [item for item in step.arguments if isinstance(item, Value)]
-    if len(values) != len(step.arguments) or len(values) < 2:  # a bare array of NumPy, say
+    found = [item if isinstance(item, Value) else _constant(item) for item in step.arguments]
+    values = [value for value in found if value is not None]
+    if len(values) != len(found) or len(values) < 2:
         return None
     labels, output = rule(step.operation, values)
     named = [
@@ -42,6 +43,12 @@ def contraction(step: Step) -> Contraction | None:
         for pairs in (zip(each, value.shape, strict=True) for each, value in zip(labels, values, strict=True))
     ]
     return Contraction(tuple(zip(values, named, strict=True)), tuple(output))
+
+
+def _constant(item: Any) -> Value | None:
+    """A bare array of NumPy, or a tensor, as a value."""
+    shape = getattr(item, "shape", None)
+    return None if shape is None else Value(tuple(shape), str(item.dtype), "constant")
 
 
 def _certain(labels: Sequence[Labels], values: Sequence[Value]) -> set[Any]:

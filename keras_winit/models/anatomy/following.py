@@ -5,6 +5,7 @@ from typing import Any
 import keras
 
 from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.anatomy.mixing import mixed
 from keras_winit.models.anatomy.normalizing import normalized
 from keras_winit.models.anatomy.passing import activation_of
 from keras_winit.models.anatomy.slots import Slot
@@ -54,6 +55,12 @@ def passes(anatomy: Anatomy, step: Step) -> bool:
     return isinstance(step.operation, TRANSPARENT) or step.kind in TRANSPARENT_OPERATIONS
 
 
+def _is_mixed(anatomy: Anatomy, value: Value, step: Step) -> bool:
+    """Whether a signal's samples or nodes are mixed, and its units, on its last axis, stay."""
+    last = len(value.shape) - 1
+    return any(each.value is value and last in each.axes for each in mixed(step, anatomy.uses.is_signal))
+
+
 def _search(anatomy: Anatomy, start: list[Value]) -> tuple[Activation | None, str]:
     queue, seen = list(start), set()
     unseen = ""
@@ -73,7 +80,7 @@ def _search(anatomy: Anatomy, start: list[Value]) -> tuple[Activation | None, st
             if found is not None:
                 activation = resolve(found)
                 return activation, f"{step.operation.name if step.in_layer else activation.name} follows"
-            if passes(anatomy, step):
+            if passes(anatomy, step) or _is_mixed(anatomy, value, step):
                 following += step.outputs
         if not following and value.readers:
             following = normalized(anatomy, [value]).ends

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from keras_winit.models.anatomy import convolutions, views
 from keras_winit.models.anatomy.contractions import Contraction, contraction
+from keras_winit.models.anatomy.mixing import mixed
 from keras_winit.models.anatomy.views import View, Views
 from keras_winit.models.tracing.trace import Step, Trace, Value, number_in
 from keras_winit.theory.fans import Fans
@@ -205,6 +206,9 @@ class Uses:
         found = tuple(use for signal in signals for use in self._outputs.get(id(signal), ()))
         if not found or len(step.outputs) == 0:
             return
+        for value, axes in mixed(step, self.is_signal):
+            moved = (_moved(use, len(value.shape), axes) for use in self._outputs.get(id(value), ()))
+            self._outputs.setdefault(id(step.outputs[0]), tuple(use for use in moved if use is not None))
         rank = len(step.inputs[0].shape)
         if step.kind in _PASSING and all(len(value.shape) == rank for value in step.outputs):
             self._outputs.setdefault(id(step.outputs[0]), found)
@@ -218,8 +222,9 @@ class Uses:
         waiting = [value]
         while waiting:
             for step in waiting.pop().readers:
+                joins = contraction(step) is not None and len(step.inputs) > 1
                 if step.kind in ("Softmax", "DotProductAttention") or (
-                    contraction(step) is not None and not any(map(self._views_of, step.inputs))
+                    joins and not any(map(self._views_of, step.inputs))
                 ):
                     return True
                 if step.kind in _PASSING:
@@ -254,6 +259,12 @@ def _equalized(use: Use, factor: float | None) -> Use:
     if factor is None or use.fans is None or not 0.5 <= abs(factor) * math.sqrt(use.fans.fan_in) <= 2:
         return use
     return use._replace(scale=use.scale * factor)
+
+
+def _moved(use: Use, rank: int, axes: dict[int, int]) -> Use | None:
+    """A use whose output was mixed, its units on another axis; None where they are summed over."""
+    units = use.places[1] if use.places else rank - 1
+    return use._replace(places=(-1, axes[units])) if units in axes else None
 
 
 def _on_last_axis(use: Use) -> bool:

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 
 from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.anatomy.outputs import output_kernels
 from keras_winit.models.diagnosing.guessing import loss_of, loss_of_guessing, loss_of_indifference
 from keras_winit.models.diagnosing.report import SEVERITIES, Finding, LayerRow, Report
 from keras_winit.models.diagnosing.signals import Seen, Signals, signals
@@ -64,14 +65,16 @@ def diagnose(
     check_built(model)
     check_callable(model)
     batch = batch_for(model, data, labels)
-    found = Anatomy(model, batch.inputs).slots
+    anatomy = Anatomy(model, batch.inputs)
+    found = anatomy.slots
+    outputs = [kernel.slot.layer for kernel in output_kernels(anatomy)]
     unknown = [f"{slot.path}: nothing is known of it: its layer is not seen" for slot in found if slot.unseen]
     compare = None if batch.labels is None else loss_of(model, loss)
     if compare is None and loss is not None:
         raise ValueError("A `loss` needs `labels` to compare the outputs with. Pass them too.")
     check = WeightCheck(limits)
     check.look(found)
-    seen = signals(model, found, batch, compare)
+    seen = signals(model, found, batch, compare, outputs=outputs)
     guess = loss_of_guessing(model, loss, batch.labels)
     findings = [*check.findings, *_of_signals(seen, limits)]
     if seen.loss is not None:

@@ -52,7 +52,8 @@ class LayerRow:
         path: the layer's.
         activation: the name of the activation it applies.
         mean, std: of what it computes before its activation.
-        distinct: the share of the activations' power that differs between inputs.
+        distinct: the share of the activations' power that differs between inputs; at an output, of what
+            it computes before its activation.
         dead: the share of its units that give the same for every input, whatever they are given.
         saturated: the share of its activations at the ends of a bounded function.
         gradient: the size of the gradient there, of one sample.

@@ -57,7 +57,9 @@ class Signals:
     width: int = 0  # of the first output
 
 
-def signals(model: keras.Model, slots: list[Slot], batch: Batch, loss: LossOf | None) -> Signals:
+def signals(
+    model: keras.Model, slots: list[Slot], batch: Batch, loss: LossOf | None, *, outputs: list[Any]
+) -> Signals:
     """Send a batch through a model, forwards and backwards, and watch.
 
     Args:
@@ -65,8 +67,10 @@ def signals(model: keras.Model, slots: list[Slot], batch: Batch, loss: LossOf | 
         slots: its variables.
         batch: what to send.
         loss: what to send back, or None for random numbers.
+        outputs: the layers that the model's outputs come out of. What differs between inputs is seen there
+            before a sigmoid or softmax, which makes what is nearly the same of what is small.
     """
-    watch = _Watch(slots, model)
+    watch = _Watch(slots, model, outputs)
     with contextlib.ExitStack() as stack:
         stack.enter_context(untouched(model))
         stack.enter_context(as_written(model))
@@ -97,8 +101,9 @@ def signals(model: keras.Model, slots: list[Slot], batch: Batch, loss: LossOf | 
 class _Watch:
     """The hooks, and what they have seen."""
 
-    def __init__(self, slots: list[Slot], model: keras.Model) -> None:
+    def __init__(self, slots: list[Slot], model: keras.Model, outputs: list[Any]) -> None:
         self.result = Signals([], [])
+        self._outputs = {id(layer) for layer in outputs}
         self.source: Any = None
         self.advance: Callable[[], None] = lambda: None
         self.hooks: dict[Any, Any] = {}
@@ -171,6 +176,8 @@ class _Watch:
                 self.result.notes.append(f"{seen.path}: called inside a compiled loop, and not seen")
                 return
             self._look(seen, values, apply, channels, elementwise=_elementwise(layer, apply))
+            if id(layer) in self._outputs:
+                seen.distinct = _distinct(host_array(values))
             self.result.layers.append(seen)
             self.advance()
 

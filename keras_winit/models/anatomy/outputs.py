@@ -1,0 +1,64 @@
+"""The layers that a model's outputs come out of: the last kernels on the way to them."""
+
+from typing import Any, NamedTuple
+
+from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.anatomy.following import passes
+from keras_winit.models.anatomy.passing import activation_of
+from keras_winit.models.anatomy.slots import Slot
+from keras_winit.models.tracing.kinds import NORMALIZATIONS
+from keras_winit.models.tracing.trace import Step
+
+
+class OutputKernel(NamedTuple):
+    """A kernel that a model's output comes out of.
+
+    Attributes:
+        slot: the kernel.
+        output: the place of the output among the model's outputs.
+        straight: whether the output is what it puts out, and at most an activation of that: nothing is
+            added, and no other signal multiplies it.
+    """
+
+    slot: Slot
+    output: int
+    straight: bool
+
+
+def output_kernels(anatomy: Anatomy) -> list[OutputKernel]:
+    """The kernels that a model's outputs come out of, with nothing but activations and the like between.
+
+    A normalization in between gives the signal a scale of its own; what is before it is not listed. Where
+    signals are added, joined or multiplied, all that puts them out is.
+    """
+    kernels: dict[int, list[Slot]] = {}
+    for slot in anatomy.slots:
+        if slot.role not in ("kernel", "embedding", "recurrent"):
+            continue
+        for step in anatomy.steps(slot):
+            if not (slot.depthwise and step.kind.startswith("SeparableConv")):
+                kernels.setdefault(id(step), []).append(slot)
+    found: dict[tuple[Any, int], OutputKernel] = {}
+    for place, output in enumerate(anatomy.trace.outputs):
+        waiting, seen = [(output, True)], set()
+        while waiting:
+            value, straight = waiting.pop()
+            last = value.step
+            if last is None or last.opaque or id(last) in seen:
+                continue
+            seen.add(id(last))
+            if id(last) in kernels:
+                for slot in kernels[id(last)]:
+                    found.setdefault((slot, place), OutputKernel(slot, place, straight))
+                continue
+            signals = [each for each in last.inputs if anatomy.uses.is_signal(each)]
+            if isinstance(last.operation, NORMALIZATIONS) or not _hands_on(anatomy, last):
+                continue
+            alone = straight and len(signals) == 1
+            waiting += [(each, alone) for each in reversed(signals)]
+    return list(found.values())
+
+
+def _hands_on(anatomy: Anatomy, step: Step) -> bool:
+    joins = step.kind in ("Add", "Subtract", "Multiply", "Concatenate", "Average", "Maximum", "Dot")
+    return joins or activation_of(step) is not None or passes(anatomy, step)
