@@ -19,7 +19,8 @@ from keras_winit.models.tracing.tracer import trace
 from keras_winit.schemes import get, names
 from keras_winit.schemes.basic import Constant, Ones, RandomNormal, RandomUniform, TruncatedNormal, Zeros
 from keras_winit.schemes.bias import ChronoBias, PriorBias
-from keras_winit.schemes.compose import ICNR, PerGate, Scaled, Summed
+from keras_winit.schemes.compose import PerGate, Scaled, Summed
+from keras_winit.schemes.icnr import ICNR
 from keras_winit.schemes.looks_linear import LooksLinear
 from keras_winit.schemes.orthogonal import DeltaOrthogonal, Orthogonal
 from keras_winit.schemes.siren import Siren

@@ -21,10 +21,10 @@ MODULES = sorted(
 
 # From the bottom up: a module imports only what stands before it, from its folder or from a lower one.
 FOLDERS = {
-    "support": "checks host interrupts progress terminal",
+    "support": "building checks host interrupts progress terminal",
     "drawing": "seeds sharding jax_random generators sampling haar",
     "theory": "fans einsum matrix_view activations gains linearity",
-    "schemes": "base registry basic variance_scheme variance orthogonal structured compose bias siren "
+    "schemes": "base registry basic variance_scheme variance orthogonal structured compose icnr bias siren "
     "looks_linear",
     "": "choose files",
     "models": "",

@@ -8,6 +8,7 @@ from keras_winit.schemes import (  # noqa: F401, I001
     looks_linear,
     structured,
     compose,
+    icnr,
     bias,
 )
 from keras_winit.schemes.base import Scheme

@@ -1,4 +1,4 @@
-"""Schemes that wrap another: scaled, drawn per gate, or repeated for subpixel upsampling."""
+"""Schemes that wrap another: scaled, drawn per gate, or summed."""
 
 import math
 from typing import Any
@@ -187,68 +187,6 @@ class PerGate(Wrapper):
         if hasattr(together, "draw_blocks"):  # a convolution may have a thousand groups
             return together.draw_blocks(gate, dtype, self.gates)
         return ops.concatenate([self.inner("gate", i)(gate, dtype) for i in range(self.gates)], axis=-1)
-
-
-@register(
-    "icnr",
-    formula="initializer for 1/factorᵈ of the outputs, repeated for each subpixel",
-    source="Aitken et al. 2017, arXiv:1707.02937",
-)
-class ICNR(Wrapper):
-    """A kernel before `depth_to_space` whose subpixels start equal: upsampling without checkerboards.
-
-    The channels that become the pixels of one upsampled block get the same weights, in the order
-    of `keras.ops.nn.depth_to_space`, so the layer starts as a nearest-neighbour resize.
-
-    Args:
-        initializer: what to draw: a name of a scheme, a config or an initializer.
-        factor: the block size of the upsampling, a positive integer.
-        {seed}
-        {axes}
-
-    Raises:
-        ValueError: where the output channels do not divide by factor^(spatial rank).
-
-    Example:
-
-    >>> import numpy as np
-    >>> kernel = np.asarray(ICNR(factor=2, seed=0)((3, 3, 8, 12)))  # 12 = 3 channels · 2²
-    >>> bool((kernel[..., :3] == kernel[..., 3:6]).all())
-    True
-
-    Source: A. Aitken, C. Ledig, L. Theis, J. Caballero, Z. Wang, W. Shi 2017, "Checkerboard artifact
-    free sub-pixel convolution", arXiv:1707.02937.
-    """
-
-    ranks = (3, 5)
-
-    def __init__(
-        self,
-        initializer: Any = "he_normal",
-        factor: int = 2,
-        seed: Any = None,
-        *,
-        input_axes: Any = None,
-        output_axes: Any = None,
-    ) -> None:
-        self.factor = as_int("factor", factor, minimum=1)
-        self.wrap(initializer, seed, input_axes, output_axes)
-        self.blockwise = False  # subpixels go before groups
-
-    def part(self, shape: Shape) -> Shape:
-        """The shape of the kernel of one subpixel."""
-        repeats = self.factor ** (len(shape) - 2)
-        if shape[-1] % repeats:
-            raise ValueError(
-                f"ICNR needs output channels that divide by factor^{len(shape) - 2} = {repeats}. "
-                f"Received: factor={self.factor} for shape={shape!r} with {shape[-1]} output channels."
-            )
-        return (*shape[:-1], shape[-1] // repeats)
-
-    def draw(self, shape: Shape, dtype: str) -> Any:
-        pixel = self.part(shape)
-        kernel = self.inner()(pixel, dtype)
-        return ops.tile(kernel, (1,) * (len(shape) - 1) + (shape[-1] // pixel[-1],))
 
 
 @register(

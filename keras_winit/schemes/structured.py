@@ -11,6 +11,7 @@ from keras_winit.drawing.seeds import fold
 from keras_winit.schemes.base import KernelScheme, Scheme
 from keras_winit.schemes.orthogonal import centre
 from keras_winit.schemes.registry import register
+from keras_winit.support.building import layer_being_built
 from keras_winit.support.checks import Shape, as_float, as_int, check_fits
 from keras_winit.theory.matrix_view import MatrixView
 
@@ -57,6 +58,7 @@ class Identity(KernelScheme):
 
     def draw(self, shape: Shape, dtype: str) -> Any:
         check_fits("gain", self.gain, dtype)
+        _check_gates(shape)
         if self.input_axes is not None:
             view = self.view(shape)
             eye = self.gain * np.eye(view.rows, view.columns)
@@ -65,6 +67,21 @@ class Identity(KernelScheme):
         kernel = np.zeros(shape)
         kernel[centre(shape)] = self.gain * np.eye(shape[-2], shape[-1])
         return ops.convert_to_tensor(kernel, dtype=dtype)
+
+
+# How many gates lie side by side in the kernels of Keras' cells.
+_GATES = {"LSTMCell": 4, "ConvLSTMCell": 4, "GRUCell": 3}
+
+
+def _check_gates(shape: Shape) -> None:
+    """Refuse a fused kernel of a recurrent layer, of which only the first gate would be the identity."""
+    cell = layer_being_built()
+    gates = max((_GATES.get(kind.__name__, 1) for kind in type(cell).__mro__), default=1)
+    if gates > 1 and shape[-1] == gates * getattr(cell, "units", getattr(cell, "filters", 0)):
+        raise ValueError(
+            f"The kernel of {cell.name!r} holds {gates} gates side by side: the identity would reach one "
+            f'of them. Received: Identity for shape={shape!r}. Pass `PerGate("identity", gates={gates})`.'
+        )
 
 
 @register(

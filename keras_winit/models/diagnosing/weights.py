@@ -15,7 +15,8 @@ from keras_winit.models.initializing.fitting import expected_std
 from keras_winit.models.running.moments import moments
 from keras_winit.models.running.undo import exact_value
 from keras_winit.schemes import Scheme
-from keras_winit.schemes.compose import ICNR, Scaled
+from keras_winit.schemes.compose import Scaled
+from keras_winit.schemes.icnr import ICNR
 from keras_winit.schemes.structured import Bilinear
 from keras_winit.support.host import host_array
 from keras_winit.theory.fans import Fans

@@ -12,6 +12,7 @@ from keras_winit.schemes.compose import PerGate, Scaled, Wrapper
 from keras_winit.schemes.orthogonal import DeltaOrthogonal, Orthogonal
 from keras_winit.schemes.structured import Dirac, Identity
 from keras_winit.schemes.variance import VarianceScaling
+from keras_winit.support.building import building
 
 
 def fit(initializer: Any, slot: Slot, seed: int, *, own: bool = False) -> Any:
@@ -107,4 +108,5 @@ def std_of(initializer: Any, slot: Slot) -> float | None:
     if initializer is None or isinstance(initializer, type):
         return None
     scheme = _with(_ours(initializer), None, None, slot.axes_by_keras)
-    return scheme.expected_std(slot.shape) if isinstance(scheme, Scheme) else None
+    with building(slot.layer):
+        return scheme.expected_std(slot.shape) if isinstance(scheme, Scheme) else None

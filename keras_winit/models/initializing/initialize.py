@@ -20,6 +20,7 @@ from keras_winit.models.running.undo import Undo, undo_on_failure
 from keras_winit.models.tracing.ownership import unbuilt
 from keras_winit.schemes import Scheme
 from keras_winit.schemes.compose import Wrapper
+from keras_winit.support.building import building
 from keras_winit.support.checks import as_bool, shown
 from keras_winit.support.progress import progress
 
@@ -214,7 +215,8 @@ def _step(slot: Slot, chooser: Chooser, seed: int) -> tuple[Choice, Row]:
         choice = choice._replace(initializer=fitted)
         if isinstance(fitted, Scheme):
             try:
-                fitted.check_shape(slot.shape)
+                with building(slot.layer):
+                    fitted.check_shape(slot.shape)
             except ValueError as error:
                 raise ValueError(
                     f"{_describe(fitted)} cannot draw {slot.path!r} of shape {slot.shape}: {error} "
@@ -238,7 +240,8 @@ def _draw(slot: Slot, choice: Choice, undo: Undo) -> None:
     undo.keep(variable)  # before the new value is drawn: two copies at a time, never three
     layout = layout_of(variable)
     options = {} if layout is None or not isinstance(initializer, Scheme) else {"layout": layout}
-    value = initializer(slot.shape, dtype=variable.dtype, **options)
+    with building(slot.layer):
+        value = initializer(slot.shape, dtype=variable.dtype, **options)
     if tuple(value.shape) != slot.shape:
         raise ValueError(
             f"{_describe(initializer)} returned shape {tuple(value.shape)} for {slot.path!r}, whose shape is "

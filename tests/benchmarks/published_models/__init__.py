@@ -1,0 +1,1 @@
+"""Small models in the kinds that practitioners publish."""
