@@ -7,6 +7,7 @@ from keras_winit.schemes.base import Scheme
 from keras_winit.schemes.registry import get
 from keras_winit.support.checks import one_of
 from keras_winit.theory.activations import Activation, resolve
+from keras_winit.theory.balance import Balance, balanced
 from keras_winit.theory.gains import gain
 
 # The choice that the literature makes, by the name of the activation.
@@ -21,6 +22,7 @@ _SELU = "Klambauer et al. 2017, arXiv:1706.02515"
 # Measured: tests/benchmarks/trainability.py.
 _DEEP = "of 48 plain stacks to 40 layers looks_linear trains 48, He 27, Keras' default 21"
 _EXACT = "E[f(z)²] for z ~ N(0, 1), by quadrature"
+_BALANCED = "E[f(z)²] and E[f′(z)²], by quadrature: keras_winit.theory.balance"
 
 
 @dataclass(frozen=True)
@@ -79,8 +81,10 @@ def recommend(
         distribution: "uniform" or "normal". None means uniform, but for SELU, which was derived
             for a normal.
         method: "published" follows the literature where it has a choice: He for ReLU and its
-            kin, Glorot for saturating, linear and output activations, LeCun for SELU, and "exact"
-            for the rest. "exact" is variance scaling by the activation's own gain, squared.
+            kin, Glorot for saturating, linear and output activations, LeCun for SELU. For the rest it is
+            "exact" where the gains of signals and of gradients are within 1.5 of each other; where they are
+            not, as those of sin(30x), a gain that serves both, and the reason says so. "exact" is variance
+            scaling by the activation's own forward gain, squared.
 
     Returns:
         A `Recommendation`; printing it explains.
@@ -146,7 +150,7 @@ def _choose(known: Activation, distribution: str | None, method: str) -> _Choice
     family, arguments, reason, source = _family(known, method)
     shape = distribution or ("normal" if family == "lecun" else "uniform")
     if family == "variance_scaling":
-        arguments = {"scale": gain(known) ** 2, "mode": "fan_in", "distribution": shape}
+        arguments = {"scale": arguments["gain"] ** 2, "mode": "fan_in", "distribution": shape}
         return _Choice(family, arguments, ("orthogonal",), reason, source)
     other = f"{family}_{'normal' if shape == 'uniform' else 'uniform'}"
     return _Choice(f"{family}_{shape}", arguments, (other, "orthogonal", "variance_scaling"), reason, source)
@@ -181,8 +185,19 @@ def _family(known: Activation, method: str) -> tuple[str, dict[str, Any], str, s
         if name == "selu":
             reason = "selu normalizes itself where the variance of its input is 1: LeCun's 1/fan_in."
             return "lecun", {}, reason, _SELU
-    reason = f"{name} is undone by its own gain: the variance is gain²/fan_in."
-    return "variance_scaling", {}, reason, _EXACT
+    found = Balance(gain(known), 1.0, 1.0) if method == "exact" else balanced(known)
+    if method == "exact" or not found.apart:
+        reason = f"{name} is undone by its own gain: the variance is gain²/fan_in."
+        return "variance_scaling", {"gain": found.gain}, reason, _EXACT
+    how = "their geometric mean"
+    if found.variance is not None:
+        how = (
+            f"{found.gain:.3g} keeps both where pre-activations have a deviation of {found.variance**0.5:.3g}"
+        )
+    reason = (
+        f"Signals through {name} want a gain of {found.forward:.3g}, gradients {found.backward:.3g}: {how}."
+    )
+    return "variance_scaling", {"gain": found.gain}, reason, _BALANCED
 
 
 def _short(value: Any) -> str:

@@ -17,7 +17,7 @@ COMPARISON = {
     "gain of an activation": ("any", "none", "5 in a table", "none", "any", "from data"),
     "chooses by activation, says why": ("yes", "no", "no", "no", "chooses", "no"),
     "a whole model": ("one call", "no", "`apply`", "no", "one call", "one call"),
-    "query, key and value differ, given a seed": ("yes", "no", "yes", "yes", "–", "–"),
+    "query, key and value differ, given a seed": ("in whole models", "no", "yes", "yes", "–", "–"),
     "sets the scale from data": ("one pass", "no", "no", "no", "no", "passes per layer"),
     "finds what keeps a model from learning": ("yes", "no", "no", "no", "no", "no"),
     "trains 40 plain layers, of 12 activations": ("12", "2", "–", "–", "–", "4"),

@@ -6,6 +6,7 @@ from helpers import array
 from keras import layers
 
 import keras_winit as winit
+from keras_winit.theory.balance import balanced
 from keras_winit.schemes import scheme_class
 from keras_winit.theory.activations import builtin_names
 
@@ -62,7 +63,7 @@ def test_the_published_choice(activation, name):
     assert type(scheme) is scheme_class(name)
     assert tuple(scheme((4, 6)).shape) == (4, 6)
     if name == "variance_scaling":
-        assert scheme.scale == pytest.approx(found.gain**2)
+        assert scheme.scale == pytest.approx(balanced(activation).gain ** 2)
     text = str(found)
     for part in (f"winit>{name}", f"{found.gain:.4f}", found.reason, found.source):
         assert part in text

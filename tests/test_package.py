@@ -23,7 +23,7 @@ MODULES = sorted(
 FOLDERS = {
     "support": "building checks host interrupts progress terminal",
     "drawing": "seeds sharding jax_random generators sampling haar",
-    "theory": "fans einsum matrix_view activations gains linearity",
+    "theory": "fans einsum matrix_view activations gains balance linearity",
     "schemes": "base registry basic variance_scheme variance orthogonal structured compose icnr bias siren "
     "looks_linear",
     "": "choose files",

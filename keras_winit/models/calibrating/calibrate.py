@@ -20,7 +20,7 @@ from keras_winit.models.calibrating.replaying import Replayer, call_to_replay
 from keras_winit.models.calibrating.rescaling import Normalized, Rescaler, all_steps_at_once
 from keras_winit.models.initializing.choosing import rules_of
 from keras_winit.models.initializing.initialize import Drawing, remember, root_seed
-from keras_winit.models.running.batch import Batch, batch_for, call_on
+from keras_winit.models.running.batch import MOST_SAMPLES, Batch, batch_for, call_on
 from keras_winit.models.running.moments import moments
 from keras_winit.models.running.probe import handed_on
 from keras_winit.models.running.undo import Undo, assign_exactly, exact_value, undo_on_failure
@@ -40,6 +40,7 @@ def calibrate(
     target_std: float = 1.0,
     scheme: Any = "orthogonal",
     center: str = "auto",
+    samples: int | None = MOST_SAMPLES,
     seed: int | None = None,
     progress: bool = True,
 ) -> Calibration:
@@ -62,11 +63,10 @@ def calibrate(
 
     Args:
         model: a built model of any kind that `initialize` takes.
-        data: a batch as the model takes it, an array or a nest of arrays, of which at most 256
-            samples are used; or a tf.data.Dataset, a keras.utils.PyDataset or a torch DataLoader,
-            whose first batch is used, without its labels. None stands for a probe: 32 samples of
-            standard normal numbers, which an Embedding reads as random tokens and layers that only
-            rescale data hand on.
+        data: a batch as the model takes it, an array or a nest of arrays; or a tf.data.Dataset, a
+            keras.utils.PyDataset or a torch DataLoader, whose first batch is used. None stands for a probe:
+            32 samples of standard normal numbers, which an Embedding reads as random tokens and layers that
+            only rescale data hand on.
         target_std: the deviation to reach, a positive number.
         scheme: what to draw from first, as `initialize` takes it; "keep" rescales the weights as they are.
             What a layer asks for on purpose keeps its size, and its bias. A mapping is about what it names:
@@ -87,6 +87,8 @@ def calibrate(
 
             Centring lets plain networks of forty layers train with any activation. The signal that
             then reaches all layers wants gradients to be clipped, or a smaller learning rate.
+        samples: the most samples that are used, spread over all that there are. None hands the batch on as it
+            is, its arrays of any lengths, as a model on graphs takes it.
         seed: the root seed, an integer; None draws one, and the result has it.
         progress: whether to show a bar in a terminal.
 
@@ -115,7 +117,7 @@ def calibrate(
     check_callable(model)
     root = root_seed(seed)
     rules_of(scheme)  # what is asked comes before what it is asked of
-    batch = batch_for(model, data, seed=root)
+    batch = batch_for(model, data, seed=root, samples=samples)
     drawing = Drawing(model, scheme, root, batch.inputs)
     with undo_on_failure(in_memory=True) as undo:
         changed = drawing.carry_out(undo, show=progress)

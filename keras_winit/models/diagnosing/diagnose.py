@@ -14,7 +14,7 @@ from keras_winit.models.diagnosing.report import SEVERITIES, Finding, LayerRow, 
 from keras_winit.models.diagnosing.signals import Seen, Signals, signals
 from keras_winit.models.diagnosing.thresholds import Threshold, thresholds_with
 from keras_winit.models.diagnosing.weights import WeightCheck
-from keras_winit.models.running.batch import batch_for
+from keras_winit.models.running.batch import MOST_SAMPLES, batch_for
 from keras_winit.models.tracing.ownership import check_built, check_callable, unbuilt
 
 _CALIBRATE = "Give every layer the same deviation: `calibrate(model, data)`."
@@ -26,6 +26,7 @@ def diagnose(
     labels: Any = None,
     loss: Any = None,
     *,
+    samples: int | None = MOST_SAMPLES,
     thresholds: Mapping[str, Any] | None = None,
 ) -> Report:
     """Find what keeps a model from learning: in its weights, its signals and its gradients.
@@ -41,6 +42,7 @@ def diagnose(
         labels: what the outputs are compared with, for the loss and the gradient. Without them
             random numbers are sent back, which shows the same growth or decay.
         loss: a name, a function or a `keras.losses.Loss`; None takes the compiled one.
+        samples: the most samples that are used; None hands the batch on as it is, as for `calibrate`.
         thresholds: what counts as a finding, in place of the usual: a dict of names to a pair
             (warning, error) or one number for both. `keras_winit.models.diagnosing.thresholds` lists
             them with their reasons.
@@ -64,7 +66,7 @@ def diagnose(
     limits = thresholds_with(thresholds)
     check_built(model)
     check_callable(model)
-    batch = batch_for(model, data, labels)
+    batch = batch_for(model, data, labels, samples=samples)
     anatomy = Anatomy(model, batch.inputs)
     found = anatomy.slots
     outputs = [kernel.slot.layer for kernel in output_kernels(anatomy)]

@@ -1,6 +1,7 @@
 """One batch to send through a model, of the user's data or a probe, and the call."""
 
 import re
+from functools import partial
 from typing import Any, NamedTuple
 
 import keras
@@ -8,8 +9,10 @@ import numpy as np
 from keras import ops, tree
 
 from keras_winit.models.running.probe import fixed_samples, probe_for
+from keras_winit.support.checks import as_int
 
 MOST_SAMPLES = 256  # of an array
+_AS_IT_IS = "Pass `samples=None` to hand a batch on as it is, as a model on graphs takes it."
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # in Keras' messages
 
 
@@ -32,13 +35,24 @@ class Batch(NamedTuple):
         return f"{self.samples} samples of {'a standard normal probe' if self.probe else 'the data'}"
 
 
-def batch_for(model: keras.Model, data: Any, labels: Any = None, *, seed: int = 0) -> Batch:
+def batch_for(
+    model: keras.Model, data: Any, labels: Any = None, *, seed: int = 0, samples: Any = MOST_SAMPLES
+) -> Batch:
     """The first batch of the data, checked; without data, a probe of the shapes that the model takes.
+
+    Args:
+        model: what is to be called.
+        data: arrays, or a data set.
+        labels: what belongs to arrays.
+        seed: of a probe.
+        samples: the most samples that are used; None leaves the batch as it is, its arrays of any lengths.
 
     Raises:
         TypeError, ValueError: for data that is empty, not finite, or of no known kind, and where no
             probe can be made.
     """
+    if samples is not None:
+        samples = as_int("samples", samples, minimum=1)
     if data is None:
         if labels is not None:
             raise ValueError("`labels` without `data` belong to nothing. Pass the data too.")
@@ -47,29 +61,35 @@ def batch_for(model: keras.Model, data: Any, labels: Any = None, *, seed: int = 
     inputs, found = _first(data)
     if labels is not None and found is not None:
         raise ValueError("The data brings labels of its own. Pass `labels` with arrays only.")
-    inputs = tree.map_structure(_array, inputs)
-    count = _samples(inputs, "data")
+    as_it_is = samples is None
+    inputs = tree.map_structure(partial(_array, scalars=as_it_is), inputs)
+    answers = tree.map_structure(_array, found if labels is None else labels)
+    if as_it_is:
+        first = next(array for array in tree.flatten((answers, inputs)) if array is not None and array.ndim)
+        count = len(first)
+    else:
+        count = _samples(inputs, "data")
+        if answers is not None and _samples(answers, "labels") != count:
+            raise ValueError(
+                f"`data` and `labels` must have the same number of samples. Received: {count} and "
+                f"{_samples(answers, 'labels')}. {_AS_IT_IS}"
+            )
+        most = fixed_samples(model) or samples
+        if count > most:  # spread over all of them, which may be sorted by class
+            chosen = np.linspace(0, count - 1, most).astype(int)
+            inputs, answers = tree.map_structure(
+                lambda array: None if array is None else array[chosen], (inputs, answers)
+            )
+            count = most
     if count == 0:
         raise ValueError("`data` is empty: it has no samples.")
-    answers = tree.map_structure(_array, found if labels is None else labels)
-    if answers is not None and _samples(answers, "labels") != count:
-        raise ValueError(
-            f"`data` and `labels` must have the same number of samples. Received: {count} and "
-            f"{_samples(answers, 'labels')}."
-        )
-    most = fixed_samples(model) or MOST_SAMPLES
-    if count > most:  # spread over all of them, which may be sorted by class
-        chosen = np.linspace(0, count - 1, most).astype(int)
-        inputs, answers = tree.map_structure(
-            lambda array: None if array is None else array[chosen], (inputs, answers)
-        )
     for array in tree.flatten(inputs):
         if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError(
                 f"`data` must be finite. Received: {np.count_nonzero(~np.isfinite(array))} values that are "
                 f"NaN or infinite, in an array of shape {array.shape}."
             )
-    return Batch(inputs, answers, min(count, most), False)
+    return Batch(inputs, answers, count, False)
 
 
 def _first(data: Any) -> tuple[Any, Any]:
@@ -99,13 +119,13 @@ def _is_array(data: Any) -> bool:
     return hasattr(data, "shape") and hasattr(data, "dtype")
 
 
-def _array(item: Any) -> Any:
+def _array(item: Any, *, scalars: bool = False) -> Any:
     if item is None:
         return None
     array = np.asarray(item) if not keras.ops.is_tensor(item) else ops.convert_to_numpy(item)
     if array.dtype.name == "bfloat16":
         array = array.astype("float32")
-    if array.dtype.kind not in "fiubUSO" or array.ndim == 0:
+    if array.dtype.kind not in "fiubUSO" or (array.ndim == 0 and not scalars):
         raise TypeError(
             f"`data` must be arrays of samples. Received: {item!r} of type {type(item).__name__}."
         )
@@ -121,7 +141,7 @@ def _samples(nest: Any, name: str) -> int:
     counts = {len(array) for array in tree.flatten(nest) if array is not None}
     if len(counts) != 1:
         raise ValueError(
-            f"The arrays of `{name}` must have as many samples each. Received: {sorted(counts)}."
+            f"The arrays of `{name}` must have as many samples each. Received: {sorted(counts)}. {_AS_IT_IS}"
         )
     return counts.pop()
 
