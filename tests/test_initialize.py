@@ -104,10 +104,10 @@ def test_auto_looks_for_the_activation_that_follows():
     plan = winit.initialize(functional(), seed=0)
     expected = {
         r"^conv2d(_\d+)?/kernel": ("gelu", "orthogonal"),  # a normalization divides by its size
-        r"^depthwise_conv2d(_\d+)?/kernel": ("leaky_relu", "he_uniform"),
+        r"^depthwise_conv2d(_\d+)?/kernel": ("leaky_relu", "glorot_uniform"),
         r"separable.*pointwise_kernel": ("linear", "glorot_uniform"),  # an addition follows
-        r"^conv2d_transpose(_\d+)?/kernel": ("relu", "he_uniform"),  # an operation of keras.ops
-        r"^dense(_\d+)?/kernel": ("linear", "glorot_uniform"),
+        r"^conv2d_transpose(_\d+)?/kernel": ("relu", "glorot_uniform"),  # an operation of keras.ops
+        r"^dense(_\d+)?/kernel": ("linear", "variance_scaling"),  # the answers
     }
     for path, (activation, scheme) in expected.items():
         assert (row(plan, path).activation, row(plan, path).scheme) == (activation, scheme), path
@@ -124,7 +124,11 @@ def test_auto_looks_through_nested_models():
 
 def test_slopes_reach_the_weights():
     model = keras.Sequential(
-        [keras.Input((500,)), layers.Dense(400), layers.Dropout(0.5), layers.LeakyReLU(negative_slope=0.7)]
+        [
+            keras.Input((500,)),
+            *(layers.Dense(400), layers.Dropout(0.5), layers.LeakyReLU(negative_slope=0.7)),
+            *(layers.Dense(5, "relu") for _ in range(9)),
+        ]
     )
     winit.initialize(model, seed=1)
     kernel = array(model.layers[0].kernel)
@@ -415,8 +419,8 @@ def test_auto_goes_on_where_an_activation_has_no_gain():
     def normalized(x):
         return x / keras.ops.norm(x, axis=-1, keepdims=True)
 
-    model = keras.Sequential([keras.Input((3,)), layers.Dense(4, activation=normalized)])
-    found = row(winit.initialize(model, seed=0), "kernel")
+    model = keras.Sequential([keras.Input((3,)), layers.Dense(4, activation=normalized), layers.Dense(2)])
+    found = winit.initialize(model, seed=0).rows[0]
     assert found.scheme == "glorot_uniform"
     assert "has no gain" in found.reason
 

@@ -31,12 +31,12 @@ FOLDERS = {
     "models.showing": "printing plots",
     "models.tracing": "kinds ownership inputs trace symbols loops interception opening tracer",
     "models.anatomy": "convolutions contractions views passing mixing uses layer_fans fresh slots anatomy "
-    "normalizing following outputs links",
-    "models.running": "watching undo moments probe batch",
+    "normalizing following depth outputs links",
+    "models.running": "watching undo moments probe batch losses",
     "models.initializing": "plan optimizer states fitting asked torch_defaults mirroring choosing initialize "
     "for_layer",
-    "models.calibrating": "calibration leaving moving_statistics rescaling replaying gates centring "
-    "calibrate",
+    "models.calibrating": "calibration leaving answers targets bounds moving_statistics rescaling replaying "
+    "gates centring one_pass calibrate",
     "models.diagnosing": "thresholds report taps guessing signals weights diagnose",
 }
 _INSIDE = [

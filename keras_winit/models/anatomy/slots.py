@@ -58,6 +58,7 @@ CELLS = (layers.SimpleRNNCell, layers.LSTMCell, layers.GRUCell, CONV_LSTM_CELL)
 _GATED = (layers.LSTMCell, CONV_LSTM_CELL)
 
 
+ADAPTER = "a low-rank adapter"  # why LoRA's factors are kept, unless a rule names them
 # Where an initializer that this package records in a layer keeps what the layer was asked for before.
 ASKED = "_winit_asked"
 
@@ -268,7 +269,7 @@ def _reason_to_keep(variable: Any, layer: Any, role: str) -> str | None:
     if getattr(layer, "quantization_mode", None):
         return f"quantized to {layer.quantization_mode}"
     if variable.name.startswith("lora_"):
-        return "a low-rank adapter"
+        return ADAPTER
     if not keras.backend.is_float_dtype(variable.dtype):
         return f"not of real numbers, but {variable.dtype}"
     if isinstance(layer, layers.Normalization):

@@ -46,8 +46,8 @@ class Calibration(Printed):
     >>> from keras_winit import calibrate
     >>> model = keras.Sequential([keras.Input((40,)), keras.layers.Dense(30, "tanh"), keras.layers.Dense(9)])
     >>> calibration = calibrate(model, seed=0)
-    >>> [round(row.after, 2) for row in calibration.rows]
-    [1.0, 1.0]
+    >>> [round(row.after, 2) for row in calibration.rows]  # the last puts out the answers
+    [1.0, 0.2]
     """
 
     rows: tuple[CalibrationRow, ...]

@@ -55,6 +55,11 @@ class Centring:
             if center == "weights":
                 raise
 
+    def may_move(self, slot: Slot) -> bool:
+        """Whether a layer has a bias that is drawn, and nobody gave."""
+        bias = self._biases.get(id(slot.layer))
+        return bias is not None and bias in self._drawn and self.center in ("auto", "bias")
+
     def place(self, slot: Slot) -> float | None:
         """The mean that a layer's bias is to give its units, or None."""
         links = self._links

@@ -7,7 +7,7 @@ from typing import Any
 from keras import layers, ops
 
 from keras_winit.models.anatomy.slots import Slot
-from keras_winit.models.calibrating.rescaling import NO_VARIANCE, NOT_FINITE, TRACED, Settle
+from keras_winit.models.calibrating.rescaling import NO_VARIANCE, NOT_FINITE, TRACED, Settle, Target
 from keras_winit.models.running.moments import Moments, moments
 from keras_winit.support.host import is_traced
 
@@ -19,7 +19,7 @@ class RecurrentRescaler:
     which see the state, stay orthogonal.
     """
 
-    def __init__(self, layer: Any, cells: list[tuple[Any, Slot]], target: float, settle: Settle):
+    def __init__(self, layer: Any, cells: list[tuple[Any, Slot]], target: Target, settle: Settle):
         self._layer = layer
         self._cells = cells
         self._target = target
@@ -46,7 +46,7 @@ class RecurrentRescaler:
 class CellRescaler:
     """The hook for a recurrent cell that a model calls by itself, outside of a recurrent layer."""
 
-    def __init__(self, slot: Slot, target: float, settle: Settle):
+    def __init__(self, slot: Slot, target: Target, settle: Settle):
         self._pending = [slot]
         self._target = target
         self._settle = settle
@@ -62,11 +62,11 @@ class CellRescaler:
         return call(inputs, *arguments, **options)
 
 
-def rescale_gates(cell: Any, slot: Slot, signal: Any, target: float, settle: Settle) -> None:
+def rescale_gates(cell: Any, slot: Slot, signal: Any, target: Target, settle: Settle) -> None:
     """Rescale each gate of a cell's input kernel so that its share of the gate has the target's deviation."""
     gates = list(_gates(cell, slot, signal))
     if all(found.varies for found in gates):
-        settle(slot, [found.std for found in gates], [target / found.std for found in gates], "")
+        settle(slot, [found.std for found in gates], [target(slot) / found.std for found in gates], "")
     else:
         finite = all(math.isfinite(found.std) for found in gates)
         settle(slot, [found.std for found in gates], None, NO_VARIANCE if finite else NOT_FINITE)

@@ -17,8 +17,8 @@ def reason_to_leave(slot: Slot, drawing: Drawing) -> str | None:
         return f"{drawing.asked[slot]}: its size is what is asked for"
     if any(isinstance(layer, layers.SpectralNormalization) for layer in slot.parents):
         return "SpectralNormalization divides it by its norm at each step"
-    if isinstance(slot.layer, layers.ReversibleEmbedding) and slot.layer.tie_weights:
-        return "it both reads and writes tokens: one factor cannot suit both"
+    if slot.role == "embedding":
+        return "an embedding: it has the size that its scheme gives it"
     # At a deviation of one, gate after gate makes one sample ten times as large as the next.
     if is_gate(drawing.anatomy, slot):
         return "a gate: it multiplies the signal, and would scatter it"

@@ -62,6 +62,11 @@ class MovingStatistics:
         self._pending = True
         self._ahead: tuple[Any, ChannelMoments] | None = None
 
+    @property
+    def fresh(self) -> bool:
+        """Whether they are those that a layer is made with."""
+        return not self._old[0].any() and bool(np.all(self._old[1] == 1))
+
     def measure_ahead(self, tensor: Any) -> Moments:
         """The moments of a tensor, which are remembered: if the layer reads it, it is measured once."""
         if self._layer.axis not in range(-len(tensor.shape), len(tensor.shape)):
@@ -92,8 +97,7 @@ class MovingStatistics:
             return
         centred = not self.centres or np.mean(shift**2) < _FITS**2
         fits = centred and abs(math.sqrt(ratio) - 1) < _FITS
-        fresh = not old_mean.any() and bool(np.all(old_variance == 1))
-        if fits and not fresh:
+        if fits and not self.fresh:
             return
         # One factor for all variances: a batch says too little of each channel's own, and what it
         # misses grows from layer to layer.

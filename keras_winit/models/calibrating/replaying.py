@@ -10,7 +10,14 @@ import keras
 
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.slots import Slot
-from keras_winit.models.calibrating.rescaling import NO_VARIANCE, NOT_FINITE, TRACED, Normalized, Settle
+from keras_winit.models.calibrating.rescaling import (
+    NO_VARIANCE,
+    NOT_FINITE,
+    TRACED,
+    Normalized,
+    Settle,
+    Target,
+)
 from keras_winit.models.running.moments import moments
 from keras_winit.models.tracing.loops import BODIES
 from keras_winit.models.tracing.trace import Call, Step, Value
@@ -36,7 +43,7 @@ class Replayer:
         call: the call that was traced, with what the pass will call it with.
         anatomy: the model taken apart.
         slots: the kernels.
-        target: the deviation that each is to give.
+        target: which deviation each is to give.
         settle: what to tell of each.
         normalized: what divides by the size of a kernel's output at once, or None.
     """
@@ -47,7 +54,7 @@ class Replayer:
         anatomy: Anatomy,
         *,
         slots: list[Slot],
-        target: float,
+        target: Target,
         settle: Settle,
         normalized: Callable[[Slot], Normalized | None],
     ) -> None:
@@ -107,16 +114,17 @@ class Replayer:
                 self._settle(slot, [found.std], None, normalized.reason, normalized=True)
             return output
         behind = max(abs(slot.use.behind) if slot.use else 1.0 for slot in slots)
-        factor = self._target / (found.std * behind) if found.varies else 0.0
+        factor = self._target(slots[0]) / (found.std * behind) if found.varies else 0.0
         if not 0 < factor < float("inf"):
             for slot in slots:
                 self._settle(slot, [found.std], None, NO_VARIANCE if found.std == 0 else NOT_FINITE)
             return output
         product = [slot for slot in slots if slot.use is not None and slot.use.product]
+        done = True
         for slot in slots:  # of a product of kernels each takes its share
             share = factor ** (1 / len(product)) if slot in product else factor
-            self._settle(slot, [found.std * behind], [share], "")
-        return output * keras.ops.cast(factor, output.dtype)
+            done = self._settle(slot, [found.std * behind], [share], "") and done
+        return output * keras.ops.cast(factor, output.dtype) if done else output
 
 
 def _compute(step: Step, arguments: list[Any], options: dict[str, Any]) -> Any:

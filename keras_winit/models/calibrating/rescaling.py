@@ -20,9 +20,11 @@ from keras_winit.models.running.watching import having
 from keras_winit.models.tracing.kinds import LINEAR, SEPARABLE
 from keras_winit.support.host import host_array, is_traced
 
-# Multiplies a slot's kernel by a factor, or one for each gate, or leaves it alone with a reason:
-# settle(slot, deviations found, factors or None, reason).
-Settle = Callable[..., None]
+# Multiplies a slot's kernel by a factor, or one for each gate, or leaves it alone with a reason, and says
+# whether it did the first: settle(slot, deviations found, factors or None, reason).
+Settle = Callable[..., bool]
+# The deviation that a slot's kernel is to give.
+Target = Callable[[Slot], float]
 
 
 NO_VARIANCE = "its output has no variance"
@@ -55,13 +57,14 @@ class Normalized(NamedTuple):
 class Rescaler:
     """The hook for one layer: rescales its kernels when it is first called."""
 
-    def __init__(self, layer: Any, kernels: list[Slot], bias: Slot | None, target: float, settle: Settle):
+    def __init__(self, layer: Any, kernels: list[Slot], bias: Slot | None, target: Target, settle: Settle):
         self._layer = layer
         self._kernels = {slot.variable.name: slot for slot in kernels}
         self._bias = bias
         self._target = target
         self._settle = settle
-        self.place: float | None = None  # the mean that the bias is to give each unit; None: none
+        self.place: Any = None  # the mean that the bias is to give each unit, or one for each; None: none
+        self.whole = False  # whether what is the same for all samples counts as size
         self.normalized: Normalized | None = None  # what normalizes the output at once
 
     def __call__(self, call: Any, *arguments: Any, **options: Any) -> Any:
@@ -107,12 +110,18 @@ class Rescaler:
         if not found.varies:
             self._settle(slot, [found.std], None, NO_VARIANCE if math.isfinite(found.std) else NOT_FINITE)
             return output
-        offset = self._offset(output)
-        factor = self._target / found.std if offset is None else _factor(output, offset, self._target)
+        offset, target = self._offset(output), self._target(slot)
+        if self.whole:
+            part = found if offset is None else moments(output - offset)
+            found = Moments(part.mean, math.hypot(part.mean, part.std))
+            factor: float | None = target / found.std if found.varies else math.inf
+        else:
+            factor = target / found.std if offset is None else _factor(output, offset, target)
         if factor is None or not 0 < factor < math.inf:
             self._settle(slot, [found.std], None, BIASED if factor is None else NOT_FINITE)
             return output
-        self._settle(slot, [found.std], [factor], "")
+        if not self._settle(slot, [found.std], [factor], ""):
+            return output
         output = output * ops.cast(factor, output.dtype)
         return output if offset is None else output + ops.cast(1 - factor, output.dtype) * offset
 
@@ -123,23 +132,28 @@ class Rescaler:
         self._settle(slot, [found.std], None, self.normalized.reason, normalized=True)
         return True
 
-    def _centred(self, slot: Slot, output: Any, bias: Slot, place: float) -> Any:
+    def _centred(self, slot: Slot, output: Any, bias: Slot, place: Any) -> Any:
         """The output with the target's deviation and, for each unit, the mean that it is to have."""
         channels = 1 if getattr(self._layer, "data_format", None) == "channels_first" else -1
         axes = [axis for axis in range(len(output.shape)) if axis != channels % len(output.shape)]
         means = ops.mean(ops.cast(output, "float32"), axis=axes, keepdims=True)
+        own, shape = ops.cast(exact_value(bias.variable), "float32"), means.shape
         output = output - ops.cast(means, output.dtype)
         found = moments(output)
-        factor = self._target / found.std if found.varies else math.inf
+        if self.whole:
+            constant = moments(ops.reshape(means, own.shape) - own)
+            found = Moments(found.mean, math.hypot(found.std, constant.mean, constant.std))
+        factor = self._target(slot) / found.std if found.varies else math.inf
         if not 0 < factor < math.inf:
             finite = math.isfinite(found.std)
             self._settle(slot, [found.std], None, NO_VARIANCE if finite else NOT_FINITE)
             return output + ops.cast(means, output.dtype)
-        own = ops.cast(exact_value(bias.variable), "float32")
+        if not self._settle(slot, [found.std], [factor], "", float(np.mean(place))):
+            return output + ops.cast(means, output.dtype)
         means = ops.reshape(means, own.shape) - own
-        self._settle(slot, [found.std], [factor], "", place)
         assign_exactly(bias.variable, place - factor * means)
-        return output * ops.cast(factor, output.dtype) + ops.cast(place, output.dtype)
+        place = ops.reshape(ops.broadcast_to(ops.cast(place, output.dtype), own.shape), shape)
+        return output * ops.cast(factor, output.dtype) + place
 
     def _has_offset(self) -> bool:
         """Whether the layer's bias is any but zero."""
@@ -172,7 +186,7 @@ class Rescaler:
         if self._stays(slot, found):
             return
         if found.varies:
-            self._settle(slot, [found.std], [self._target / found.std], "")
+            self._settle(slot, [found.std], [self._target(slot) / found.std], "")
         else:
             self._settle(slot, [found.std], None, NO_VARIANCE if math.isfinite(found.std) else NOT_FINITE)
 
@@ -187,13 +201,13 @@ class Rescaler:
             reason = NO_VARIANCE if found is None or math.isfinite(found.std) else NOT_FINITE
             self._leave(NOT_ONE if found is None else reason, found)
             return call(*arguments, **options)
-        factor = self._target / found.std
+        factor = self._target(slot) / found.std
         kernel = slot.variable
         before = host_array(exact_value(kernel)).copy()  # PyTorch assigns in place
         assign_exactly(kernel, before * np.float32(factor))
         then = self._try(call, *arguments, **options)
         assign_exactly(kernel, before)
-        if then is None or not math.isclose(then.std, self._target, rel_tol=0.005):
+        if then is None or not math.isclose(then.std, self._target(slot), rel_tol=0.005):
             self._leave(NOTLINEAR, found)
         else:
             self._settle(slot, [found.std], [factor], "")

@@ -8,6 +8,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_winit.models.running.losses import loss_name
+
 _CROSSENTROPIES = ("categorical_crossentropy", "sparse_categorical_crossentropy", "binary_crossentropy")
 
 
@@ -91,7 +93,7 @@ def loss_of_guessing(model: keras.Model, loss: Any, labels: Any) -> float | None
     loss = loss if loss is not None else getattr(model, "loss", None)
     if labels is None or not hasattr(labels, "shape") or not loss:
         return None
-    name = _name_of(loss)
+    name = loss_name(loss)
     answers = labels.astype("float64")
     if name in _CROSSENTROPIES:
         return _entropy(name, answers)
@@ -100,15 +102,6 @@ def loss_of_guessing(model: keras.Model, loss: Any, labels: Any) -> float | None
     if name in ("mean_absolute_error", "mae"):
         return float(np.mean(np.abs(answers - np.median(answers, axis=0))))
     return None
-
-
-def _name_of(loss: Any) -> str:
-    try:
-        found = keras.losses.get(loss)
-    except (ValueError, TypeError):
-        return ""
-    inner = getattr(found, "fn", found)  # a Loss of Keras wraps a function
-    return str(getattr(inner, "__name__", ""))
 
 
 def _entropy(name: str, answers: Any) -> float:
@@ -129,7 +122,7 @@ def _surprise(shares: Any) -> Any:
 
 def loss_of_indifference(model: keras.Model, loss: Any, width: int) -> float:
     """The crossentropy of an answer that prefers no class, whatever the labels; else 0."""
-    name = _name_of(loss if loss is not None else getattr(model, "loss", None))
+    name = loss_name(loss if loss is not None else getattr(model, "loss", None))
     if name not in _CROSSENTROPIES:
         return 0.0
     return math.log(2) if name == "binary_crossentropy" else math.log(max(width, 1))

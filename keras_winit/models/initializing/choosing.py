@@ -8,9 +8,11 @@ import keras
 
 from keras_winit.choose import for_activation
 from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.anatomy.depth import Depths
 from keras_winit.models.anatomy.following import activation_after
 from keras_winit.models.anatomy.normalizing import normalizations_after
-from keras_winit.models.anatomy.slots import STATISTICS, Slot
+from keras_winit.models.anatomy.outputs import ANSWER_STD, answers
+from keras_winit.models.anatomy.slots import ADAPTER, STATISTICS, Slot
 from keras_winit.models.initializing.asked import asked_for
 from keras_winit.models.initializing.fitting import fit
 from keras_winit.models.initializing.mirroring import Mirroring
@@ -20,11 +22,20 @@ from keras_winit.schemes import names, scheme_class
 from keras_winit.schemes.looks_linear import LooksLinear
 from keras_winit.schemes.orthogonal import Orthogonal
 from keras_winit.schemes.registry import get
+from keras_winit.schemes.variance import HeNormal, HeUniform
 from keras_winit.support.checks import did_you_mean, shown
 
 MODES = ("auto", "configured", "torch", "keep")
 # A scheme whose arguments follow from a kernel's place in the model.
 _MIRRORED = LooksLinear.name
+
+
+# He's factor is for what many layers in a row would make of a signal. In chains of fewer kernels, between
+# normalizations and the sums of residuals, Glorot's smaller kernels learn more quickly. Measured:
+# tests/benchmarks/published.py.
+DEEP = 10
+_SHORT = f"in a chain of fewer than {DEEP} kernels"
+_HE = (HeNormal, HeUniform)
 
 
 class Rule(NamedTuple):
@@ -98,20 +109,38 @@ def _scheme(item: Any) -> Any:
 
 
 class Chooser:
-    """Decides for each variable of a model, by the rules given and by what lies around it."""
+    """Decides for each variable of a model, by the rules given and by what lies around it.
 
-    def __init__(self, anatomy: Anatomy, rules: list[Rule], *, overwrite: bool = False) -> None:
+    Args:
+        anatomy: the model taken apart.
+        rules: what is to be drawn; the first that matches counts.
+        overwrite: whether what is asked for on purpose is drawn anew too.
+        measured: whether the size of kernels is to be measured later; that of embeddings is not.
+    """
+
+    def __init__(
+        self, anatomy: Anatomy, rules: list[Rule], *, overwrite: bool = False, measured: bool = False
+    ) -> None:
         self._rules = rules
-        self._overwrite = overwrite
+        self._overwrite, self._measured = overwrite, measured
         self._anatomy = anatomy
+        self._answers: set[Slot] | None = None
+        self._depths = Depths(anatomy)
         mirrored = [slot for slot in anatomy.slots if getattr(self._rule(slot), "scheme", None) == _MIRRORED]
         self._mirroring = Mirroring(anatomy, mirrored) if mirrored else None
 
     def choice(self, slot: Slot) -> Choice:
         """What a variable is to be drawn from, and why."""
+        rule = self._rule(slot)
+        if (
+            slot.kept == ADAPTER
+            and rule is not None
+            and rule.names_the_variable(slot)
+            and rule.scheme != "keep"
+        ):
+            return _adapter(slot, rule)
         if slot.kept:
             return Choice(None, slot.kept)
-        rule = self._rule(slot)
         if rule is None:
             return Choice(None, "no expression matches", named=False)
         if rule.scheme == "keep":
@@ -153,11 +182,12 @@ class Chooser:
     def _for_kernel(self, slot: Slot, rule: Rule) -> Choice:
         if len(slot.shape) < 2 and rule.is_about_all and isinstance(rule.scheme, Orthogonal):
             return Choice(get("lecun_normal"), "a vector, which no scheme makes orthogonal")
+        chosen = rule.scheme == "auto" or (self._measured and rule.is_about_all)
+        if slot.role == "embedding" and slot.asked is not None and chosen:
+            return Choice(slot.asked, "an embedding: as the layer asks", own=True)
         if not isinstance(rule.scheme, str):
             return Choice(rule.scheme, "as asked")
-        if slot.role == "embedding" and slot.asked is not None and rule.scheme == "auto":
-            return Choice(slot.asked, "an embedding: as the layer asks")
-        choice = self._by_activation(slot)
+        choice = self._answer(slot) or self._by_activation(slot)
         if self._mirroring is None or rule.scheme != _MIRRORED:
             return choice
         scheme, reason = self._mirroring.scheme(slot)
@@ -167,6 +197,20 @@ class Chooser:
 
     def _rule(self, slot: Slot) -> Rule | None:
         return next((rule for rule in self._rules if rule.matches(slot)), None)
+
+    def _answer(self, slot: Slot) -> Choice | None:
+        """What puts out a model's answers, which start small: the first loss is then that of guessing."""
+        if self._answers is None:
+            self._answers = {answer.slot for answer in answers(self._anatomy)}
+        if slot not in self._answers:
+            return None
+        activation = activation_after(self._anatomy, slot)[0]
+        reason = f"an answer: starts at a deviation of {ANSWER_STD:g}, for a small first loss"
+        return Choice(get("variance_scaling", scale=ANSWER_STD**2), reason, activation and activation.name)
+
+    def _is_short(self, slot: Slot) -> bool:
+        """Whether it is seen that a kernel is in a short chain: of a layer alone it is not."""
+        return isinstance(self._anatomy.model, keras.Model) and 0 < self._depths.of(slot) < DEEP
 
     def _by_activation(self, slot: Slot) -> Choice:
         activation, how = activation_after(self._anatomy, slot)
@@ -181,10 +225,21 @@ class Chooser:
             reason = f"{normalizations[0].name} divides by its size"
             return Choice(get("orthogonal"), reason, activation.name)
         try:
-            return Choice(for_activation(activation), how, activation.name)
+            scheme = for_activation(activation)
+            if isinstance(scheme, _HE) and self._is_short(slot):
+                return Choice(get("glorot_uniform"), f"{how}; {_SHORT}", activation.name)
+            return Choice(scheme, how, activation.name)
         except ValueError:  # one that joins features, or is not finite
             reason = f"{how}, and has no gain: as a linear layer"
             return Choice(for_activation(None), reason, activation.name)
+
+
+def _adapter(slot: Slot, rule: Rule) -> Choice:
+    """A low-rank adapter that a rule names: its second factor is zero, so that it starts as no change."""
+    if slot.variable.name.endswith("_b"):
+        return Choice(get("zeros"), "the second factor of an adapter: it starts as no change")
+    scheme = get("he_uniform") if isinstance(rule.scheme, str) else rule.scheme
+    return Choice(scheme, "the first factor of an adapter")
 
 
 def _clears(slot: Slot, normalizations: list[Any]) -> bool:

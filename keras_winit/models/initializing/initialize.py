@@ -66,7 +66,8 @@ def initialize(
             - "keep": nothing is drawn;
             - a mapping of regular expressions over variable paths to any of these: the first that
               is found in a path decides, and what none matches is kept. An expression that does
-              not match without the variable's own name, such as "bias", is about that variable;
+              not match without the variable's own name, such as "bias", is about that variable
+              ("lora" draws the first factor of adapters anew and zeroes the second);
               any other is about the layer, whose biases go to zero as said above.
         seed: the root seed, an integer; None draws one, and the plan has it. The same seed gives
             the same weights in any process; layers with names of their own do not depend on others.
@@ -122,13 +123,14 @@ class Drawing:
         data: Any = None,
         *,
         overwrite: bool = False,
+        measured: bool = False,
     ) -> None:
         self.seed = root_seed(seed)
         self.anatomy = Anatomy(model, data)
         self.slots = self.anatomy.slots
         self._model = model
         rules = rules_of(scheme)
-        chooser = Chooser(self.anatomy, rules, overwrite=overwrite)
+        chooser = Chooser(self.anatomy, rules, overwrite=overwrite, measured=measured)
         drawn_seeds: set[int] = set()
         self._steps = []
         for slot in self.slots:

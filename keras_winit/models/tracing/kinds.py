@@ -49,8 +49,8 @@ _SCALING = (
     *(layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D),
     *(layers.GaussianDropout, layers.Identity),
 )
-_AVERAGES = (layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D)
-_GLOBAL_AVERAGES = (
+AVERAGES = (layers.AveragePooling1D, layers.AveragePooling2D, layers.AveragePooling3D)
+GLOBAL_AVERAGES = (
     layers.GlobalAveragePooling1D,
     layers.GlobalAveragePooling2D,
     layers.GlobalAveragePooling3D,
@@ -59,9 +59,9 @@ _GLOBAL_MAXIMA = (layers.GlobalMaxPooling1D, layers.GlobalMaxPooling2D, layers.G
 _ADDING = (layers.AlphaDropout, layers.GaussianNoise, layers.ActivityRegularization)
 
 # What leaves each channel in its place.
-KEEP_CHANNELS = (*_SCALING, *_AVERAGES, *_ADDING)
+KEEP_CHANNELS = (*_SCALING, *AVERAGES, *_ADDING)
 # What leaves only the channels, and takes all that lies between them together.
-GLOBAL_POOLS = (*_GLOBAL_AVERAGES, *_GLOBAL_MAXIMA)
+GLOBAL_POOLS = (*GLOBAL_AVERAGES, *_GLOBAL_MAXIMA)
 # What a signal passes through in proportion, and about as large as it was.
 PROPORTIONAL = (
     *(*_SCALING, *_GLOBAL_MAXIMA),
@@ -75,7 +75,7 @@ PROPORTIONAL_OPERATIONS = {
 }
 # What a signal passes through with its distribution more or less as it was.
 TRANSPARENT = (
-    *(*PROPORTIONAL, *_AVERAGES, *_GLOBAL_AVERAGES, *_ADDING),
+    *(*PROPORTIONAL, *AVERAGES, *GLOBAL_AVERAGES, *_ADDING),
     *(*NORMALIZATIONS, layers.Normalization),
 )
 TRANSPARENT_OPERATIONS = {*PROPORTIONAL_OPERATIONS, "Pad", "Cast", "AveragePool"}

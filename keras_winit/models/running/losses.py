@@ -1,0 +1,38 @@
+"""What is known of a loss: its name, and for which of a model's outputs it is."""
+
+from typing import Any
+
+import keras
+
+
+def loss_name(loss: Any) -> str:
+    """The name of the function behind a loss, or "" for what is none."""
+    try:
+        found = keras.losses.get(loss)
+    except (ValueError, TypeError):
+        return ""
+    inner = getattr(found, "fn", found)  # a Loss of Keras wraps a function
+    return str(getattr(inner, "__name__", ""))
+
+
+def takes_logits(loss: Any) -> bool:
+    """Whether a crossentropy makes probabilities of what it is given."""
+    return bool(getattr(loss, "from_logits", False))
+
+
+def losses_by_output(model: Any, loss: Any, count: int) -> list[Any]:
+    """The loss of each of a model's outputs, None where that is not known.
+
+    Args:
+        model: whose compiled loss counts where none is given.
+        loss: a name, a function, a `keras.losses.Loss`, a nest of these, or None.
+        count: how many outputs there are.
+    """
+    loss = loss if loss is not None else getattr(model, "loss", None)
+    if isinstance(loss, dict):
+        found = [loss[key] for key in sorted(loss)]
+    elif isinstance(loss, (list, tuple)):
+        found = list(loss)
+    else:
+        found = [loss] * count
+    return found if len(found) == count else [None] * count

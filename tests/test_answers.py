@@ -1,0 +1,159 @@
+"""Where a model's answers start: the first loss is near that of the best constant."""
+
+import keras
+import numpy as np
+import pytest
+from helpers import array
+from keras import layers, ops
+
+import keras_winit as winit
+from keras_winit.models.diagnosing.guessing import loss_of_guessing
+
+RNG = np.random.default_rng(0)
+COUNT = 200
+
+
+def stack(*hidden, shape=(64,), head, loss):
+    model = keras.Sequential([keras.Input(shape), *hidden, *head])
+    model.compile("adam", loss)
+    return model
+
+
+def dense(depth, activation="relu", width=64):
+    return [layers.Dense(width, activation) for _ in range(depth)]
+
+
+def convolutions():
+    return [layers.Conv2D(12, 3, padding="same", activation="relu") for _ in range(3)]
+
+
+def pixels(scale):
+    return RNG.random((COUNT, 8, 8, 3)).astype("float32") * scale
+
+
+X = RNG.normal(size=(COUNT, 64)).astype("float32")
+POSITIVE = RNG.random((COUNT, 64)).astype("float32")
+CLASS = RNG.choice(7, COUNT, p=[0.3, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02])
+YES = (RNG.random((COUNT, 1)) < 0.1).astype("float32")
+NUMBER = RNG.normal(size=(COUNT, 3)).astype("float32")
+LOGITS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+DEEP = [dense(10), [layers.Dense(1, activation="sigmoid")]]
+
+
+def shuffled(x):
+    """Twice as many pixels a side, by convolutions whose channels are put between one another."""
+    x = ops.reshape(x, (-1, 8, 8, 2, 2, 3))
+    return ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, 16, 16, 3))
+
+
+def super_resolution():
+    inputs = x = keras.Input((8, 8, 3))
+    for layer in convolutions():
+        x = layer(x)
+    model = keras.Model(inputs, shuffled(layers.Conv2D(12, 3, padding="same")(x)))
+    model.compile("adam", "mse")
+    return model
+
+
+CASES = {
+    "classes": lambda: (stack(*dense(2), head=[layers.Dense(7, activation="softmax")], loss="sparse_categorical_crossentropy"), X, CLASS),
+    "classes as logits": lambda: (stack(*dense(2), head=[layers.Dense(7)], loss=LOGITS), X, CLASS),
+    "classes apart": lambda: (stack(*dense(2), head=[layers.Dense(7), layers.Softmax()], loss="categorical_crossentropy"), X, np.eye(7, dtype="float32")[CLASS]),
+    "one sigmoid": lambda: (stack(*dense(1), head=[layers.Dense(1, activation="sigmoid")], loss="binary_crossentropy"), X, YES),
+    "one sigmoid behind ten": lambda: (stack(*dense(10), head=[layers.Dense(1, activation="sigmoid")], loss="binary_crossentropy"), POSITIVE, (RNG.random((COUNT, 1)) < 0.5).astype("float32")),
+    "numbers": lambda: (stack(*dense(2), head=[layers.Dense(3)], loss="mse"), X, NUMBER),
+    "numbers, not standardized": lambda: (stack(*dense(2), head=[layers.Dense(3)], loss="mse"), X, 5 * NUMBER + [100, -20, 3]),
+    "small numbers": lambda: (stack(*dense(2), head=[layers.Dense(1)], loss="mae"), X, 0.01 * NUMBER[:, :1] + 2),
+    "images": lambda: (stack(*convolutions(), shape=(8, 8, 3), head=[layers.Conv2D(3, 3, padding="same", activation="sigmoid")], loss="mse"), pixels(1.0), None),
+    "images of 0 to 255": lambda: (stack(*convolutions(), shape=(8, 8, 3), head=[layers.Conv2D(3, 3, padding="same")], loss="mse"), pixels(255.0), None),
+    "an autoencoder": lambda: (stack(*dense(3, "tanh", 20), head=[layers.Dense(64)], loss="mse"), X, None),
+    "flat images": lambda: (stack(layers.Flatten(), *dense(2), shape=(8, 8, 3), head=[layers.Dense(192), layers.Reshape((8, 8, 3))], loss="mse"), pixels(1.0), None),
+    "super-resolution": lambda: (super_resolution(), pixels(1.0), RNG.random((COUNT, 16, 16, 3)).astype("float32")),
+}  # fmt: skip
+
+
+def case(name):
+    model, x, y = CASES[name]()
+    y = x if y is None else y.astype(x.dtype if y.dtype.kind == "f" else "int32")
+    guess = loss_of_guessing(model, model.loss, y)
+    return model, x, y, guess
+
+
+def first_loss(model, x, y):
+    return float(model.evaluate(x, y, batch_size=len(x), verbose=0))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_with_labels_the_first_loss_is_near_that_of_the_best_constant(name):
+    model, x, y, guess = case(name)
+    winit.calibrate(model, x, y, seed=0, progress=False)
+    assert first_loss(model, x, y) <= 1.2 * guess
+
+
+CENTRED = ("numbers", "an autoencoder", "one sigmoid behind ten", "classes as logits")
+
+
+@pytest.mark.parametrize("method", ["initialize", "calibrate"])
+@pytest.mark.parametrize("name", CENTRED)
+def test_without_labels_it_is_near_that_of_knowing_nothing(name, method):
+    model, x, y, guess = case(name)
+    if method == "initialize":
+        winit.initialize(model, seed=0)
+    else:
+        winit.calibrate(model, x, seed=0, progress=False)
+    nothing = np.log(7) if name.startswith("classes") else guess
+    assert first_loss(model, x, y) <= 1.2 * nothing
+
+
+def test_a_bias_that_was_given_stays_and_the_kernel_is_small():
+    prior = keras.initializers.Constant(-3.0)
+    model = stack(
+        *dense(10), head=[layers.Dense(1, "sigmoid", bias_initializer=prior)], loss="binary_crossentropy"
+    )
+    x = POSITIVE * 255
+    winit.calibrate(model, x, YES, seed=0, progress=False)
+    logits = np.log(array(model(x)) / (1 - array(model(x))))
+    assert np.sqrt(np.mean(np.square(logits + 3))) == pytest.approx(0.2, rel=0.02)
+    assert array(model.layers[-1].bias)[0] == -3
+
+
+def test_a_data_set_brings_its_labels():
+    model, x, y, guess = case("numbers, not standardized")
+
+    class Data(keras.utils.PyDataset):
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, _index):
+            return x, y
+
+    winit.calibrate(model, Data(), seed=0, progress=False)
+    assert first_loss(model, x, y) <= 1.2 * guess
+
+
+def test_each_output_has_its_own_labels_and_loss():
+    inputs = keras.Input((64,))
+    x = layers.Dense(30, "relu")(inputs)
+    heads = [layers.Dense(2, name="a")(x), layers.Dense(7, "softmax", name="b")(x)]
+    model = keras.Model(inputs, heads)
+    labels = [NUMBER[:, :2] + 40, CLASS]
+    winit.calibrate(model, X, labels, ["mse", "sparse_categorical_crossentropy"], seed=0)
+    numbers, shares = (array(each) for each in model(X))
+    np.testing.assert_allclose(numbers.mean(axis=0), labels[0].mean(axis=0), rtol=1e-4)
+    np.testing.assert_allclose(shares.mean(axis=0), np.bincount(CLASS) / COUNT, atol=0.03)
+
+
+def test_features_are_no_answers():
+    model = keras.Sequential([keras.Input((64,)), *dense(3)])
+    rows = winit.calibrate(model, X, seed=0).rows
+    assert [row.after for row in rows] == [1.0] * 3
+    plan = winit.initialize(keras.Sequential([keras.Input((64,)), *dense(2)]), seed=0)
+    assert "answer" not in plan.rows[2].reason
+
+
+def test_labels_need_a_loss():
+    model = keras.Sequential([keras.Input((64,)), layers.Dense(3)])
+    before = array(model.weights[0])
+    with pytest.raises(ValueError, match="not compiled with one"):
+        winit.calibrate(model, X, NUMBER)
+    np.testing.assert_array_equal(array(model.weights[0]), before)
