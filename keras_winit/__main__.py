@@ -96,7 +96,11 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("out", help="the file to write; may be the same")
     calibrate.add_argument("--data", metavar="X.npy", help="a batch for the model; default: a random probe")
     calibrate.add_argument("--scheme", default="orthogonal", help="what to draw first; keep: nothing")
-    calibrate.add_argument("--target-std", type=float, default=1.0, help="default: %(default)s")
+    calibrate.add_argument("--labels", metavar="Y.npy", help="what the outputs are compared with")
+    calibrate.add_argument("--loss", help="the name of a loss; default: the compiled one")
+    calibrate.add_argument(
+        "--target-std", type=float, help="default: 1 in chains of ten or more kernels, 0.5 in shorter ones"
+    )
     calibrate.add_argument("--seed", type=int, help="the root seed; without it one is drawn and printed")
     calibrate.set_defaults(run=_calibrate)
 
@@ -185,6 +189,8 @@ def _calibrate(options: argparse.Namespace) -> int:
     calibration = keras_winit.calibrate(
         model,
         read_arrays(options.data),
+        read_arrays(options.labels),
+        options.loss,
         target_std=options.target_std,
         scheme=options.scheme,
         seed=options.seed,

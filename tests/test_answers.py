@@ -7,6 +7,7 @@ from helpers import array
 from keras import layers, ops
 
 import keras_winit as winit
+from keras_winit.models.anatomy.outputs import CHOICE_STD
 from keras_winit.models.diagnosing.guessing import loss_of_guessing
 
 RNG = np.random.default_rng(0)
@@ -113,7 +114,7 @@ def test_a_bias_that_was_given_stays_and_the_kernel_is_small():
     x = POSITIVE * 255
     winit.calibrate(model, x, YES, seed=0, progress=False)
     logits = np.log(array(model(x)) / (1 - array(model(x))))
-    assert np.sqrt(np.mean(np.square(logits + 3))) == pytest.approx(0.2, rel=0.02)
+    assert np.sqrt(np.mean(np.square(logits + 3))) == pytest.approx(CHOICE_STD, rel=0.02)
     assert array(model.layers[-1].bias)[0] == -3
 
 
@@ -146,7 +147,7 @@ def test_each_output_has_its_own_labels_and_loss():
 def test_features_are_no_answers():
     model = keras.Sequential([keras.Input((64,)), *dense(3)])
     rows = winit.calibrate(model, X, seed=0).rows
-    assert [row.after for row in rows] == [1.0] * 3
+    assert [row.after for row in rows] == [0.5] * 3
     plan = winit.initialize(keras.Sequential([keras.Input((64,)), *dense(2)]), seed=0)
     assert "answer" not in plan.rows[2].reason
 

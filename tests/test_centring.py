@@ -7,6 +7,7 @@ from helpers import array
 from keras import layers, ops
 
 import keras_winit as winit
+from keras_winit.models.anatomy.outputs import NUMBER_STD
 from keras_winit.theory.linearity import linear_place
 
 RNG = np.random.default_rng(0)
@@ -69,7 +70,7 @@ def test_convolutions_are_centred_channel_by_channel():
         ]
     )
     x = numbers(50, 8, 8, 3)
-    calibration = winit.calibrate(model, x, center="bias", seed=1)
+    calibration = winit.calibrate(model, x, center="bias", target_std=1.0, seed=1)
     first, second, last = pre_activations(model, x)
     np.testing.assert_allclose(first.mean(axis=(0, 1, 2)), 1, atol=1e-3)
     np.testing.assert_allclose(second.mean(axis=(0, 1, 2)), 1, atol=1e-3)
@@ -123,7 +124,7 @@ def test_auto_centres_chains_of_what_is_mostly_constant():
     model = residual()
     kept = model.get_layer("bias_kept").bias
     kept.trainable = False
-    calibration = winit.calibrate(model, numbers(64, 12), seed=1)
+    calibration = winit.calibrate(model, numbers(64, 12), target_std=1.0, seed=1)
     found = {row.path.split("/")[-2]: row.centre for row in calibration.rows}
     assert found == {
         "first": 0,
@@ -136,7 +137,7 @@ def test_auto_centres_chains_of_what_is_mostly_constant():
         "output": 0,
     }
     assert not array(kept).any()
-    everywhere = winit.calibrate(model, numbers(64, 12), center="bias", seed=1)
+    everywhere = winit.calibrate(model, numbers(64, 12), center="bias", target_std=1.0, seed=1)
     found = {row.path.split("/")[-2]: row.centre for row in everywhere.rows}
     assert found["relu"] == 1
     assert found["branch"] == found["before_add"] == 0
@@ -148,9 +149,9 @@ def test_a_normalization_across_units_does_not_centre_them():
     inputs = keras.Input((12,))
     x = layers.LayerNormalization()(layers.Dense(12, name="before_norm")(inputs))
     model = keras.Model(inputs, layers.Dense(4, name="output")(layers.Activation("sigmoid")(x)))
-    first = winit.calibrate(model, numbers(64, 12), center="bias", seed=1).rows[0]
+    first = winit.calibrate(model, numbers(64, 12), center="bias", target_std=1.0, seed=1).rows[0]
     assert (first.centre, first.normalized, first.after) == (0, False, 1.0)
-    assert winit.calibrate(model, numbers(64, 12), center="none", seed=1).rows[0].normalized
+    assert winit.calibrate(model, numbers(64, 12), center="none", target_std=1.0, seed=1).rows[0].normalized
 
 
 @pytest.mark.parametrize(
@@ -160,7 +161,7 @@ def test_a_normalization_across_units_does_not_centre_them():
 def test_auto_centres_in_long_chains_what_makes_gradients_grow(activation, depth, place):
     calibration = winit.calibrate(stack(activation, depth=depth), numbers(64, 48), seed=1)
     assert {row.centre for row in calibration.rows[:-1]} == {place}
-    assert (calibration.rows[-1].centre == 0) == (place is not None)
+    assert calibration.rows[-1].centre == 0  # the answers, in any case
 
 
 def test_auto_centres_only_what_is_drawn_and_no_twins():
@@ -168,19 +169,20 @@ def test_auto_centres_only_what_is_drawn_and_no_twins():
     hidden = [layers.Dense(16, "gelu", name=name) for name in names]
     model = keras.Sequential([keras.Input((16,)), *hidden, layers.Dense(3, name="head")])
     calibration = winit.calibrate(model, numbers(32, 16), scheme={"head": "orthogonal"}, seed=1)
-    assert {row.centre for row in calibration.rows} == {None, 0}
+    assert {row.centre for row in calibration.rows} == {None, 0}  # the head's are answers
     assert not any(array(layer.bias).any() for layer in hidden)
     winit.calibrate(model, numbers(32, 16), scheme="looks_linear", seed=1)
     again = winit.calibrate(model, numbers(32, 16), scheme="configured", seed=1)  # a factor times twins
-    assert {row.centre for row in again.rows} == {None}
+    assert {row.centre for row in again.rows if "head" not in row.path} == {None}
 
 
 @pytest.mark.parametrize("scheme", ["keep", "looks_linear", {"^nothing$": "auto"}])
 def test_auto_leaves_what_is_not_drawn_or_needs_no_centring(scheme):
     model, x = stack("softplus", depth=4), numbers(64, 48)
     calibration = winit.calibrate(model, x, scheme=scheme, seed=1)
-    assert not any(array(layer.bias).any() for layer in model.layers)
-    assert all(row.centre is None for row in calibration.rows)
+    assert not any(array(layer.bias).any() for layer in model.layers[:-1])
+    hidden = [row for row in calibration.rows if row.path != model.layers[-1].kernel.path]
+    assert all(row.centre is None for row in hidden)
     # What a mapping does not name is left as it is.
     assert len(calibration.calibrated) == (0 if isinstance(scheme, dict) else 5)
 
@@ -200,13 +202,16 @@ class Own(keras.Model):
 def test_a_model_that_does_not_tell_its_connections():
     model, x = Own(), numbers(64, 6)
     model(x)
-    assert all(row.centre is None for row in winit.calibrate(model, x, seed=1).rows)
+    assert all(row.centre is None for row in winit.calibrate(model, x, target_std=1.0, seed=1).rows)
     before = array(model.first.kernel)
     with pytest.raises(ValueError, match="What feeds each layer of .* is not seen"):
-        winit.calibrate(model, x, center="weights", seed=2)
+        winit.calibrate(model, x, center="weights", target_std=1.0, seed=2)
     np.testing.assert_array_equal(array(model.first.kernel), before)
     # By biases, what each layer says of its own activation is enough.
-    assert [row.centre for row in winit.calibrate(model, x, center="bias", seed=1).rows] == [1, 0]
+    assert [row.centre for row in winit.calibrate(model, x, center="bias", target_std=1.0, seed=1).rows] == [
+        1,
+        0,
+    ]
 
 
 def test_what_cannot_be_scaled_is_not_moved():
@@ -237,10 +242,12 @@ def test_a_bias_that_is_there_counts():
     model, x = stack("tanh", depth=2), numbers(200, 48)
     for layer in model.layers:
         layer.bias.assign(3 * numbers(*layer.bias.shape))
-    winit.calibrate(model, x, scheme="keep", center="bias")
-    for values in pre_activations(model, x):
+    winit.calibrate(model, x, target_std=1.0, scheme="keep", center="bias")
+    *hidden, answers = pre_activations(model, x)
+    for values in (*hidden, answers):
         np.testing.assert_allclose(values.mean(axis=0), 0, atol=2e-3)
-        assert values.std() == pytest.approx(1, rel=2e-3)
+    assert all(values.std() == pytest.approx(1, rel=2e-3) for values in hidden)
+    assert answers.std() == pytest.approx(NUMBER_STD, rel=0.05)
 
 
 @pytest.mark.parametrize("center", ["centre", None, 3, True])

@@ -21,7 +21,7 @@ MODULES = sorted(
 
 # From the bottom up: a module imports only what stands before it, from its folder or from a lower one.
 FOLDERS = {
-    "support": "building checks host interrupts progress terminal",
+    "support": "building checks host interrupts losses progress terminal",
     "drawing": "seeds sharding jax_random generators sampling haar",
     "theory": "fans einsum matrix_view activations gains balance linearity",
     "schemes": "base registry basic variance_scheme variance orthogonal structured compose icnr bias siren "
@@ -32,7 +32,7 @@ FOLDERS = {
     "models.tracing": "kinds ownership inputs trace symbols loops interception opening tracer",
     "models.anatomy": "convolutions contractions views passing mixing uses layer_fans fresh slots anatomy "
     "normalizing following depth outputs links",
-    "models.running": "watching undo moments probe batch losses",
+    "models.running": "watching undo moments probe batch",
     "models.initializing": "plan optimizer states fitting asked torch_defaults mirroring choosing initialize "
     "for_layer",
     "models.calibrating": "calibration leaving answers targets bounds moving_statistics rescaling replaying "

@@ -4,11 +4,11 @@ import math
 from typing import Any, NamedTuple
 
 from keras_winit.theory.activations import Activation, remembered, resolve
-from keras_winit.theory.gains import gain, moments
+from keras_winit.theory.gains import Sampled, features, gain, moments, sampled
 
 APART = 1.5  # gains that differ by more than this cannot both be served
 _FIFTH = math.log(1.2)  # of a gradient, that a layer may add or take
-_LEAST, _HALVINGS = 1e-6, 30  # the least variance that is tried, and how finely
+_LEAST, _STEP, _HALVINGS = 1e-6, math.sqrt(2), 12  # the least variance that is tried, and how finely
 
 
 class Balance(NamedTuple):
@@ -64,37 +64,34 @@ def _balanced(known: Activation) -> Balance:
     found = Balance(forward, forward, gain(known, "backward"))
     if not found.apart:
         return found
-    variance = _largest_kept(known)
+    if features(known) != 2:  # it joins features
+        return found._replace(gain=math.sqrt(forward * found.backward))
+    on_grid = sampled(known)
+    variance = _largest_kept(on_grid)
     if variance is None:
         return found._replace(gain=math.sqrt(forward * found.backward))
-    return found._replace(gain=math.sqrt(variance / _powers(known, variance)[0]), variance=variance)
+    gain_there = math.sqrt(variance / on_grid.moments(variance).second)
+    return found._replace(gain=gain_there, variance=variance)
 
 
-def _powers(known: Activation, variance: float) -> tuple[float, float]:
-    """E[f(√q·z)²] and q·E[f′(√q·z)²]."""
-    size = math.sqrt(variance)
-    found = moments(Activation(known.name, lambda z: known.function(size * z), known.negative_slope))
-    return found.second, found.derivative_second
+def _keeps(on_grid: Sampled, variance: float) -> bool:
+    _, second, derivative = on_grid.moments(variance)
+    if not (second > 0 and derivative > 0):
+        return False
+    return abs(math.log(variance * derivative / second)) <= _FIFTH
 
 
-def _keeps(known: Activation, variance: float) -> bool:
-    second, derivative = _powers(known, variance)
-    return second > 0 and derivative > 0 and abs(math.log(derivative / second)) <= _FIFTH
-
-
-def _largest_kept(known: Activation) -> float | None:
-    """The largest variance, of powers of four down from one, at which gradients are kept; then finer."""
+def _largest_kept(on_grid: Sampled) -> float | None:
+    """The largest variance, of powers of √2 down from one, at which gradients are kept; then finer."""
     low = 1.0
-    while not _keeps(known, low):
-        low /= 4
+    while not _keeps(on_grid, low):
+        low /= _STEP
         if low < _LEAST:
             return None
-    high = 4 * low
+    high = _STEP * low
     if low == 1.0:
         return low
     for _ in range(_HALVINGS):
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if _keeps(known, middle) else (low, middle)
-        if high < 1.001 * low:
-            break
+        low, high = (middle, high) if _keeps(on_grid, middle) else (low, middle)
     return low

@@ -124,7 +124,7 @@ def _moments(known: Activation) -> Moments:
     if known.name in _JOINT:
         return Moments(0.0, 1.0, 1.0)
     width = features(known)
-    result = _elementwise(known) if width == 2 else _gated(known)
+    result = sampled(known).moments() if width == 2 else _gated(known)
     if not all(math.isfinite(value) for value in result):
         raise ValueError(
             f"The activation {known.name!r} has no finite moments: it returned NaN or infinity "
@@ -133,8 +133,34 @@ def _moments(known: Activation) -> Moments:
     return result
 
 
-def _elementwise(activation: Activation) -> Moments:
-    points, weights = grid()
+class Sampled(NamedTuple):
+    """f on the points of the grid, and f′² on the panels between them."""
+
+    values: np.ndarray
+    squared_slopes: np.ndarray
+
+    def moments(self, variance: float = 1.0) -> Moments:
+        """The moments for a normal z of this variance, at most one: the points are weighed anew."""
+        points, weights = grid()
+        values, squares = self.values, self.squared_slopes
+        if variance != 1.0:  # beyond ten deviations there is nothing
+            middle, reach = len(points) // 2, math.ceil(10 * math.sqrt(variance) * _STEPS_PER_UNIT)
+            near = slice(max(0, middle - reach), middle + reach + 1)
+            points, values, squares = points[near], values[near], squares[near]
+            weights = np.exp(-points * points / (2 * variance))
+            weights = weights / weights.sum()
+        between = (weights[1:] + weights[:-1]) / 2
+        squares = squares[: len(between)]
+        return Moments(
+            float(weights @ values),
+            float(weights @ values**2),
+            float(between @ squares / between.sum()),
+        )
+
+
+def sampled(activation: Activation) -> Sampled:
+    """f and f′² on the grid, for an activation that acts on each element by itself."""
+    points, _ = grid()
     values = evaluate(activation, points[None, :])[0]
     slopes = np.diff(values) * _STEPS_PER_UNIT
     steep = np.abs(slopes)
@@ -145,12 +171,7 @@ def _elementwise(activation: Activation) -> Moments:
         pieces = np.linspace(points[panel], points[panel + 1], _PIECES + 1)
         rises = np.abs(np.diff(evaluate(activation, pieces[None, :])[0])) * _PIECES * _STEPS_PER_UNIT
         squares[panel] = np.mean(np.sort(rises)[:-1] ** 2)
-    between = (weights[1:] + weights[:-1]) / 2
-    return Moments(
-        float(weights @ values),
-        float(weights @ values**2),
-        float(between @ squares / between.sum()),
-    )
+    return Sampled(values, squares)
 
 
 def _gated(activation: Activation) -> Moments:

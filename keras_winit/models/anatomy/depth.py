@@ -1,11 +1,16 @@
 """How many kernels a signal passes in a row, with nothing between that gives it a scale of its own."""
 
+import keras
 from keras import layers
 
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.tracing.kinds import NORMALIZATIONS, NORMALIZING_OPERATIONS
 from keras_winit.models.tracing.trace import Step
+
+# Chains of this many kernels are long. ReLU stacks of up to six hidden layers learn faster from Glorot's
+# kernels, by SGD and Adam alike; from nine on from He's, which keep the size of what many layers pass on.
+DEEP = 10
 
 
 class Depths:
@@ -43,10 +48,13 @@ class Depths:
         steps = self._anatomy.steps(slot)
         return max((self._before[id(step)] + self._behind[id(step)] for step in steps), default=0)
 
+    def is_short(self, slot: Slot) -> bool:
+        """Whether it is seen that a kernel is in a short chain. Of a layer alone it is not."""
+        return isinstance(self._anatomy.model, keras.Model) and 0 < self.of(slot) < DEEP
+
     def _ends_a_chain(self, step: Step) -> bool:
         if isinstance(step.operation, (*NORMALIZATIONS, layers.RNN)) or step.kind in NORMALIZING_OPERATIONS:
             return True
         signals = [value for value in step.inputs if self._anatomy.uses.is_signal(value)]
-        return (
-            step.kind == "Add" and len(signals) > 1 and not all(map(self._anatomy.is_kernel_output, signals))
-        )
+        joined = step.kind == "Add" and len(signals) > 1
+        return joined and not all(map(self._anatomy.is_kernel_output, signals))

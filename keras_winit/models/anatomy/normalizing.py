@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-import keras
 from keras import layers
 
 from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.anatomy.passing import activation_of, by_name
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.tracing.kinds import (
     LINEAR,
@@ -23,8 +23,10 @@ from keras_winit.models.tracing.kinds import (
     PROPORTIONAL_OPERATIONS,
 )
 from keras_winit.models.tracing.trace import Step, Trace, Value, number_in
+from keras_winit.theory.activations import resolve
 
 _NORMALIZING = {kind.call for kind in NORMALIZATIONS}
+_HOMOGENEOUS = ("relu", "leaky_relu", "prelu", "gelu", "silu", "mish", "hard_silu")
 _EPSILON = 0.01  # what is added to a variance is at most this
 
 
@@ -39,13 +41,14 @@ class Normalized:
 def normalizations_after(anatomy: Anatomy, slot: Slot) -> list[Any]:
     """The normalizations that read all that a slot's kernel puts out, before anything else does.
 
-    In training the scale of its kernel then changes no output. Empty where anything else reads it, or a
-    normalization that goes by what it has seen before, as a frozen one does.
+    An activation between, such as ReLU, that makes twice of twice the signal, or nearly so, as GELU, is no
+    hindrance. In training the scale of its kernel then changes no output. Empty where anything else reads
+    it, or a normalization that goes by what it has seen before, as a frozen one does.
     """
-    own = getattr(slot.layer, "activation", None)
+    own = by_name(getattr(slot.layer, "activation", None))
     if slot.role != "kernel" or (slot.use is None and type(slot.layer).call not in LINEAR):
         return []
-    if slot.use is None and own is not None and own is not keras.activations.linear:
+    if slot.use is None and own is not None and not _is_homogeneous(own):
         return []
     steps = anatomy.steps(slot)
     if any(isinstance(layer, layers.SpectralNormalization) for layer in slot.parents):
@@ -118,8 +121,10 @@ def _degree(anatomy: Anatomy, step: Step, degrees: dict[int, float]) -> float | 
     known = [degrees.get(id(value)) for value in step.inputs]
     of_signal = [degree for degree in known if degree is not None]
     others = [value for value in step.inputs if id(value) not in degrees]
-    if isinstance(step.operation, PROPORTIONAL) and len(of_signal) == 1:
-        return of_signal[0]
+    if len(of_signal) == 1 and (
+        isinstance(step.operation, PROPORTIONAL) or _is_homogeneous(activation_of(step))
+    ):
+        return of_signal[0] if of_signal[0] == 1 or isinstance(step.operation, PROPORTIONAL) else None
     if step.in_layer or any(map(anatomy.uses.is_signal, others)):
         return None
     combine = _COMBINED.get(step.kind)
@@ -127,6 +132,11 @@ def _degree(anatomy: Anatomy, step: Step, degrees: dict[int, float]) -> float | 
         return combine(anatomy, step, known)
     factor = _FACTORS.get(step.kind)
     return None if factor is None or len(set(of_signal)) != 1 else factor * of_signal[0]
+
+
+def _is_homogeneous(activation: Any) -> bool:
+    """Whether an activation makes twice of twice the signal, or nearly so."""
+    return activation is not None and resolve(activation).name in _HOMOGENEOUS
 
 
 def _sum(anatomy: Anatomy, step: Step, known: list[float | None]) -> float | None:

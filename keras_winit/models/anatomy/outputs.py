@@ -10,12 +10,18 @@ from keras_winit.models.anatomy.passing import activation_of
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.tracing.kinds import NORMALIZATIONS
 from keras_winit.models.tracing.trace import Step, Value
+from keras_winit.support.losses import CROSSENTROPIES, loss_name, losses_by_output
 
-# The deviation that an answer starts with, before its activation. A squared error of standardized labels is
-# then 1.04 times the best constant's, the crossentropy of ten classes 1.01 times.
-ANSWER_STD = 0.2
+# The deviation that an answer starts with, before its activation: as large as lets the first loss be at most
+# 1.2 times that of the best constant. A squared error of standardized labels is then 1.16 times as large, the
+# crossentropy of ten classes 1.12 times. Smaller ones learn more slowly: tests/benchmarks/published.py.
+NUMBER_STD, CHOICE_STD = 0.4, 0.8
 # What stands behind a hidden layer, not before an answer: a model that ends in one hands on features.
 _HIDDEN = ("relu", "relu6", "leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish", "hard_silu")
+
+
+# What makes shares of an answer, whatever it is compared by.
+_CHOOSING = ("softmax", "log_softmax", "sparsemax", "sigmoid")
 
 
 class OutputKernel(NamedTuple):
@@ -27,31 +33,37 @@ class OutputKernel(NamedTuple):
         straight: whether the output is what it puts out, and at most an activation of that: nothing is
             added, and no other signal multiplies it.
         between: the steps from it to the output, the last first.
+        std: the deviation that it is to start with, where it puts out answers.
     """
 
     slot: Slot
     output: int
     straight: bool
     between: tuple[Step, ...] = ()
+    std: float = NUMBER_STD
 
 
-def answers(anatomy: Anatomy, *, hidden: bool = False) -> list[OutputKernel]:
+def answers(anatomy: Anatomy, loss: Any = None, *, hidden: bool = False) -> list[OutputKernel]:
     """The kernels that put out a model's answers: those that an output comes straight from.
 
     Args:
         anatomy: the model taken apart.
+        loss: what they are compared by; None for the model's compiled one, if it has one.
         hidden: whether those with an activation of hidden layers count, behind which a model without
             answers hands on features.
     """
     found: list[OutputKernel] = []
     if not isinstance(anatomy.model, keras.Model):  # a layer alone gives no answers
         return found
+    losses = losses_by_output(anatomy.model, loss, len(anatomy.trace.outputs))
     for kernel in output_kernels(anatomy):
         slot = kernel.slot
         if kernel.straight and slot.role == "kernel" and slot.blocks == 1 and not slot.depthwise:
             activation = activation_after(anatomy, slot)[0]
             if activation is not None and (hidden or activation.name not in _HIDDEN):
-                found.append(kernel)
+                name = loss_name(losses[kernel.output])
+                chooses = name in CROSSENTROPIES or (not name and activation.name in _CHOOSING)
+                found.append(kernel._replace(std=CHOICE_STD if chooses else NUMBER_STD))
     return found
 
 

@@ -9,12 +9,12 @@ import numpy as np
 
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.following import activation_after
-from keras_winit.models.anatomy.outputs import ANSWER_STD, OutputKernel, answers
+from keras_winit.models.anatomy.outputs import OutputKernel, answers
 from keras_winit.models.anatomy.passing import activation_of
 from keras_winit.models.anatomy.slots import Slot
-from keras_winit.models.running.losses import loss_name, losses_by_output, takes_logits
 from keras_winit.models.tracing.kinds import PROPORTIONAL, PROPORTIONAL_OPERATIONS
 from keras_winit.support.host import host_array
+from keras_winit.support.losses import loss_name, losses_by_output, takes_logits
 
 _SHARES = {  # the losses whose best constant is a share of each class
     "sparse_categorical_crossentropy": "classes",
@@ -60,7 +60,8 @@ class Answers:
     def __init__(self, anatomy: Anatomy, left: Container[Slot], labels: Any = None, loss: Any = None) -> None:
         self._anatomy = anatomy
         known = labels is not None
-        self._kernels = {each.slot: each for each in answers(anatomy, hidden=known) if each.slot not in left}
+        found = answers(anatomy, loss, hidden=known)
+        self._kernels = {each.slot: each for each in found if each.slot not in left}
         count = len(anatomy.trace.outputs)
         given = keras.tree.flatten(labels) if known else []
         self._labels = given if len(given) == count else [None] * count
@@ -74,9 +75,9 @@ class Answers:
         kernel = self._kernels[slot]
         labels, name = self._labels[kernel.output], loss_name(self._losses[kernel.output])
         if labels is None or name not in (*_MEDIANS, *_MEANS) or self._activation(kernel) != "linear":
-            return ANSWER_STD
+            return kernel.std
         spread = math.sqrt(np.mean(np.var(np.asarray(labels, "float64"), axis=0)))
-        return ANSWER_STD * spread if spread > 0 else ANSWER_STD
+        return kernel.std * spread if spread > 0 else kernel.std
 
     def place(self, slot: Slot) -> Any:
         """Where an answer's mean is to be, before its activation: a number, or one for each unit."""

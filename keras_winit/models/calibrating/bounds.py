@@ -15,6 +15,7 @@ from keras_winit.models.tracing.kinds import AVERAGES, GLOBAL_AVERAGES, NORMALIZ
 from keras_winit.models.tracing.trace import Step, Value
 from keras_winit.support.host import host_array
 
+_ANSWERS = math.sqrt(2)  # Glorot's, of few units
 MOST = 10.0  # times what a kernel's fans say for signals of a deviation of one
 _AVERAGING = (*AVERAGES, *GLOBAL_AVERAGES)
 _SMALL = 0.1  # of what multiplies a signal
@@ -34,8 +35,7 @@ class Bounds:
         """Why a kernel is not multiplied by a factor; None where it may be."""
         if factor <= 1 or slot.fans is None or slot.role != "kernel":
             return None
-        found = moments(exact_value(slot.variable))
-        size = math.hypot(found.mean, found.std) * abs(slot.scale) * math.sqrt(slot.fans.fan_in)
+        size = _size(slot)
         if factor * size <= MOST * max(target, 1.0):
             return None
         steps = self._anatomy.steps(slot)
@@ -47,6 +47,13 @@ class Bounds:
         return (
             f"{factor:.3g} times as large it would be too large for its fans: {cause} makes its signal small"
         )
+
+    def most(self, slot: Slot) -> float:
+        """The factor that makes a kernel of answers as large as its fans say; any, if it reads the data."""
+        steps = self._anatomy.steps(slot)
+        if slot.fans is None or not steps or self._reads_input(steps[0]):
+            return math.inf
+        return _ANSWERS / max(_size(slot), 1e-30)
 
     def _reads_input(self, step: Step) -> bool:
         """Whether a signal comes from the model's input with its scale."""
@@ -91,6 +98,13 @@ class Bounds:
                     return f"{variable.path}, at most {np.max(np.abs(weights)):.3g},"
         last = next((value.step for value in reversed(sources) if value.step is not None), None)
         return "what it reads" if last is None else f"{last.operation.name}, or what comes before it,"
+
+
+def _size(slot: Slot) -> float:
+    """The deviation that a kernel gives to signals of a deviation of one."""
+    found = moments(exact_value(slot.variable))
+    fan_in = slot.fans.fan_in if slot.fans else 1.0
+    return math.hypot(found.mean, found.std) * abs(slot.scale) * math.sqrt(fan_in)
 
 
 def _is_gain(step: Step, variable: Any, anatomy: Anatomy) -> bool:

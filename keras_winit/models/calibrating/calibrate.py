@@ -8,6 +8,7 @@ from keras_winit.models.calibrating.answers import Answers
 from keras_winit.models.calibrating.calibration import Calibration
 from keras_winit.models.calibrating.centring import CENTRES, Centring
 from keras_winit.models.calibrating.one_pass import Pass
+from keras_winit.models.calibrating.targets import Targets
 from keras_winit.models.initializing.choosing import rules_of
 from keras_winit.models.initializing.initialize import Drawing, root_seed
 from keras_winit.models.running.batch import MOST_SAMPLES, batch_for
@@ -22,7 +23,7 @@ def calibrate(
     labels: Any = None,
     loss: Any = None,
     *,
-    target_std: float = 1.0,
+    target_std: float | None = None,
     scheme: Any = "orthogonal",
     center: str = "auto",
     samples: int | None = MOST_SAMPLES,
@@ -55,7 +56,9 @@ def calibrate(
         labels: what the outputs are compared with, an array or a nest of arrays; a data set brings its own.
             With them the model's answers start at the best constant by the loss.
         loss: a name, a function or a `keras.losses.Loss`; None takes the compiled one.
-        target_std: the deviation to reach, a positive number.
+        target_std: the deviation to reach, a positive number. None is for one in chains of ten or more
+            kernels with nothing that normalizes or adds between, and for a half in shorter ones, which learn
+            faster from smaller kernels. Answers have a size of their own.
         scheme: what to draw from first, as `initialize` takes it; "keep" rescales the weights as they are.
             What a layer asks for on purpose keeps its size, and its bias. A mapping is about what it names:
             all else is neither drawn nor rescaled, and no statistic of it changes.
@@ -99,7 +102,7 @@ def calibrate(
     arXiv:1511.06856, and by weights L. Huang et al. 2017, "Centered weight normalization", ICCV.
     """
     as_bool("progress", progress)
-    target = as_float("target_std", target_std, positive=True)
+    target = None if target_std is None else as_float("target_std", target_std, positive=True)
     one_of("center", center, CENTRES)
     check_built(model)
     check_callable(model)
@@ -115,9 +118,10 @@ def calibrate(
     with undo_on_failure(in_memory=True) as undo:
         changed = drawing.carry_out(undo, show=progress)
         left = {*drawing.asked, *drawing.untouched}
-        centring = Centring(center, drawing.anatomy, drawn=drawing.drawn, left=left, target=target)
         answers = Answers(drawing.anatomy, left, batch.labels, loss)
-        measured = Pass(drawing, target, centring=centring, answers=answers, undo=undo)
+        targets = Targets(drawing.anatomy, target, answers)
+        centring = Centring(center, drawing.anatomy, drawn=drawing.drawn, left=left, target=targets)
+        measured = Pass(drawing, targets, centring=centring, answers=answers, undo=undo)
         measured.run(model, batch, show=progress)
         changed = changed or measured.changed
         if changed:

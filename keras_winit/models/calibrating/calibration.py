@@ -33,7 +33,7 @@ class Calibration(Printed):
             pre-activation `before` and `after`, the `factor` on the kernel (None: left alone),
             `reason`, the `centre` that its units were moved to (None: they were not), and whether
             it is left alone for being `normalized`.
-        target_std: the deviation that was asked for.
+        target_std: the deviation that was asked for, or None.
         seed: the root seed: with it, `calibrate` does the same again on the same data.
         batch: what was sent through the model.
         optimizer: what became of the optimizer's state.
@@ -51,7 +51,7 @@ class Calibration(Printed):
     """
 
     rows: tuple[CalibrationRow, ...]
-    target_std: float
+    target_std: float | None
     seed: int
     batch: str
     optimizer: str
@@ -72,6 +72,15 @@ class Calibration(Printed):
     def normalized(self) -> tuple[CalibrationRow, ...]:
         """The rows of kernels by whose size a normalization divides."""
         return tuple(row for row in self.rows if row.normalized)
+
+    @property
+    def _reached(self) -> str:
+        """The deviation, or the least and the greatest."""
+        found = sorted(row.after for row in self.calibrated if row.after is not None) or [
+            self.target_std or 1.0
+        ]
+        ends = dict.fromkeys((f"{found[0]:.3g}", f"{found[-1]:.3g}"))
+        return " to ".join(ends)
 
     def plot(self) -> Any:
         """A matplotlib figure: the deviation of each pre-activation before and after, along depth.
@@ -95,7 +104,7 @@ class Calibration(Printed):
         which = f"{count} weight{'' if count == 1 else 's'} of whose use nothing is known"
         told += f"; {which}: {self.unknown[0]}{', …' if count > 1 else ''}" if count else ""
         return (
-            f"{kernels} rescaled to a deviation of {self.target_std:g} on {self.batch}, {normalized}"
+            f"{kernels} rescaled to a deviation of {self._reached} on {self.batch}, {normalized}"
             f"{len(self.skipped)} left alone{told}; seed {self.seed}; {self.optimizer}"
         )
 

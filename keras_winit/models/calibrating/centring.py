@@ -1,7 +1,7 @@
 """What is to become of the constant part of a layer's signal, before and after its activation."""
 
 import math
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Any
 
 from keras_winit.models.anatomy.anatomy import Anatomy
@@ -32,11 +32,17 @@ class Centring:
         anatomy: the model taken apart.
         drawn: those of its variables that are drawn anew.
         left: those that are as they were asked for, or kept.
-        target: the deviation of the pre-activations.
+        target: which deviation a kernel's output is to have.
     """
 
     def __init__(
-        self, center: str, anatomy: Anatomy, *, drawn: Container[Slot], left: Container[Slot], target: float
+        self,
+        center: str,
+        anatomy: Anatomy,
+        *,
+        drawn: Container[Slot],
+        left: Container[Slot],
+        target: Callable[[Slot], float],
     ) -> None:
         slots = anatomy.slots
         kernels = [slot for slot in slots if slot.role == "kernel"]
@@ -56,9 +62,9 @@ class Centring:
                 raise
 
     def may_move(self, slot: Slot) -> bool:
-        """Whether a layer has a bias that is drawn, and nobody gave."""
+        """Whether a layer has a bias that nobody gave, and that is drawn, or to be moved in any case."""
         bias = self._biases.get(id(slot.layer))
-        return bias is not None and bias in self._drawn and self.center in ("auto", "bias")
+        return bias is not None and (self.center == "bias" or (self.center == "auto" and bias in self._drawn))
 
     def place(self, slot: Slot) -> float | None:
         """The mean that a layer's bias is to give its units, or None."""
@@ -71,7 +77,7 @@ class Centring:
         if self.center == "auto" and not self._needs_it(slot, own):
             return None
         try:
-            return linear_place(own, self._target)
+            return linear_place(own, self._target(slot))
         except (TypeError, ValueError):  # one that joins features, as softmax does
             return 0.0
 

@@ -37,11 +37,11 @@ class Pass:
     """One forward pass that rescales what it reaches."""
 
     def __init__(
-        self, drawing: Drawing, target: float, *, centring: Centring, answers: Answers, undo: Undo
+        self, drawing: Drawing, target: Targets, *, centring: Centring, answers: Answers, undo: Undo
     ) -> None:
         self.rows: list[CalibrationRow] = []
         self.statistics: list[str] = []  # the paths of those that are set
-        self._target = Targets(drawing.anatomy, target, answers)
+        self._target = target
         self._bounds = Bounds(drawing.anatomy)
         self._answers = answers
         self._centring = centring
@@ -141,9 +141,10 @@ class Pass:
         """Where the mean of a kernel's output is to be."""
         if slot not in self._answers:
             hook.place = self._centring.place(slot)
+        elif self._centring.may_move(slot):
+            hook.place, hook.most = self._answers.place(slot), self._bounds.most
         else:
             hook.whole = True
-            hook.place = self._answers.place(slot) if self._centring.may_move(slot) else None
 
     def _normalized(self, slot: Slot, *, centred: bool) -> Normalized | None:
         """What divides by the size of a layer's output at once; None for nothing."""
@@ -205,9 +206,8 @@ class Pass:
         self._record(slot, factors)
         for gate, (before, each) in enumerate(zip(found, factors, strict=True)):
             which = None if len(factors) == 1 else gate
-            self.rows.append(
-                CalibrationRow(slot.path, which, before, self._target(slot), each, reason, centre)
-            )
+            after = self._target(slot) if centre is None or before is None else before * each
+            self.rows.append(CalibrationRow(slot.path, which, before, after, each, reason, centre))
         return True
 
     def _record(self, slot: Slot, factors: list[float]) -> None:

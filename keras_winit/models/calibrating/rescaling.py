@@ -64,7 +64,8 @@ class Rescaler:
         self._target = target
         self._settle = settle
         self.place: Any = None  # the mean that the bias is to give each unit, or one for each; None: none
-        self.whole = False  # whether what is the same for all samples counts as size
+        self.whole = False  # whether a mean that no bias takes away counts as size
+        self.most: Callable[[Slot], float] = lambda _: math.inf  # the largest factor
         self.normalized: Normalized | None = None  # what normalizes the output at once
 
     def __call__(self, call: Any, *arguments: Any, **options: Any) -> Any:
@@ -140,10 +141,8 @@ class Rescaler:
         own, shape = ops.cast(exact_value(bias.variable), "float32"), means.shape
         output = output - ops.cast(means, output.dtype)
         found = moments(output)
-        if self.whole:
-            constant = moments(ops.reshape(means, own.shape) - own)
-            found = Moments(found.mean, math.hypot(found.std, constant.mean, constant.std))
         factor = self._target(slot) / found.std if found.varies else math.inf
+        factor = min(factor, self.most(slot)) if math.isfinite(factor) else factor
         if not 0 < factor < math.inf:
             finite = math.isfinite(found.std)
             self._settle(slot, [found.std], None, NO_VARIANCE if finite else NOT_FINITE)

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_winit.models.running.losses import loss_name
+from keras_winit.support.losses import loss_name
 
 _CROSSENTROPIES = ("categorical_crossentropy", "sparse_categorical_crossentropy", "binary_crossentropy")
 

@@ -8,10 +8,10 @@ import keras
 
 from keras_winit.choose import for_activation
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.depth import Depths
+from keras_winit.models.anatomy.depth import DEEP, Depths
 from keras_winit.models.anatomy.following import activation_after
 from keras_winit.models.anatomy.normalizing import normalizations_after
-from keras_winit.models.anatomy.outputs import ANSWER_STD, answers
+from keras_winit.models.anatomy.outputs import answers
 from keras_winit.models.anatomy.slots import ADAPTER, STATISTICS, Slot
 from keras_winit.models.initializing.asked import asked_for
 from keras_winit.models.initializing.fitting import fit
@@ -30,10 +30,6 @@ MODES = ("auto", "configured", "torch", "keep")
 _MIRRORED = LooksLinear.name
 
 
-# He's factor is for what many layers in a row would make of a signal. In chains of fewer kernels, between
-# normalizations and the sums of residuals, Glorot's smaller kernels learn more quickly. Measured:
-# tests/benchmarks/published.py.
-DEEP = 10
 _SHORT = f"in a chain of fewer than {DEEP} kernels"
 _HE = (HeNormal, HeUniform)
 
@@ -124,7 +120,7 @@ class Chooser:
         self._rules = rules
         self._overwrite, self._measured = overwrite, measured
         self._anatomy = anatomy
-        self._answers: set[Slot] | None = None
+        self._answers: dict[Slot, float] | None = None
         self._depths = Depths(anatomy)
         mirrored = [slot for slot in anatomy.slots if getattr(self._rule(slot), "scheme", None) == _MIRRORED]
         self._mirroring = Mirroring(anatomy, mirrored) if mirrored else None
@@ -201,16 +197,13 @@ class Chooser:
     def _answer(self, slot: Slot) -> Choice | None:
         """What puts out a model's answers, which start small: the first loss is then that of guessing."""
         if self._answers is None:
-            self._answers = {answer.slot for answer in answers(self._anatomy)}
+            self._answers = {answer.slot: answer.std for answer in answers(self._anatomy)}
         if slot not in self._answers:
             return None
         activation = activation_after(self._anatomy, slot)[0]
-        reason = f"an answer: starts at a deviation of {ANSWER_STD:g}, for a small first loss"
-        return Choice(get("variance_scaling", scale=ANSWER_STD**2), reason, activation and activation.name)
-
-    def _is_short(self, slot: Slot) -> bool:
-        """Whether it is seen that a kernel is in a short chain: of a layer alone it is not."""
-        return isinstance(self._anatomy.model, keras.Model) and 0 < self._depths.of(slot) < DEEP
+        std = self._answers[slot]
+        reason = f"an answer: starts at a deviation of {std:g}, for a small first loss"
+        return Choice(get("variance_scaling", scale=std**2), reason, activation and activation.name)
 
     def _by_activation(self, slot: Slot) -> Choice:
         activation, how = activation_after(self._anatomy, slot)
@@ -226,7 +219,7 @@ class Chooser:
             return Choice(get("orthogonal"), reason, activation.name)
         try:
             scheme = for_activation(activation)
-            if isinstance(scheme, _HE) and self._is_short(slot):
+            if isinstance(scheme, _HE) and self._depths.is_short(slot):
                 return Choice(get("glorot_uniform"), f"{how}; {_SHORT}", activation.name)
             return Choice(scheme, how, activation.name)
         except ValueError:  # one that joins features, or is not finite

@@ -4,6 +4,11 @@ from typing import Any
 
 import keras
 
+CROSSENTROPIES = (
+    *("sparse_categorical_crossentropy", "categorical_crossentropy", "categorical_focal_crossentropy"),
+    *("binary_crossentropy", "binary_focal_crossentropy"),
+)
+
 
 def loss_name(loss: Any) -> str:
     """The name of the function behind a loss, or "" for what is none."""
