@@ -28,17 +28,13 @@ def convolutions():
     return [layers.Conv2D(12, 3, padding="same", activation="relu") for _ in range(3)]
 
 
-def pixels(scale):
-    return RNG.random((COUNT, 8, 8, 3)).astype("float32") * scale
-
-
 X = RNG.normal(size=(COUNT, 64)).astype("float32")
 POSITIVE = RNG.random((COUNT, 64)).astype("float32")
 CLASS = RNG.choice(7, COUNT, p=[0.3, 0.3, 0.2, 0.1, 0.05, 0.03, 0.02])
 YES = (RNG.random((COUNT, 1)) < 0.1).astype("float32")
 NUMBER = RNG.normal(size=(COUNT, 3)).astype("float32")
 LOGITS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-DEEP = [dense(10), [layers.Dense(1, activation="sigmoid")]]
+EVEN = (RNG.random((COUNT, 1)) < 0.5).astype("float32")
 
 
 def shuffled(x):
@@ -56,26 +52,49 @@ def super_resolution():
     return model
 
 
+SPARSE, PIXEL = "sparse_categorical_crossentropy", RNG.random((COUNT, 8, 8, 3)).astype("float32")
+
+
+def learns(hidden, head, loss, x, y=None):
+    """A model with its data, its own inputs where there are no labels."""
+    head = head if isinstance(head, list) else [head]
+    return stack(*hidden, shape=x.shape[1:], head=head, loss=loss), x, x if y is None else y
+
+
+def convolution(**options):
+    return layers.Conv2D(3, 3, padding="same", **options)
+
+
+def sigmoid():
+    return layers.Dense(1, activation="sigmoid")
+
+
 CASES = {
-    "classes": lambda: (stack(*dense(2), head=[layers.Dense(7, activation="softmax")], loss="sparse_categorical_crossentropy"), X, CLASS),
-    "classes as logits": lambda: (stack(*dense(2), head=[layers.Dense(7)], loss=LOGITS), X, CLASS),
-    "classes apart": lambda: (stack(*dense(2), head=[layers.Dense(7), layers.Softmax()], loss="categorical_crossentropy"), X, np.eye(7, dtype="float32")[CLASS]),
-    "one sigmoid": lambda: (stack(*dense(1), head=[layers.Dense(1, activation="sigmoid")], loss="binary_crossentropy"), X, YES),
-    "one sigmoid behind ten": lambda: (stack(*dense(10), head=[layers.Dense(1, activation="sigmoid")], loss="binary_crossentropy"), POSITIVE, (RNG.random((COUNT, 1)) < 0.5).astype("float32")),
-    "numbers": lambda: (stack(*dense(2), head=[layers.Dense(3)], loss="mse"), X, NUMBER),
-    "numbers, not standardized": lambda: (stack(*dense(2), head=[layers.Dense(3)], loss="mse"), X, 5 * NUMBER + [100, -20, 3]),
-    "small numbers": lambda: (stack(*dense(2), head=[layers.Dense(1)], loss="mae"), X, 0.01 * NUMBER[:, :1] + 2),
-    "images": lambda: (stack(*convolutions(), shape=(8, 8, 3), head=[layers.Conv2D(3, 3, padding="same", activation="sigmoid")], loss="mse"), pixels(1.0), None),
-    "images of 0 to 255": lambda: (stack(*convolutions(), shape=(8, 8, 3), head=[layers.Conv2D(3, 3, padding="same")], loss="mse"), pixels(255.0), None),
-    "an autoencoder": lambda: (stack(*dense(3, "tanh", 20), head=[layers.Dense(64)], loss="mse"), X, None),
-    "flat images": lambda: (stack(layers.Flatten(), *dense(2), shape=(8, 8, 3), head=[layers.Dense(192), layers.Reshape((8, 8, 3))], loss="mse"), pixels(1.0), None),
-    "super-resolution": lambda: (super_resolution(), pixels(1.0), RNG.random((COUNT, 16, 16, 3)).astype("float32")),
-}  # fmt: skip
+    "classes": lambda: learns(dense(2), layers.Dense(7, activation="softmax"), SPARSE, X, CLASS),
+    "classes as logits": lambda: learns(dense(2), layers.Dense(7), LOGITS, X, CLASS),
+    "classes apart": lambda: learns(
+        dense(2), [layers.Dense(7), layers.Softmax()], "categorical_crossentropy", X, np.eye(7)[CLASS]
+    ),
+    "one sigmoid": lambda: learns(dense(1), sigmoid(), "binary_crossentropy", X, YES),
+    "one sigmoid behind ten": lambda: learns(dense(10), sigmoid(), "binary_crossentropy", POSITIVE, EVEN),
+    "numbers": lambda: learns(dense(2), layers.Dense(3), "mse", X, NUMBER),
+    "numbers, not standardized": lambda: learns(
+        dense(2), layers.Dense(3), "mse", X, 5 * NUMBER + [100, -20, 3]
+    ),
+    "small numbers": lambda: learns(dense(2), layers.Dense(1), "mae", X, 0.01 * NUMBER[:, :1] + 2),
+    "images": lambda: learns(convolutions(), convolution(activation="sigmoid"), "mse", PIXEL),
+    "images of 0 to 255": lambda: learns(convolutions(), convolution(), "mse", 255 * PIXEL),
+    "an autoencoder": lambda: learns(dense(3, "tanh", 20), layers.Dense(64), "mse", X),
+    "flat images": lambda: learns(
+        [layers.Flatten(), *dense(2)], [layers.Dense(192), layers.Reshape((8, 8, 3))], "mse", PIXEL
+    ),
+    "super-resolution": lambda: (super_resolution(), PIXEL, RNG.random((COUNT, 16, 16, 3))),
+}
 
 
 def case(name):
     model, x, y = CASES[name]()
-    y = x if y is None else y.astype(x.dtype if y.dtype.kind == "f" else "int32")
+    y = y.astype("float32" if y.dtype.kind == "f" else "int32")
     guess = loss_of_guessing(model, model.loss, y)
     return model, x, y, guess
 
@@ -98,12 +117,17 @@ CENTRED = ("numbers", "an autoencoder", "one sigmoid behind ten", "classes as lo
 @pytest.mark.parametrize("name", CENTRED)
 def test_without_labels_it_is_near_that_of_knowing_nothing(name, method):
     model, x, y, guess = case(name)
-    if method == "initialize":
-        winit.initialize(model, seed=0)
-    else:
-        winit.calibrate(model, x, seed=0, progress=False)
+    found = []
+    for seed in range(5):  # ten narrow layers make more or less of what they are given
+        if method == "initialize":
+            winit.initialize(model, seed=seed)
+        else:
+            winit.calibrate(model, x, seed=seed, progress=False)
+        found.append(first_loss(model, x, y))
     nothing = np.log(7) if name.startswith("classes") else guess
-    assert first_loss(model, x, y) <= 1.2 * nothing
+    assert np.median(found) <= 1.2 * nothing
+    if method == "calibrate":
+        assert max(found) <= 1.2 * nothing
 
 
 def test_a_bias_that_was_given_stays_and_the_kernel_is_small():

@@ -10,8 +10,8 @@ from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.calibrating.answers import Answers
 from keras_winit.theory.balance import balanced
 
-# In long chains a deviation of one reaches all layers. Short ones, where that takes no care, learn faster from
-# smaller kernels. Measured: tests/benchmarks/published.py.
+# In long chains a deviation of one reaches all layers. Short ones, where that takes no care, learn faster
+# from smaller kernels. Measured: tests/benchmarks/published.py.
 LONG, SHORT = 1.0, 0.5
 
 
