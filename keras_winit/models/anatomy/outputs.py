@@ -12,7 +12,7 @@ from keras_winit.models.tracing.kinds import NORMALIZATIONS
 from keras_winit.models.tracing.trace import Step, Value
 from keras_winit.support.losses import CROSSENTROPIES, loss_name, losses_by_output
 
-# The deviation that an answer starts with, before its activation: large, and yet the first loss is at most 1.2
+# The deviation that an answer starts with, before its activation: large, yet with a first loss of at most 1.2
 # times that of the best constant. A squared error of standardized labels is then 1.16 times as large, the
 # crossentropy of ten classes 1.07 times. Smaller ones learn more slowly: tests/benchmarks/published.py.
 NUMBER_STD, CHOICE_STD = 0.4, 0.6

@@ -4,6 +4,7 @@ import math
 from typing import Any
 
 from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.anatomy.branches import shares
 from keras_winit.models.anatomy.depth import Depths
 from keras_winit.models.anatomy.following import activation_after
 from keras_winit.models.anatomy.slots import Slot
@@ -26,7 +27,7 @@ class Targets:
 
     def __init__(self, anatomy: Anatomy, std: float | None, answers: Answers) -> None:
         self._anatomy, self._std, self._answers = anatomy, std, answers
-        self._depths = Depths(anatomy)
+        self._depths, self._shares = Depths(anatomy), shares(anatomy)
         self._found: dict[Slot, float] = {}
 
     def __call__(self, slot: Slot) -> float:
@@ -38,10 +39,10 @@ class Targets:
     def _of(self, slot: Slot) -> float:
         if slot in self._answers:
             return self._answers.std(slot)
-        steep = _of_steep(activation_after(self._anatomy, slot)[0])
+        steep, share = _of_steep(activation_after(self._anatomy, slot)[0]), self._shares.get(slot, 1.0)
         if self._std is not None:
-            return self._std * steep
-        return min(steep, SHORT if self._depths.is_short(slot) else LONG)
+            return self._std * steep * share
+        return min(steep, SHORT if self._depths.is_short(slot) else LONG) * share
 
 
 def _of_steep(activation: Any) -> float:

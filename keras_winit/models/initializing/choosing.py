@@ -8,6 +8,7 @@ import keras
 
 from keras_winit.choose import for_activation
 from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.anatomy.branches import shares
 from keras_winit.models.anatomy.depth import DEEP, Depths
 from keras_winit.models.anatomy.following import activation_after
 from keras_winit.models.anatomy.normalizing import normalizations_after
@@ -18,11 +19,12 @@ from keras_winit.models.initializing.fitting import fit
 from keras_winit.models.initializing.mirroring import Mirroring
 from keras_winit.models.initializing.plan import NOTHING_KNOWN
 from keras_winit.models.initializing.torch_defaults import torch_default
-from keras_winit.schemes import names, scheme_class
+from keras_winit.schemes import Scheme, names, scheme_class
+from keras_winit.schemes.compose import Scaled
 from keras_winit.schemes.looks_linear import LooksLinear
 from keras_winit.schemes.orthogonal import Orthogonal
 from keras_winit.schemes.registry import get
-from keras_winit.schemes.variance import HeNormal, HeUniform
+from keras_winit.schemes.variance import GlorotNormal, GlorotUniform, HeNormal, HeUniform
 from keras_winit.support.checks import did_you_mean, shown
 
 MODES = ("auto", "configured", "torch", "keep")
@@ -31,7 +33,7 @@ _MIRRORED = LooksLinear.name
 
 
 _SHORT = f"in a chain of fewer than {DEEP} kernels"
-_HE = (HeNormal, HeUniform)
+_PLAIN = (HeNormal, HeUniform, GlorotNormal, GlorotUniform)
 
 
 class Rule(NamedTuple):
@@ -121,6 +123,7 @@ class Chooser:
         self._overwrite, self._measured = overwrite, measured
         self._anatomy = anatomy
         self._answers: dict[Slot, float] | None = None
+        self._shares: dict[Slot, float] | None = None
         self._depths = Depths(anatomy)
         mirrored = [slot for slot in anatomy.slots if getattr(self._rule(slot), "scheme", None) == _MIRRORED]
         self._mirroring = Mirroring(anatomy, mirrored) if mirrored else None
@@ -183,7 +186,7 @@ class Chooser:
             return Choice(slot.asked, "an embedding: as the layer asks", own=True)
         if not isinstance(rule.scheme, str):
             return Choice(rule.scheme, "as asked")
-        choice = self._answer(slot) or self._by_activation(slot)
+        choice = self._answer(slot) or self._in_branch(slot, self._by_activation(slot))
         if self._mirroring is None or rule.scheme != _MIRRORED:
             return choice
         scheme, reason = self._mirroring.scheme(slot)
@@ -205,6 +208,16 @@ class Chooser:
         reason = f"an answer: starts at a deviation of {std:g}, for a small first loss"
         return Choice(get("variance_scaling", scale=std**2), reason, activation and activation.name)
 
+    def _in_branch(self, slot: Slot, choice: Choice) -> Choice:
+        """The last kernel of a residual branch starts the branch small beside its stream."""
+        if self._shares is None:
+            self._shares = shares(self._anatomy)
+        if slot not in self._shares or choice.own or not isinstance(choice.initializer, Scheme):
+            return choice
+        share = self._shares[slot]
+        reason = f"{choice.reason}; the last of a branch, {share:.3g} times"
+        return choice._replace(initializer=Scaled(choice.initializer, factor=share), reason=reason)
+
     def _by_activation(self, slot: Slot) -> Choice:
         activation, how = activation_after(self._anatomy, slot)
         if activation is None:  # what is not seen says nothing: the layer knows better
@@ -219,8 +232,8 @@ class Chooser:
             return Choice(get("orthogonal"), reason, activation.name)
         try:
             scheme = for_activation(activation)
-            if isinstance(scheme, _HE) and self._depths.is_short(slot):
-                return Choice(get("glorot_uniform"), f"{how}; {_SHORT}", activation.name)
+            if isinstance(scheme, _PLAIN) and self._depths.is_short(slot) and _is_matrix(slot):
+                scheme, how = get("orthogonal"), f"{how}, {_SHORT}"
             return Choice(scheme, how, activation.name)
         except ValueError:  # one that joins features, or is not finite
             reason = f"{how}, and has no gain: as a linear layer"
@@ -233,6 +246,14 @@ def _adapter(slot: Slot, rule: Rule) -> Choice:
         return Choice(get("zeros"), "the second factor of an adapter: it starts as no change")
     scheme = get("he_uniform") if isinstance(rule.scheme, str) else rule.scheme
     return Choice(scheme, "the first factor of an adapter")
+
+
+def _is_matrix(slot: Slot) -> bool:
+    """Whether an orthogonal kernel can be drawn."""
+    try:
+        return bool(fit(get("orthogonal"), slot, 0).expected_std(slot.shape))
+    except ValueError:
+        return False
 
 
 def _clears(slot: Slot, normalizations: list[Any]) -> bool:
