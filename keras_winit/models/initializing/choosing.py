@@ -24,7 +24,7 @@ from keras_winit.schemes.compose import Scaled
 from keras_winit.schemes.looks_linear import LooksLinear
 from keras_winit.schemes.orthogonal import Orthogonal
 from keras_winit.schemes.registry import get
-from keras_winit.schemes.variance import GlorotNormal, GlorotUniform, HeNormal, HeUniform
+from keras_winit.schemes.variance import HeNormal, HeUniform
 from keras_winit.support.checks import did_you_mean, shown
 
 MODES = ("auto", "configured", "torch", "keep")
@@ -33,7 +33,7 @@ _MIRRORED = LooksLinear.name
 
 
 _SHORT = f"in a chain of fewer than {DEEP} kernels"
-_PLAIN = (HeNormal, HeUniform, GlorotNormal, GlorotUniform)
+_HE = (HeNormal, HeUniform)
 
 
 class Rule(NamedTuple):
@@ -232,8 +232,8 @@ class Chooser:
             return Choice(get("orthogonal"), reason, activation.name)
         try:
             scheme = for_activation(activation)
-            if isinstance(scheme, _PLAIN) and self._depths.is_short(slot) and _is_matrix(slot):
-                scheme, how = get("orthogonal"), f"{how}, {_SHORT}"
+            if isinstance(scheme, _HE) and self._depths.is_short(slot):
+                scheme, how = get("glorot_uniform"), f"{how}, {_SHORT}"
             return Choice(scheme, how, activation.name)
         except ValueError:  # one that joins features, or is not finite
             reason = f"{how}, and has no gain: as a linear layer"
@@ -246,14 +246,6 @@ def _adapter(slot: Slot, rule: Rule) -> Choice:
         return Choice(get("zeros"), "the second factor of an adapter: it starts as no change")
     scheme = get("he_uniform") if isinstance(rule.scheme, str) else rule.scheme
     return Choice(scheme, "the first factor of an adapter")
-
-
-def _is_matrix(slot: Slot) -> bool:
-    """Whether an orthogonal kernel can be drawn."""
-    try:
-        return bool(fit(get("orthogonal"), slot, 0).expected_std(slot.shape))
-    except ValueError:
-        return False
 
 
 def _clears(slot: Slot, normalizations: list[Any]) -> bool:
