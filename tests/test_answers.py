@@ -7,7 +7,7 @@ from helpers import array
 from keras import layers, ops
 
 import keras_winit as winit
-from keras_winit.models.anatomy.outputs import CHOICE_STD
+from keras_winit.models.anatomy.outputs import YES_STD
 from keras_winit.models.diagnosing.guessing import loss_of_guessing
 
 RNG = np.random.default_rng(0)
@@ -138,7 +138,7 @@ def test_a_bias_that_was_given_stays_and_the_kernel_is_small():
     x = POSITIVE * 255
     winit.calibrate(model, x, YES, seed=0, progress=False)
     logits = np.log(array(model(x)) / (1 - array(model(x))))
-    assert np.sqrt(np.mean(np.square(logits + 3))) == pytest.approx(CHOICE_STD, rel=0.02)
+    assert np.sqrt(np.mean(np.square(logits + 3))) == pytest.approx(YES_STD, rel=0.02)
     assert array(model.layers[-1].bias)[0] == -3
 
 

@@ -105,7 +105,7 @@ def test_auto_looks_for_the_activation_that_follows():
     expected = {
         r"^conv2d(_\d+)?/kernel": ("gelu", "orthogonal"),  # a normalization divides by its size
         r"^depthwise_conv2d(_\d+)?/kernel": ("leaky_relu", "glorot_uniform"),
-        r"separable.*pointwise_kernel": ("linear", "glorot_uniform"),  # an addition follows
+        r"separable.*pointwise_kernel": ("linear", "scaled(glorot_uniform)"),  # the last of a branch
         r"^conv2d_transpose(_\d+)?/kernel": ("relu", "glorot_uniform"),  # an operation of keras.ops
         r"^dense(_\d+)?/kernel": ("linear", "variance_scaling"),  # the answers
     }
@@ -507,10 +507,11 @@ def test_adding_a_named_layer_changes_no_other():
     small, large = model(), model("extra", "another")
     for each in (small, large):
         winit.initialize(each, seed=1)
-    for name in "abc":
-        np.testing.assert_array_equal(
-            array(small.get_layer(name).kernel), array(large.get_layer(name).kernel)
-        )
+    kernels = [[array(each.get_layer(name).kernel) for name in "abc"] for each in (small, large)]
+    for name, one, other in zip("abc", *kernels, strict=True):
+        # What comes before the answers only says how large these start.
+        factor = one.std() / other.std() if name == "c" else 1.0
+        np.testing.assert_allclose(one, factor * other, rtol=0 if factor == 1 else 1e-5)
 
 
 def shared_draws(first, second):

@@ -1,5 +1,6 @@
 """The layers that a model's outputs come out of: the last kernels on the way to them."""
 
+import math
 from typing import Any, NamedTuple
 
 import keras
@@ -12,16 +13,19 @@ from keras_winit.models.tracing.kinds import NORMALIZATIONS
 from keras_winit.models.tracing.trace import Step, Value
 from keras_winit.support.losses import CROSSENTROPIES, loss_name, losses_by_output
 
-# The deviation that an answer starts with, before its activation: large, yet with a first loss of at most 1.2
-# times that of the best constant. A squared error of standardized labels is then 1.16 times as large, the
-# crossentropy of ten classes 1.07 times. Smaller ones learn more slowly: tests/benchmarks/published.py.
-NUMBER_STD, CHOICE_STD = 0.4, 0.6
+# The deviation that an answer starts with, before its activation: as large as lets the first loss be 1.2
+# times that of the best constant. Smaller ones learn more slowly: tests/benchmarks/published.py. A squared error of
+# standardized labels is then 1.16 times as large, a yes or no 1.18 times.
+NUMBER_STD, YES_STD = 0.4, 1.0
+_EXCESS = 0.18  # of the crossentropy of one of many
+
+
 # What stands behind a hidden layer, not before an answer: a model that ends in one hands on features.
 _HIDDEN = ("relu", "relu6", "leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish", "hard_silu")
 
 
-# What makes shares of an answer, whatever it is compared by.
-_CHOOSING = ("softmax", "log_softmax", "sparsemax", "sigmoid")
+# What makes shares of an answer.
+_ONE_OF_MANY = ("softmax", "log_softmax", "sparsemax")
 
 
 class OutputKernel(NamedTuple):
@@ -61,10 +65,21 @@ def answers(anatomy: Anatomy, loss: Any = None, *, hidden: bool = False) -> list
         if kernel.straight and slot.role == "kernel" and slot.blocks == 1 and not slot.depthwise:
             activation = activation_after(anatomy, slot)[0]
             if activation is not None and (hidden or activation.name not in _HIDDEN):
-                name = loss_name(losses[kernel.output])
-                chooses = name in CROSSENTROPIES or (not name and activation.name in _CHOOSING)
-                found.append(kernel._replace(std=CHOICE_STD if chooses else NUMBER_STD))
+                found.append(
+                    kernel._replace(std=_std(kernel, activation.name, loss_name(losses[kernel.output])))
+                )
     return found
+
+
+def _std(kernel: OutputKernel, activation: str, loss: str) -> float:
+    """The deviation that an answer is to start with, by what it is compared by."""
+    if loss not in CROSSENTROPIES and (loss or activation not in (*_ONE_OF_MANY, "sigmoid")):
+        return NUMBER_STD
+    units = kernel.slot.shape[-2 if kernel.slot.transposed else -1]
+    if loss.startswith("binary") or activation == "sigmoid" or units == 1:
+        return YES_STD
+    # A softmax of logits of variance s² is s²/2·(1 − 1/units) above log(units).
+    return min(1.0, math.sqrt(2 * _EXCESS * math.log(units) / (1 - 1 / units)))
 
 
 def output_kernels(anatomy: Anatomy) -> list[OutputKernel]:

@@ -1,5 +1,6 @@
 """Which scheme each variable of a model is to be drawn from, and why."""
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -32,6 +33,7 @@ MODES = ("auto", "configured", "torch", "keep")
 _MIRRORED = LooksLinear.name
 
 
+_LONG = 0.6  # of an answer behind a long chain
 _SHORT = f"in a chain of fewer than {DEEP} kernels"
 _HE = (HeNormal, HeUniform)
 
@@ -204,8 +206,14 @@ class Chooser:
         if slot not in self._answers:
             return None
         activation = activation_after(self._anatomy, slot)[0]
-        std = self._answers[slot]
-        reason = f"an answer: starts at a deviation of {std:g}, for a small first loss"
+        std, depth = self._answers[slot], self._depths.of(slot)
+        if self._depths.is_short(slot) and slot.fans is not None:
+            # Each of Glorot's layers before it takes from the signal, a ReLU a factor of 1/√2.
+            glorot = math.sqrt(2 * slot.fans.fan_in / (slot.fans.fan_in + slot.fans.fan_out))
+            std = min(glorot, std * 2 ** ((depth - 1) / 4))
+        else:
+            std *= _LONG  # whose layers make more or less of it
+        reason = f"an answer: starts at a deviation of {std:.2g}, for a small first loss"
         return Choice(get("variance_scaling", scale=std**2), reason, activation and activation.name)
 
     def _in_branch(self, slot: Slot, choice: Choice) -> Choice:
