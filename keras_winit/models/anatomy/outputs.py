@@ -14,8 +14,8 @@ from keras_winit.models.tracing.trace import Step, Value
 from keras_winit.support.losses import CROSSENTROPIES, loss_name, losses_by_output
 
 # The deviation that an answer starts with, before its activation: as large as lets the first loss be 1.2
-# times that of the best constant. Smaller ones learn more slowly: tests/benchmarks/published.py. A squared error of
-# standardized labels is then 1.16 times as large, a yes or no 1.18 times.
+# times that of the best constant. Smaller ones learn more slowly: tests/benchmarks/published.py. A squared
+# error of standardized labels is then 1.16 times as large, a yes or no 1.18 times.
 NUMBER_STD, YES_STD = 0.4, 1.0
 _EXCESS = 0.18  # of the crossentropy of one of many
 
@@ -65,9 +65,8 @@ def answers(anatomy: Anatomy, loss: Any = None, *, hidden: bool = False) -> list
         if kernel.straight and slot.role == "kernel" and slot.blocks == 1 and not slot.depthwise:
             activation = activation_after(anatomy, slot)[0]
             if activation is not None and (hidden or activation.name not in _HIDDEN):
-                found.append(
-                    kernel._replace(std=_std(kernel, activation.name, loss_name(losses[kernel.output])))
-                )
+                std = _std(kernel, activation.name, loss_name(losses[kernel.output]))
+                found.append(kernel._replace(std=std))
     return found
 
 
