@@ -30,7 +30,7 @@ def calibrate(
     seed: int | None = None,
     progress: bool = True,
 ) -> Calibration:
-    """Give every layer's pre-activation the same standard deviation, in one forward pass.
+    """Give the pre-activations of all layers the deviation that they are to have, in one forward pass.
 
     The weights are drawn as `initialize` draws them. Then a batch goes through the model: when a
     layer is reached, the deviation of what it computes before its activation is measured, its
@@ -39,9 +39,15 @@ def calibrate(
     called more than once count at their first call. Seeds and losses of the model stay as they were,
     and where anything fails, everything does.
 
-    Where a normalization divides by a kernel's size at once, that size changes no output, but how
+    The last kernels of residual branches get 0.3 times the deviation, or 1/√L times with L branches. What
+    an output comes straight out of, an answer, gets one so small that the first loss is near that of
+    guessing, and its bias takes out the batch's mean, or, with labels, becomes the best constant. Embeddings
+    keep the size that their layers ask for. A kernel that would have to be ten times as large as its fans
+    say, and does not read the data, is left alone, and its row says what makes the signal so small.
+
+    Where a normalization divides by a kernel's size, that size changes no output, but how
     fast the kernel learns: a step turns a large one less. Such a kernel keeps the size that it has. A
-    batch normalization behind it is told of it, unless it knows: its moving mean becomes that of the
+    batch normalization behind it is told of it, as is any that has seen no data yet: its moving mean becomes that of the
     batch, and its moving variance takes one factor, so that the signal is centred and as large in use
     as in training. In models with twenty or more SiLU, GELU or the like directly behind batch
     normalizations, which would scatter a centred signal's samples, moving means stay, unless `center`

@@ -183,8 +183,8 @@ class Chooser:
     def _for_kernel(self, slot: Slot, rule: Rule) -> Choice:
         if len(slot.shape) < 2 and rule.is_about_all and isinstance(rule.scheme, Orthogonal):
             return Choice(get("lecun_normal"), "a vector, which no scheme makes orthogonal")
-        # Keras' ±0.05, or what the author gave. Of ten kinds of models that read embeddings, ten times as
-        # large ones train seven worse and two better, three times as large four worse and three better.
+        # Keras' ±0.05, or what the author gave. Of twelve models in tests/benchmarks/published.py that read
+        # embeddings, ones three times as large train four better and five worse, ten times two and eight.
         chosen = rule.scheme == "auto" or (self._measured and rule.is_about_all)
         if slot.role == "embedding" and slot.asked is not None and chosen:
             return Choice(slot.asked, "an embedding: as the layer asks", own=True)

@@ -52,9 +52,14 @@ def initialize(
             is reset too.
         scheme: what to draw from:
 
-            - "auto": by the activation that follows each layer, as `recommend` chooses; orthogonal
-              where a normalization comes first, which divides by the size of a kernel: what is left
-              of that is how fast it learns, and a kernel of He's size learns more slowly;
+            - "auto": by the activation that follows each layer, as `recommend` chooses; in chains of
+              fewer than ten kernels, with nothing that normalizes or adds between, Glorot's in place of
+              He's, which learn faster there; orthogonal where a normalization, with ReLU or the like
+              between or not, divides by the size of a kernel: what is left of that is how fast it learns,
+              and a kernel of He's size learns more slowly. The last kernels of residual branches are 0.3
+              times as large, or 1/√L where L branches make that less. Answers, which an output comes
+              straight out of, start so small that the first loss is near that of guessing. Embeddings are
+              drawn as their layers ask;
             - the name of a scheme, or an initializer, for all kernels and embeddings;
             - "looks_linear": a network that starts as a linear one, or nearly, at any depth and with
               any activation. Each kernel is told what feeds it and what reads it; the pairing goes
