@@ -45,11 +45,11 @@ def calibrate(
     keep the size that their layers ask for. A kernel that would have to be ten times as large as its fans
     say, and does not read the data, is left alone, and its row says what makes the signal so small.
 
-    Where a normalization divides by a kernel's size, that size changes no output, but how
-    fast the kernel learns: a step turns a large one less. Such a kernel keeps the size that it has. A
-    batch normalization behind it is told of it, as is any that has seen no data yet: its moving mean becomes that of the
-    batch, and its moving variance takes one factor, so that the signal is centred and as large in use
-    as in training. In models with twenty or more SiLU, GELU or the like directly behind batch
+    Where a normalization divides by a kernel's size, that size changes no output, but how fast the kernel
+    learns: a step turns a large one less. Such a kernel keeps the size that it has. A batch normalization
+    behind it is told of it, as is any that has seen no data yet: its moving mean becomes that of the batch,
+    and its moving variance takes one factor, so that the signal is centred and as large in use as in
+    training. In models with twenty or more SiLU, GELU or the like directly behind batch
     normalizations, which would scatter a centred signal's samples, moving means stay, unless `center`
     is "bias". Other statistics stay as they were.
 
