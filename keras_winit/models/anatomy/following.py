@@ -9,7 +9,12 @@ from keras_winit.models.anatomy.mixing import mixed
 from keras_winit.models.anatomy.normalizing import normalized
 from keras_winit.models.anatomy.passing import activation_of
 from keras_winit.models.anatomy.slots import Slot
-from keras_winit.models.tracing.kinds import ELEMENTWISE_OPERATIONS, TRANSPARENT, TRANSPARENT_OPERATIONS
+from keras_winit.models.tracing.kinds import (
+    ELEMENTWISE_OPERATIONS,
+    NORMALIZATIONS,
+    TRANSPARENT,
+    TRANSPARENT_OPERATIONS,
+)
 from keras_winit.models.tracing.trace import Step, Value
 from keras_winit.theory.activations import Activation, resolve
 
@@ -25,6 +30,23 @@ def activation_after(anatomy: Anatomy, slot: Slot) -> tuple[Activation | None, s
     if not steps:
         return None, "what its layer computes is not seen"
     return _search(anatomy, [value for step in steps for value in step.outputs])
+
+
+def activation_before(anatomy: Anatomy, slot: Slot) -> Activation | None:
+    """The activation whose output a slot's kernel reads; None where something else comes first."""
+    steps = anatomy.steps(slot)
+    value = steps[0].inputs[0] if steps and steps[0].inputs else None
+    while value is not None and value.step is not None and not value.step.opaque:
+        step = value.step
+        own = getattr(step.operation, "activation", None) if step.in_layer else None
+        found = activation_of(step) or (None if own is keras.activations.linear else own)
+        if found is not None:
+            return resolve(found)
+        signals = [each for each in step.inputs if anatomy.uses.is_signal(each)]
+        if isinstance(step.operation, NORMALIZATIONS) or len(signals) != 1 or not passes(anatomy, step):
+            return None
+        value = signals[0]
+    return None
 
 
 def is_gate(anatomy: Anatomy, slot: Slot) -> bool:

@@ -150,9 +150,9 @@ class Rescaler:
         if not self._settle(slot, [found.std], [factor], "", float(np.mean(place))):
             return output + ops.cast(means, output.dtype)
         means = ops.reshape(means, own.shape) - own
+        place = ops.broadcast_to(ops.convert_to_tensor(place, "float32"), own.shape)
         assign_exactly(bias.variable, place - factor * means)
-        place = ops.reshape(ops.broadcast_to(ops.cast(place, output.dtype), own.shape), shape)
-        return output * ops.cast(factor, output.dtype) + place
+        return output * ops.cast(factor, output.dtype) + ops.cast(ops.reshape(place, shape), output.dtype)
 
     def _has_offset(self) -> bool:
         """Whether the layer's bias is any but zero."""

@@ -11,7 +11,7 @@ from keras_winit.choose import for_activation
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.branches import shares
 from keras_winit.models.anatomy.depth import DEEP, Depths
-from keras_winit.models.anatomy.following import activation_after
+from keras_winit.models.anatomy.following import activation_after, activation_before
 from keras_winit.models.anatomy.normalizing import normalizations_after
 from keras_winit.models.anatomy.outputs import answers
 from keras_winit.models.anatomy.slots import ADAPTER, STATISTICS, Slot
@@ -27,6 +27,8 @@ from keras_winit.schemes.orthogonal import Orthogonal
 from keras_winit.schemes.registry import get
 from keras_winit.schemes.variance import HeNormal, HeUniform
 from keras_winit.support.checks import did_you_mean, shown
+from keras_winit.theory.activations import Activation
+from keras_winit.theory.gains import gain
 
 MODES = ("auto", "configured", "torch", "keep")
 # A scheme whose arguments follow from a kernel's place in the model.
@@ -210,9 +212,10 @@ class Chooser:
         activation = activation_after(self._anatomy, slot)[0]
         std, depth = self._answers[slot], self._depths.of(slot)
         if self._depths.is_short(slot) and slot.fans is not None:
-            # Each of Glorot's layers before it takes from the signal, a ReLU a factor of 1/√2.
+            # No larger than Glorot's; but an activation before it takes from the signal, ReLU a factor of
+            # 1/√2, and so does each of Glorot's layers before that.
             glorot = math.sqrt(2 * slot.fans.fan_in / (slot.fans.fan_in + slot.fans.fan_out))
-            std = min(glorot, std * 2 ** ((depth - 1) / 4))
+            std = min(glorot, std * _room(activation_before(self._anatomy, slot)) * 2 ** ((depth - 1) / 4))
         else:
             std *= _LONG  # whose layers make more or less of it
         reason = f"an answer: starts at a deviation of {std:.2g}, for a small first loss"
@@ -248,6 +251,14 @@ class Chooser:
         except ValueError:  # one that joins features, or is not finite
             reason = f"{how}, and has no gain: as a linear layer"
             return Choice(for_activation(None), reason, activation.name)
+
+
+def _room(activation: Activation | None) -> float:
+    """How much larger a kernel may be that reads what an activation puts out."""
+    try:
+        return 1.0 if activation is None else max(1.0, gain(activation))
+    except (TypeError, ValueError):  # one that joins features, or is not finite
+        return 1.0
 
 
 def _adapter(slot: Slot, rule: Rule) -> Choice:
