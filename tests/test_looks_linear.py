@@ -269,15 +269,18 @@ def test_where_pairings_end_and_why():
     plan = winit.initialize(model, "looks_linear", seed=1)
     found = {row.path.split("/")[-2]: (row.scheme, row.reason) for row in plan.rows if row.role == "kernel"}
     auto = "; as auto: the layer's own activation"
-    none = "nothing to mirror between"
+    none, short = "nothing to mirror between", ", in a chain of fewer than 10 kernels"
     output = "the model's output"
     norm, add = "norm (BatchNormalization)", "add (Add)"
     shared = "shared (Dense), called more than once,"
     assert found == {
         "first": ("looks_linear", "afresh after the model's input; twins"),
         "before_norm": ("looks_linear", f"reads twins through relu; then {norm}"),
-        "after_norm": ("he_uniform", f"{none} {norm} and {add}{auto}"),
-        "before_add": ("he_uniform", f"{none} {add} and {add}{auto}"),
+        "after_norm": ("glorot_uniform", f"{none} {norm} and {add}{auto}{short}"),
+        "before_add": (
+            "scaled(glorot_uniform)",
+            f"{none} {add} and {add}{auto}{short}; the last of a branch, 0.3 times",
+        ),
         "joined": ("glorot_uniform", f"{none} {add} and softmax, which has no odd part,{auto}"),
         "narrow": (
             "he_uniform",
@@ -290,8 +293,9 @@ def test_where_pairings_end_and_why():
         "inside": ("looks_linear", f"afresh after {shared}; twins"),
         "before_output": ("looks_linear", f"reads twins through silu; then {output}"),
         "output": (
-            "glorot_uniform",
-            f"{none} {output} and {output}; as auto: no activation follows",
+            "variance_scaling",
+            f"{none} {output} and {output}; as auto: an answer: starts at a deviation of 0.18, "
+            "for a small first loss",
         ),
     }
 
@@ -351,10 +355,10 @@ def test_only_what_a_rule_names_is_mirrored():
     model = keras.Sequential([keras.Input((8,)), *(layers.Dense(8, "relu", name=f"d{i}") for i in range(4))])
     plan = winit.initialize(model, {"d[12]": "winit>mirrored", ".*": "auto"}, seed=1)
     assert [scheme for scheme, _ in arguments(plan)] == [
-        "he_uniform",
+        "glorot_uniform",
         "looks_linear",
         "looks_linear",
-        "he_uniform",
+        "glorot_uniform",
     ]
     assert [layer.kernel_initializer.mirror for layer in model.layers[1:3]] == ["outputs", "inputs"]
     # An instance is used as it is.

@@ -180,7 +180,7 @@ def test_a_model_that_cannot_be_called_is_traced_in_parts():
     trace = winit.trace(model)
     assert trace.reason
     assert {step.operation.name for step in trace.steps} >= {"g", "d"}
-    assert [row.scheme for row in winit.initialize(model, seed=0).rows][::2][0] == "he_uniform"
+    assert [row.scheme for row in winit.initialize(model, seed=0).rows][::2][0] == "glorot_uniform"
     for act in (winit.calibrate, winit.diagnose):
         with pytest.raises(ValueError, match=r"has no `call`.*inside: 'sequential.*', 'sequential"):
             act(model, np.ones((4, 3), "float32"))

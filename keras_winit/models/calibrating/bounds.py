@@ -112,5 +112,6 @@ def _is_gain(step: Step, variable: Any, anatomy: Anatomy) -> bool:
     if isinstance(step.operation, NORMALIZATIONS):
         return variable is getattr(step.operation, "gamma", getattr(step.operation, "scale", None))
     if step.in_layer:
-        return variable is getattr(step.operation, "kernel", None)
+        kernels = [getattr(step.operation, name, None) for name in ("kernel", "embeddings")]
+        return any(variable is each for each in kernels)
     return any(use.step is step and use.role in ("gain", "kernel") for use in anatomy.uses.of(variable))

@@ -61,6 +61,10 @@ class Centring:
             if center == "weights":
                 raise
 
+    def has_bias(self, slot: Slot) -> bool:
+        """Whether a layer has a bias that nobody gave."""
+        return id(slot.layer) in self._biases
+
     def may_move(self, slot: Slot) -> bool:
         """Whether a layer has a bias that nobody gave, and that is drawn, or to be moved in any case."""
         bias = self._biases.get(id(slot.layer))

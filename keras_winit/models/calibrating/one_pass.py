@@ -144,7 +144,7 @@ class Pass:
         elif self._centring.may_move(slot):
             hook.place, hook.most = self._answers.place(slot), self._bounds.most
         else:
-            hook.whole = True
+            hook.whole = not self._centring.has_bias(slot)
 
     def _normalized(self, slot: Slot, *, centred: bool) -> Normalized | None:
         """What divides by the size of a layer's output at once; None for nothing."""

@@ -42,7 +42,7 @@ class Plan(Printed):
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, activation="relu")])
     >>> plan = initialize(model, seed=0)
     >>> [(row.role, row.scheme) for row in plan.rows]
-    [('kernel', 'he_uniform'), ('bias', 'zeros')]
+    [('kernel', 'glorot_uniform'), ('bias', 'zeros')]
     """
 
     rows: tuple[Row, ...]
