@@ -108,6 +108,22 @@ def architectures_table() -> str:
     return "\n".join(lines)
 
 
+def published_table() -> str:
+    """How many models train better and worse by 10 %, of what tests/benchmarks/published.py recorded."""
+    record = json.loads((RESULTS / "published.json").read_text("utf-8"))
+    lines = ["| of last losses against Keras' default | better | within 10 % | worse | geometric mean |"]
+    lines.append("|---" * 5 + "|")
+    for method in ("initialize", "calibrate"):
+        means = [
+            [statistics.mean(runs[each].values()) for each in (method, "default")] for runs in record.values()
+        ]
+        ratios = [ours / default for ours, default in means]
+        better, worse = sum(each < 1 / 1.1 for each in ratios), sum(each > 1.1 for each in ratios)
+        middle = statistics.geometric_mean(ratios)
+        lines.append(f"| {method} | {better} | {len(ratios) - better - worse} | {worse} | {middle:.2f} |")
+    return "\n".join(lines)
+
+
 def peers_table() -> str:
     lines = [f"| | {' | '.join(PEERS)} |", "|---" * (len(PEERS) + 1) + "|"]
     return "\n".join([*lines, *(f"| {row} | {' | '.join(cells)} |" for row, cells in COMPARISON.items())])
@@ -116,6 +132,7 @@ def peers_table() -> str:
 TABLES = {
     "schemes": schemes_table,
     "peers": peers_table,
+    "published": published_table,
     "architectures": architectures_table,
     "trainability": trainability_table,
     "speed": speed_table,

@@ -13,7 +13,6 @@ from keras import layers, ops
 import keras_winit as winit
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.branches import shares
-from keras_winit.models.anatomy.outputs import NUMBER_STD
 from keras_winit.models.anatomy.outputs import answers as answers_of
 from keras_winit.models.running.moments import moments
 from keras_winit.models.running.watching import having, intercepted, no_gradients
