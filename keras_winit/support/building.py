@@ -19,5 +19,9 @@ def layer_being_built() -> Any:
 
 def building(layer: Any) -> contextlib.AbstractContextManager[Any]:
     """In the block an initializer is called as if the layer were being built."""
-    scope: contextlib.AbstractContextManager[Any] = keras.name_scope(layer.name, caller=layer)
+    try:  # without the scope that TensorFlow opens for its own names, which takes longer than a small draw
+        from keras.src.backend.common.name_scope import name_scope  # noqa: PLC0415
+    except ImportError:  # of another version of Keras
+        name_scope = keras.name_scope
+    scope: contextlib.AbstractContextManager[Any] = name_scope(layer.name, caller=layer)
     return scope
