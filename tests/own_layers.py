@@ -293,6 +293,18 @@ class GraphAttention(Own):
         return ops.elu(ops.einsum("bij,bjf->bif", weights, hidden) + self.b)
 
 
+class Covariance(Own):
+    """What two kernels put out, multiplied: an activation behind it is neither's."""
+
+    given, power = (30, 12, IN), None
+    shapes = ((IN, OUT), (IN, 7))
+    expected = (("kernel", IN, OUT), ("kernel", IN, 7))
+    follows = "linear"
+
+    def call(self, x):
+        return ops.relu(ops.einsum("bti,btj->bji", ops.matmul(x, self.w), ops.matmul(x, self.u)))
+
+
 class SelfAttention(Own):
     """A query and a key, which no activation follows: their product is another thing."""
 
@@ -511,7 +523,7 @@ LAYERS = (
     *(EqualizedInput, EqualizedOutput, Query, Scaled255, Vector, Relations, SideBySide, Named),
     *(FourProjections, Split, LowRank, ProductFirst, Graph, Bilinear, Experts, HandWrittenLSTM),
     *(Convolution, GroupedConvolution, Depthwise, Separable, TransposedConvolution, Fourier),
-    *(GraphWithBias, GraphAttention, SelfAttention),
+    *(GraphWithBias, GraphAttention, SelfAttention, Covariance),
     *(LookUp, OneHot, TiedTable, InAList, Mapped, OwnDense, Norm, Positions),
 )
 

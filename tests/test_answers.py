@@ -182,3 +182,34 @@ def test_labels_need_a_loss():
     with pytest.raises(ValueError, match="not compiled with one"):
         winit.calibrate(model, X, NUMBER)
     np.testing.assert_array_equal(array(model.weights[0]), before)
+
+
+@pytest.mark.parametrize(
+    ("labels", "loss", "message"),
+    [
+        ([NUMBER, NUMBER], "mse", "1 outputs and there are 2 arrays of labels"),
+        (np.full_like(NUMBER, np.nan), "mse", "must be finite. Received: 600 values"),
+        (NUMBER, "mean_squard_error", "`loss` must be a name"),
+        (NUMBER, 3, "`loss` must be a name"),
+        (NUMBER[:7], "mse", "same number of samples"),
+    ],
+    ids=["too many", "nan", "unknown loss", "no loss", "too few"],
+)
+def test_bad_labels_change_nothing(labels, loss, message):
+    model = keras.Sequential([keras.Input((64,)), layers.Dense(5, "relu"), layers.Dense(3)])
+    before = [array(weight) for weight in model.weights]
+    with pytest.raises((TypeError, ValueError), match=message):
+        winit.calibrate(model, X, labels, loss, seed=0)
+    for weight, value in zip(model.weights, before, strict=True):
+        np.testing.assert_array_equal(array(weight), value)
+
+
+def test_labels_to_ignore_do_not_count():
+    model = keras.Sequential([keras.Input((64,)), layers.Dense(4, activation="softmax")])
+    labels = np.where(CLASS > 3, -1, CLASS).astype("int32")
+    loss = keras.losses.SparseCategoricalCrossentropy(ignore_class=-1)
+    winit.calibrate(model, X, labels, loss, seed=0)
+    counts = np.bincount(labels[labels >= 0], minlength=4)
+    features = X @ array(model.layers[-1].kernel)
+    shares = np.exp(array(model.layers[-1].bias) + features.mean(axis=0))
+    np.testing.assert_allclose(shares / shares.sum(), (counts + 1) / (counts.sum() + 4), rtol=1e-4)

@@ -13,6 +13,7 @@ from keras_winit.models.anatomy.outputs import OutputKernel, answers
 from keras_winit.models.anatomy.passing import activation_of
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.tracing.kinds import PROPORTIONAL, PROPORTIONAL_OPERATIONS
+from keras_winit.support.checks import shown
 from keras_winit.support.host import host_array
 from keras_winit.support.losses import loss_name, losses_by_output, takes_logits
 
@@ -55,9 +56,21 @@ class Answers:
         left: kernels that are as they were asked for, or kept.
         labels: what the outputs are compared with, an array for each; or None.
         loss: by what; None for the model's compiled one.
+        strict: whether the labels were given for this, and have to suit the outputs.
+
+    Raises:
+        ValueError: for labels that do not, for an unknown loss, and for labels that are not finite.
     """
 
-    def __init__(self, anatomy: Anatomy, left: Container[Slot], labels: Any = None, loss: Any = None) -> None:
+    def __init__(
+        self,
+        anatomy: Anatomy,
+        left: Container[Slot],
+        labels: Any = None,
+        loss: Any = None,
+        *,
+        strict: bool = False,
+    ) -> None:
         self._anatomy = anatomy
         known = labels is not None
         found = answers(anatomy, loss, hidden=known)
@@ -66,6 +79,8 @@ class Answers:
         given = keras.tree.flatten(labels) if known else []
         self._labels = given if len(given) == count else [None] * count
         self._losses = losses_by_output(anatomy.model, loss, count)
+        if strict and count:
+            _check(given, self._losses, count)
 
     def __contains__(self, slot: object) -> bool:
         return slot in self._kernels
@@ -99,6 +114,26 @@ class Answers:
         return "" if found is None else found.name
 
 
+def _check(labels: list[Any], losses: list[Any], count: int) -> None:
+    """Raise a ValueError for labels and losses that do not suit a model's outputs."""
+    if len(labels) != count:
+        raise ValueError(
+            f"The model has {count} outputs and there are {len(labels)} arrays of labels. Pass as many."
+        )
+    for array in labels:
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(
+                f"`labels` must be finite. Received: {np.count_nonzero(~np.isfinite(array))} values that are "
+                f"NaN or infinite, in an array of shape {array.shape}."
+            )
+    for loss in losses:
+        if not loss_name(loss):
+            raise ValueError(
+                "`loss` must be a name, a function or a keras.losses.Loss, or one of these for each output. "
+                f"Received: {shown(loss)}."
+            )
+
+
 def _only_moves(step: Any) -> bool:
     """Whether a step is an activation, or puts the same numbers elsewhere."""
     moves = isinstance(step.operation, PROPORTIONAL) or step.kind in {*PROPORTIONAL_OPERATIONS, "Cast"}
@@ -108,7 +143,9 @@ def _only_moves(step: Any) -> bool:
 def _best_constant(name: str, labels: Any, units: int) -> Any:
     """The constant that a loss likes best: of each unit where the labels tell, else one for all."""
     if _SHARES.get(name) == "classes":
-        counts = np.bincount(labels.astype("int64").reshape(-1).clip(0, units - 1), minlength=units)
+        classes = labels.astype("int64").reshape(-1)
+        known = classes[(classes >= 0) & (classes < units)]  # what is to be ignored may have any number
+        counts = np.bincount(known, minlength=units)
         return (counts + 1) / (counts.sum() + units)
     numbers = np.asarray(labels, "float64")
     if numbers.size % units == 0 and (numbers.shape[-1] == units or numbers.size == len(numbers) * units):

@@ -124,7 +124,7 @@ def calibrate(
     with undo_on_failure(in_memory=True) as undo:
         changed = drawing.carry_out(undo, show=progress)
         left = {*drawing.asked, *drawing.untouched}
-        answers = Answers(drawing.anatomy, left, batch.labels, loss)
+        answers = Answers(drawing.anatomy, left, batch.labels, loss, strict=labels is not None)
         targets = Targets(drawing.anatomy, target, answers)
         centring = Centring(center, drawing.anatomy, drawn=drawing.drawn, left=left, target=targets)
         measured = Pass(drawing, targets, centring=centring, answers=answers, undo=undo)
