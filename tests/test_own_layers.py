@@ -8,6 +8,7 @@ from helpers import array, assert_semi_orthogonal
 from keras import layers, ops
 
 import keras_winit as winit
+from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.outputs import NUMBER_STD
 
 MEASURED = [kind for kind in own_layers.LAYERS if kind.power]
@@ -36,6 +37,14 @@ def test_roles_and_fans_follow_from_the_computation(kind):
 def test_a_signal_that_is_mixed_stays_one_and_one_that_is_compared_does_not(kind):
     first = winit.initialize(own_layers.model_of(kind), dry_run=True).rows[0]
     assert first.activation == kind.follows
+
+
+def test_axes_are_those_of_the_variable_not_of_its_view():
+    def axes_of(kind):
+        return Anatomy(own_layers.model_of(kind)).slots[0].axes
+
+    assert axes_of(own_layers.Matmul) == ([0], [1])
+    assert axes_of(own_layers.TransposedUse) == ([1], [0])
 
 
 def test_there_are_enough_kinds():
