@@ -294,7 +294,7 @@ def test_where_pairings_end_and_why():
         "before_output": ("looks_linear", f"reads twins through silu; then {output}"),
         "output": (
             "variance_scaling",
-            f"{none} {output} and {output}; as auto: an answer: starts at a deviation of 0.18, "
+            f"{none} {output} and {output}; as auto: an answer: starts at a deviation of 0.5, "
             "for a small first loss",
         ),
     }

@@ -35,7 +35,6 @@ MODES = ("auto", "configured", "torch", "keep")
 _MIRRORED = LooksLinear.name
 
 
-_LONG = 0.6  # of an answer behind a long chain
 _SHORT = f"in a chain of fewer than {DEEP} kernels"
 _HE = (HeNormal, HeUniform)
 
@@ -211,13 +210,12 @@ class Chooser:
             return None
         activation = activation_after(self._anatomy, slot)[0]
         std, depth = self._answers[slot], self._depths.of(slot)
-        if self._depths.is_short(slot) and slot.fans is not None:
+        if slot.fans is not None:
             # No larger than Glorot's; but an activation before it takes from the signal, ReLU a factor of
-            # 1/√2, and so does each of Glorot's layers before that.
+            # 1/√2, and so does each of Glorot's layers in a short chain.
             glorot = math.sqrt(2 * slot.fans.fan_in / (slot.fans.fan_in + slot.fans.fan_out))
-            std = min(glorot, std * _room(activation_before(self._anatomy, slot)) * 2 ** ((depth - 1) / 4))
-        else:
-            std *= _LONG  # whose layers make more or less of it
+            lost = 2 ** ((depth - 1) / 4) if self._depths.is_short(slot) else 1.0
+            std = min(glorot, std * _room(activation_before(self._anatomy, slot)) * lost)
         reason = f"an answer: starts at a deviation of {std:.2g}, for a small first loss"
         return Choice(get("variance_scaling", scale=std**2), reason, activation and activation.name)
 
