@@ -1,5 +1,6 @@
 """Initialize, or reset, a whole built model: right scheme, right fans, independent seeds."""
 
+import contextlib
 import math
 from typing import Any
 
@@ -20,6 +21,7 @@ from keras_winit.models.running.undo import Undo, undo_on_failure
 from keras_winit.models.tracing.ownership import unbuilt
 from keras_winit.schemes import Scheme
 from keras_winit.schemes.compose import Wrapper
+from keras_winit.schemes.structured import Identity
 from keras_winit.support.building import building
 from keras_winit.support.checks import as_bool, shown
 from keras_winit.support.progress import progress
@@ -222,7 +224,7 @@ def _step(slot: Slot, chooser: Chooser, seed: int) -> tuple[Choice, Row]:
         choice = choice._replace(initializer=fitted)
         if isinstance(fitted, Scheme):
             try:
-                with building(slot.layer):
+                with _building(fitted, slot):
                     fitted.check_shape(slot.shape)
             except ValueError as error:
                 raise ValueError(
@@ -242,12 +244,18 @@ def _step(slot: Slot, chooser: Chooser, seed: int) -> tuple[Choice, Row]:
     return choice, row
 
 
+def _building(initializer: Any, slot: Slot) -> contextlib.AbstractContextManager[Any]:
+    """Lets those schemes know which layer they are for that may want to."""
+    asks = isinstance(initializer, (Wrapper, Identity))
+    return building(slot.layer) if asks else contextlib.nullcontext()
+
+
 def _draw(slot: Slot, choice: Choice, undo: Undo) -> None:
     variable, initializer = slot.variable, choice.initializer
     undo.keep(variable)  # before the new value is drawn: two copies at a time, never three
     layout = layout_of(variable)
     options = {} if layout is None or not isinstance(initializer, Scheme) else {"layout": layout}
-    with building(slot.layer):
+    with _building(initializer, slot):
         value = initializer(slot.shape, dtype=variable.dtype, **options)
     if tuple(value.shape) != slot.shape:
         raise ValueError(
