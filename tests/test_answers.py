@@ -215,3 +215,26 @@ def test_labels_to_ignore_do_not_count():
     features = X @ array(model.layers[-1].kernel)
     shares = np.exp(array(model.layers[-1].bias) + features.mean(axis=0))
     np.testing.assert_allclose(shares / shares.sum(), (counts + 1) / (counts.sum() + 4), rtol=1e-4)
+
+
+def test_a_transposed_convolution_puts_out_its_last_axis_but_one():
+    stack_of = [keras.Input((6, 6, 5)), layers.Conv2DTranspose(3, 2, strides=2, activation="softmax")]
+    model = keras.Sequential(stack_of)
+    classes = RNG.choice(3, (40, 12, 12), p=[0.6, 0.3, 0.1]).astype("int32")
+    x = RNG.normal(size=(40, 6, 6, 5)).astype("float32")
+    winit.calibrate(model, x, classes, SPARSE, seed=0)
+    logits = np.log(array(model(x)))
+    found = np.exp((logits - logits.mean(axis=-1, keepdims=True)).mean(axis=(0, 1, 2)))
+    shares = np.bincount(classes.ravel()) / classes.size
+    np.testing.assert_allclose(found / found.sum(), shares, rtol=1e-2)
+
+
+def test_losses_by_name_are_those_of_their_outputs():
+    inputs = keras.Input((64,))
+    heads = [layers.Dense(2, name="z")(inputs), layers.Dense(1, "sigmoid", name="a")(inputs)]
+    model = keras.Model(inputs, heads)
+    model.compile("adam", {"a": "binary_crossentropy", "z": "mse"})
+    winit.calibrate(model, X, [NUMBER[:, :2] + 40, YES], seed=0)
+    numbers, share = (array(each) for each in model(X))
+    np.testing.assert_allclose(numbers.mean(axis=0), (NUMBER[:, :2] + 40).mean(axis=0), rtol=1e-4)
+    assert share.mean() == pytest.approx(YES.mean(), abs=0.05)

@@ -35,7 +35,8 @@ def losses_by_output(model: Any, loss: Any, count: int) -> list[Any]:
     """
     loss = loss if loss is not None else getattr(model, "loss", None)
     if isinstance(loss, dict):
-        found = [loss[key] for key in sorted(loss)]
+        names = getattr(model, "output_names", None) or []
+        found = [loss[name] for name in (names if set(names) == set(loss) else sorted(loss))]
     elif isinstance(loss, (list, tuple)):
         found = list(loss)
     else:

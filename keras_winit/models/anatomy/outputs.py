@@ -46,6 +46,11 @@ class OutputKernel(NamedTuple):
     between: tuple[Step, ...] = ()
     std: float = NUMBER_STD
 
+    @property
+    def units(self) -> int:
+        """How many numbers the kernel puts out side by side: of a transposed one, its last axis but one."""
+        return self.slot.shape[-2 if self.slot.transposed else -1]
+
 
 def answers(anatomy: Anatomy, loss: Any = None, *, hidden: bool = False) -> list[OutputKernel]:
     """The kernels that put out a model's answers: those that an output comes straight from.
@@ -74,7 +79,7 @@ def _std(kernel: OutputKernel, activation: str, loss: str) -> float:
     """The deviation that an answer is to start with, by what it is compared by."""
     if loss not in CROSSENTROPIES and (loss or activation not in (*_ONE_OF_MANY, "sigmoid")):
         return NUMBER_STD
-    units = kernel.slot.shape[-2 if kernel.slot.transposed else -1]
+    units = kernel.units
     if loss.startswith("binary") or activation == "sigmoid" or units == 1:
         return YES_STD
     # A softmax of logits of variance s² is s²/2·(1 − 1/units) above log(units).

@@ -100,7 +100,7 @@ class Answers:
         labels, loss = self._labels[kernel.output], self._losses[kernel.output]
         if labels is None or loss is None or not all(map(_only_moves, kernel.between)):
             return 0.0
-        answer = _best_constant(loss_name(loss), host_array(labels), slot.shape[-1])
+        answer = _best_constant(loss_name(loss), host_array(labels), kernel.units)
         inverse = _INVERSES.get(self._activation(kernel))
         if answer is None or inverse is None:
             return 0.0
