@@ -677,7 +677,8 @@ def test_models_as_users_have_them(make):
     reasons = {row.reason for row in calibration.skipped}
     said = "frozen|SpectralNormalization divides it by its norm at each step"
     said += "|an embedding: it has the size that its scheme gives it"
-    said += r"|[\d.]+ times as large it would be too large for its fans: .*embeddings, at most 0.0[45]\d*, makes .*"
+    said += r"|[\d.]+ times as large it would be too large for its fans: "
+    said += r".*embeddings, at most 0.0[45]\d*, makes its signal small"
     assert all(re.fullmatch(said, reason) for reason in reasons), reasons
     after = {(row.path, row.gate): row.after for row in calibration.calibrated}
     for row in winit.calibrate(model, data, scheme="keep", seed=0).calibrated:
@@ -687,7 +688,7 @@ def test_models_as_users_have_them(make):
     assert winit.diagnose(model, data, labels).layers
     if make is not optional_input:
         again = winit.calibrate(model, seed=0)  # a probe does too
-        assert again.calibrated or "embedding" in str(again.skipped)
+        assert again.calibrated or make is by_keyword  # all of whose kernels read a small embedding
 
 
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="about tf.function")
