@@ -4,6 +4,9 @@ Importing registers every scheme, so that `kernel_initializer="winit>he_uniform"
 layer and saved models reload with their initializers.
 """
 
+import keras_winit.support.quiet  # noqa: F401 - before anything that loads TensorFlow
+
+# isort: split
 from keras_winit.choose import Recommendation, for_activation, recommend
 from keras_winit.models.anatomy.layer_fans import layer_fans
 from keras_winit.models.calibrating.calibrate import calibrate

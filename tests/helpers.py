@@ -53,13 +53,14 @@ def assert_semi_orthogonal(matrix, gain: float = 1.0, tolerance: float = 5e-6) -
     np.testing.assert_allclose(short, gain**2 * np.eye(len(short)), atol=tolerance)
 
 
-def run_python(*arguments: str, **environment: str) -> subprocess.CompletedProcess:
-    """Run Python in a new process, from a folder without this checkout in it."""
+def run_python(*arguments: str, **environment: str | None) -> subprocess.CompletedProcess:
+    """Run Python in a new process, from a folder without this checkout in it; None unsets a variable."""
+    variables = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment}
     return subprocess.run(
         [sys.executable, *arguments],
         check=False,
         capture_output=True,
         text=True,
         cwd=os.path.dirname(__file__),
-        env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3", **environment},
+        env={name: value for name, value in variables.items() if value is not None},
     )

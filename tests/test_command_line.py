@@ -68,7 +68,7 @@ def test_demo_needs_an_epoch(capsys):
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="the demo's figures are claimed for TensorFlow")
 def test_demo_in_a_process_of_its_own(tmp_path):
     path = tmp_path / "better.keras"
-    finished = run_python("-m", "keras_winit", "demo", "--save", str(path))
+    finished = run_python("-m", "keras_winit", "demo", "--save", str(path), TF_CPP_MIN_LOG_LEVEL=None)
     assert finished.returncode == 0, finished.stderr[-3000:]
     rows = [line.split() for line in finished.stdout.splitlines() if "%" in line]
     default, ours = (float(next(cell for cell in row if "%" in cell).rstrip("%")) for row in rows)
@@ -76,7 +76,8 @@ def test_demo_in_a_process_of_its_own(tmp_path):
     assert default < 50
     assert "its predictions are equal" in finished.stdout
     assert path.exists()
-    # A pipe gets no progress bar.
+    # Nothing of TensorFlow's log, and a pipe gets no progress bar.
+    assert not finished.stderr.strip()
     assert "━" not in finished.stdout + finished.stderr
 
 
