@@ -194,8 +194,9 @@ def test_labels_need_a_loss():
         (NUMBER, "mean_squard_error", "`loss` must be a name"),
         (NUMBER, 3, "`loss` must be a name"),
         (NUMBER[:7], "mse", "same number of samples"),
+        (None, "mse", "A `loss` needs `labels`"),
     ],
-    ids=["too many", "nan", "unknown loss", "no loss", "too few"],
+    ids=["too many", "nan", "unknown loss", "no loss", "too few", "a loss alone"],
 )
 def test_bad_labels_change_nothing(labels, loss, message):
     model = keras.Sequential([keras.Input((64,)), layers.Dense(5, "relu"), layers.Dense(3)])

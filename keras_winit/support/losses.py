@@ -4,10 +4,14 @@ from typing import Any
 
 import keras
 
-CROSSENTROPIES = (
-    *("sparse_categorical_crossentropy", "categorical_crossentropy", "categorical_focal_crossentropy"),
-    *("binary_crossentropy", "binary_focal_crossentropy"),
-)
+# The losses whose best constant is a share of each class, and what their labels are.
+CROSSENTROPIES = {
+    "sparse_categorical_crossentropy": "classes",
+    "categorical_crossentropy": "shares",
+    "categorical_focal_crossentropy": "shares",
+    "binary_crossentropy": "yes",
+    "binary_focal_crossentropy": "yes",
+}
 
 
 def loss_name(loss: Any) -> str:
@@ -18,6 +22,15 @@ def loss_name(loss: Any) -> str:
         return ""
     inner = getattr(found, "fn", found)  # a Loss of Keras wraps a function
     return str(getattr(inner, "__name__", ""))
+
+
+def check_there_is_one(model: Any, loss: Any) -> None:
+    """Raise a ValueError where labels are given, and neither a loss nor a model that is compiled with one."""
+    if loss is None and not (getattr(model, "compiled", False) and model.loss):
+        raise ValueError(
+            "Labels need a loss, and the model is not compiled with one. "
+            'Pass `loss`, such as "sparse_categorical_crossentropy".'
+        )
 
 
 def takes_logits(loss: Any) -> bool:

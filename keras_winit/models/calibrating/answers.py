@@ -15,15 +15,8 @@ from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.tracing.kinds import PROPORTIONAL, PROPORTIONAL_OPERATIONS
 from keras_winit.support.checks import shown
 from keras_winit.support.host import host_array
-from keras_winit.support.losses import loss_name, losses_by_output, takes_logits
+from keras_winit.support.losses import CROSSENTROPIES, loss_name, losses_by_output, takes_logits
 
-_SHARES = {  # the losses whose best constant is a share of each class
-    "sparse_categorical_crossentropy": "classes",
-    "categorical_crossentropy": "shares",
-    "categorical_focal_crossentropy": "shares",
-    "binary_crossentropy": "yes",
-    "binary_focal_crossentropy": "yes",
-}
 _MEDIANS = ("mean_absolute_error", "mae", "mean_absolute_percentage_error", "mape")
 _MEANS = (
     *("mean_squared_error", "mse", "mean_squared_logarithmic_error", "msle", "huber", "huber_loss"),
@@ -104,8 +97,8 @@ class Answers:
         inverse = _INVERSES.get(self._activation(kernel))
         if answer is None or inverse is None:
             return 0.0
-        if loss_name(loss) in _SHARES and takes_logits(loss):
-            inverse = _INVERSES["sigmoid" if _SHARES[loss_name(loss)] == "yes" else "softmax"]
+        if loss_name(loss) in CROSSENTROPIES and takes_logits(loss):
+            inverse = _INVERSES["sigmoid" if CROSSENTROPIES[loss_name(loss)] == "yes" else "softmax"]
         place = inverse(answer)
         return float(place) if np.ndim(place) == 0 else place
 
@@ -142,7 +135,7 @@ def _only_moves(step: Any) -> bool:
 
 def _best_constant(name: str, labels: Any, units: int) -> Any:
     """The constant that a loss likes best: of each unit where the labels tell, else one for all."""
-    if _SHARES.get(name) == "classes":
+    if CROSSENTROPIES.get(name) == "classes":
         classes = labels.astype("int64").reshape(-1)
         known = classes[(classes >= 0) & (classes < units)]  # what is to be ignored may have any number
         counts = np.bincount(known, minlength=units)
@@ -152,8 +145,8 @@ def _best_constant(name: str, labels: Any, units: int) -> Any:
         numbers = numbers.reshape(-1, units)
     else:
         numbers = numbers.reshape(-1, 1)
-    if name in _SHARES:  # as if there were one more of each kind
-        count, kinds = len(numbers), units if _SHARES[name] == "shares" else 2
+    if name in CROSSENTROPIES:  # as if there were one more of each kind
+        count, kinds = len(numbers), units if CROSSENTROPIES[name] == "shares" else 2
         found = (numbers.sum(axis=0) + 1) / (count + kinds)
     elif name in _MEDIANS:
         found = np.median(numbers, axis=0)

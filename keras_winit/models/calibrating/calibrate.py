@@ -15,6 +15,7 @@ from keras_winit.models.running.batch import MOST_SAMPLES, batch_for
 from keras_winit.models.running.undo import undo_on_failure
 from keras_winit.models.tracing.ownership import check_built, check_callable
 from keras_winit.support.checks import as_bool, as_float, one_of
+from keras_winit.support.losses import check_there_is_one
 
 
 def calibrate(
@@ -115,11 +116,10 @@ def calibrate(
     root = root_seed(seed)
     rules_of(scheme)  # what is asked comes before what it is asked of
     batch = batch_for(model, data, labels, seed=root, samples=samples)
-    if labels is not None and not (loss or getattr(model, "loss", None)):
-        raise ValueError(
-            "Labels need a loss, and the model is not compiled with one. "
-            'Pass `loss`, such as "sparse_categorical_crossentropy".'
-        )
+    if labels is not None:
+        check_there_is_one(model, loss)
+    elif loss is not None and batch.labels is None:
+        raise ValueError("A `loss` needs `labels` to compare the outputs with. Pass them too.")
     drawing = Drawing(model, scheme, root, batch.inputs, measured=True)
     with undo_on_failure(in_memory=True) as undo:
         changed = drawing.carry_out(undo, show=progress)

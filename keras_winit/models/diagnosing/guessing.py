@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_winit.support.losses import loss_name
+from keras_winit.support.losses import check_there_is_one, loss_name
 
 _CROSSENTROPIES = ("categorical_crossentropy", "sparse_categorical_crossentropy", "binary_crossentropy")
 
@@ -26,12 +26,8 @@ def loss_of(model: keras.Model, loss: Any) -> LossOf:
     Raises:
         TypeError, ValueError: for what is no loss, or a model that has none.
     """
+    check_there_is_one(model, loss)
     compiled = loss is None
-    if compiled and (not getattr(model, "compiled", False) or not model.loss):
-        raise ValueError(
-            "Labels need a loss, and the model is not compiled with one. "
-            'Pass `loss`, such as "sparse_categorical_crossentropy".'
-        )
     loss = model.loss if compiled else loss
     single = isinstance(loss, str) or callable(loss)
     if not single and not compiled:
