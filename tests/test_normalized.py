@@ -275,6 +275,17 @@ def test_that_counts_separable_convolutions_and_yields_to_what_is_asked_for():
     assert len(winit.calibrate(model, x, seed=0, center="bias").statistics) == 40
 
 
+def test_what_comes_before_a_normalization_scatters_nothing_behind_it():
+    """GELU → batch normalization, thirty times: what is centred is read by a linear layer."""
+    model = keras.Sequential([keras.Input((24,))])
+    for _ in range(30):
+        model.add(layers.Dense(24, "gelu"))
+        model.add(layers.BatchNormalization())
+    model.add(layers.Dense(3))
+    x = np.random.default_rng(0).standard_normal((64, 24)).astype("float32")
+    assert len(winit.calibrate(model, x, seed=0).statistics) == 60
+
+
 @pytest.mark.parametrize("center", ["auto", "none"])
 def test_activations_that_take_other_shapes(center):
     def squeezed(x):

@@ -29,7 +29,7 @@ def activation_after(anatomy: Anatomy, slot: Slot) -> tuple[Activation | None, s
         return resolve(own), "the layer's own activation"
     if not steps:
         return None, "what its layer computes is not seen"
-    return _search(anatomy, [value for step in steps for value in step.outputs])
+    return activation_behind(anatomy, [value for step in steps for value in step.outputs])
 
 
 def activation_before(anatomy: Anatomy, slot: Slot) -> Activation | None:
@@ -83,7 +83,8 @@ def _is_mixed(anatomy: Anatomy, value: Value, step: Step) -> bool:
     return any(each.value is value and last in each.axes for each in mixed(step, anatomy.uses.is_signal))
 
 
-def _search(anatomy: Anatomy, start: list[Value]) -> tuple[Activation | None, str]:
+def activation_behind(anatomy: Anatomy, start: list[Value]) -> tuple[Activation | None, str]:
+    """The activation that signals feed, and how it was found; None where that is not seen."""
     queue, seen = list(start), set()
     unseen = ""
     while queue:

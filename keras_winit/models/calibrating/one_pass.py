@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from keras_winit.models.anatomy.following import activation_after
+from keras_winit.models.anatomy.following import activation_behind
 from keras_winit.models.anatomy.normalizing import normalizations_after
 from keras_winit.models.anatomy.slots import CELLS, Slot
 from keras_winit.models.calibrating.answers import Answers
@@ -51,7 +51,6 @@ class Pass:
         self._anatomy = drawing.anatomy
         self._drawing = drawing
         self._told: dict[Any, MovingStatistics] = {}
-        self._batch_normalized: list[Slot] = []
         self._hooks = self._hooks_for(drawing.slots)
 
     @property
@@ -133,7 +132,8 @@ class Pass:
         for layer in self._drawing.anatomy.model._flatten_layers():
             if self._starts(layer):
                 self._told.setdefault(layer, MovingStatistics(layer))
-        activations = [activation_after(self._anatomy, slot)[0] for slot in self._batch_normalized]
+        steps = [step for layer in self._told for step in self._anatomy.trace.of(layer)[:1]]
+        activations = [activation_behind(self._anatomy, list(step.outputs))[0] for step in steps]
         if self._centring.center != "bias":
             let_means_stay(self._told.values(), activations)
 
@@ -153,8 +153,6 @@ class Pass:
         if not found or (centred and batch != found):  # only a batch normalization centres units too
             return None
         most, measure = math.inf, moments
-        if batch:
-            self._batch_normalized.append(slot)
         for layer in batch:
             if any(each.layer is layer for each in self._drawing.untouched):
                 continue
