@@ -78,3 +78,10 @@ def test_what_is_no_number_of_samples_is_refused(samples):
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
     with pytest.raises((TypeError, ValueError), match="samples"):
         winit.calibrate(model, np.ones((5, 4), "float32"), samples=samples)
+
+
+@pytest.mark.parametrize("data", [[], {}, np.float32(3), np.zeros((0, 4), "float32")], ids=str)
+def test_a_batch_of_nothing_is_refused(data):
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
+    with pytest.raises((TypeError, ValueError), match="empty|arrays of samples|must be an array"):
+        winit.calibrate(model, data, samples=None)

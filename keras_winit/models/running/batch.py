@@ -65,8 +65,8 @@ def batch_for(
     inputs = tree.map_structure(partial(_array, scalars=as_it_is), inputs)
     answers = tree.map_structure(_array, found if labels is None else labels)
     if as_it_is:
-        first = next(array for array in tree.flatten((answers, inputs)) if array is not None and array.ndim)
-        count = len(first)
+        arrays = [array for array in tree.flatten((answers, inputs)) if array is not None and array.ndim]
+        count = len(arrays[0]) if arrays else 0
     else:
         count = _samples(inputs, "data")
         if answers is not None and _samples(answers, "labels") != count:
