@@ -71,7 +71,7 @@ def test_what_was_asked_for_on_purpose_is_drawn_as_asked(name, scheme):
     assert rows(winit.initialize(model, scheme, seed=2))["asked/kernel"].reason == row.reason
 
 
-@pytest.mark.parametrize("initializer", ORDINARY, ids=str)
+@pytest.mark.parametrize("initializer", ORDINARY)
 def test_an_ordinary_draw_is_chosen_anew(initializer):
     row = rows(winit.initialize(model_with(initializer), seed=1))["asked/kernel"]
     assert (row.scheme, row.reason) == ("glorot_uniform", "no activation follows")

@@ -305,7 +305,7 @@ def scaled_adam():
 
 
 @pytest.mark.parametrize(
-    "optimizer", ["sgd", "adam", "nadam", "adagrad", "ftrl", "lion", "rmsprop", scaled_adam], ids=str
+    "optimizer", ["sgd", "adam", "nadam", "adagrad", "ftrl", "lion", "rmsprop", scaled_adam]
 )
 def test_the_optimizer_starts_over(optimizer):
     make = optimizer if callable(optimizer) else lambda: optimizer
@@ -357,7 +357,7 @@ def test_instances_of_keras_get_the_exact_fans(layer, shape):
     assert inside.var() == pytest.approx(1, rel=0.05)
 
 
-@pytest.mark.parametrize("scheme", [winit.Scaled("orthogonal"), keras.initializers.Orthogonal()], ids=repr)
+@pytest.mark.parametrize("scheme", [winit.Scaled("orthogonal"), keras.initializers.Orthogonal()])
 def test_wrapped_and_foreign_orthogonal_gates(scheme):
     model = keras.Sequential([keras.Input((4, 3)), layers.LSTM(6)])
     winit.initialize(model, {"recurrent": scheme}, seed=0)
@@ -478,25 +478,24 @@ def test_the_same_seed_gives_the_same_weights_in_a_second_model(name):
     assert not np.allclose(model.get_weights()[0], drawn[0][0])
 
 
-CHECKSUM = """
+CHECKSUMS = """
 import keras, numpy as np, keras_winit, zoo
-{before}
 sums = []
 for name in ("functional", "attention", "recurrent", "nested"):
     model = zoo.MODELS[name]()
     keras_winit.initialize(model, seed=7)
     sums += [float(np.abs(np.asarray(w, "float64")).sum()) for w in model.get_weights()]
-print("SUMS", sums)
 """
 
 
 def test_the_same_seed_gives_the_same_weights_in_another_process():
-    outputs = []
-    for before in ("", "[zoo.MODELS[name]() for name in ('recurrent', 'functional')]"):
-        finished = run_python("-c", CHECKSUM.format(before=before), PYTHONHASHSEED="random")
-        assert finished.returncode == 0, finished.stderr[-2000:]
-        outputs.append(finished.stdout.split("SUMS")[1])
-    assert outputs[0] == outputs[1]
+    for name in ("recurrent", "functional"):  # which Keras counts on from
+        MODELS[name]()
+    here: dict = {}
+    exec(CHECKSUMS, here)
+    finished = run_python("-c", CHECKSUMS + "print('SUMS', sums)", PYTHONHASHSEED="random")
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert json.loads(finished.stdout.split("SUMS")[1]) == here["sums"]
 
 
 def test_adding_a_named_layer_changes_no_other():
