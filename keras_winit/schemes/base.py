@@ -144,9 +144,7 @@ class Scheme(keras.initializers.Initializer):
         config = {}
         for key in parameters(type(self)):
             value = self._given_seed if key == "seed" else getattr(self, key)
-            config[key] = (
-                list(value) if isinstance(value, tuple) else keras.saving.serialize_keras_object(value)
-            )
+            config[key] = value if type(value) in _AS_THEY_ARE else _serialized(value)
         return config
 
     @classmethod
@@ -216,6 +214,15 @@ def parameters(cls: type) -> Mapping[str, inspect.Parameter]:
     if cls not in _PARAMETERS:
         _PARAMETERS[cls] = inspect.signature(cls).parameters
     return _PARAMETERS[cls]
+
+
+# What JSON holds as it is.
+_AS_THEY_ARE = {type(None), bool, int, float, str}
+
+
+def _serialized(value: Any) -> Any:
+    """A value of a constructor, ready for JSON."""
+    return list(value) if isinstance(value, tuple) else keras.saving.serialize_keras_object(value)
 
 
 def _revive(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 import keras
@@ -22,6 +22,7 @@ class Activation(NamedTuple):
     negative_slope: float | None = None
 
 
+@cache
 def builtin_names() -> tuple[str, ...]:
     """The names of the activations that this version of Keras ships, aliases included."""
     found = [

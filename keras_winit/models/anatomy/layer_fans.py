@@ -155,15 +155,16 @@ def _locate(layer: keras.layers.Layer, variable: Any) -> tuple[Any, Any]:
 
 @_rule.register(layers.Dense)
 def _(_layer: Any, variable: Any) -> Fans | None:
-    return Fans(*variable.shape[:2]) if len(variable.shape) == 2 else None
+    shape = tuple(variable.shape)
+    return Fans(*shape) if len(shape) == 2 else None
 
 
 @_rule.register(layers.EinsumDense)
 def _(layer: Any, variable: Any) -> Fans | None:
-    inputs, outputs = einsum_axes(layer)
-    if len(variable.shape) != len(layer._kernel.shape):
+    shape = tuple(variable.shape)
+    if len(shape) != len(layer._kernel.shape):
         return None
-    return compute_fans(variable.shape, inputs, outputs)
+    return compute_fans(shape, *einsum_axes(layer))
 
 
 def einsum_axes(layer: keras.layers.EinsumDense, *, by_keras: bool = False) -> tuple[list[int], list[int]]:

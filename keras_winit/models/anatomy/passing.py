@@ -1,5 +1,6 @@
 """What becomes of a layer's units on their way to the next kernel, by the shapes alone."""
 
+import functools
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -73,8 +74,13 @@ def activation_of(step: Step) -> Any:
         return "relu"
     if step.kind == "LeakyRelu":
         return layers.LeakyReLU(operation.negative_slope, name="leaky_relu")
-    name = step.kind.lower()  # an operation of keras.ops, such as Relu
-    return next((known for known in builtin_names() if known.replace("_", "") == name), None)
+    return _operations().get(step.kind.lower())
+
+
+@functools.cache
+def _operations() -> dict[str, str]:
+    """The names of activations by those of the operations of keras.ops that are them, such as Relu."""
+    return {name.replace("_", ""): name for name in builtin_names()}
 
 
 def by_name(activation: Any) -> Any:

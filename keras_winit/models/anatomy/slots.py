@@ -4,6 +4,7 @@ This is the only file that knows what Keras' layers call their attributes. What 
 layer is for follows from what the model computes with it.
 """
 
+import functools
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -101,7 +102,7 @@ class Slot:
         """The path that Keras gives the variable."""
         return str(self.variable.path)
 
-    @property
+    @functools.cached_property
     def shape(self) -> Shape:
         """The variable's shape."""
         return tuple(int(size) for size in self.variable.shape)
@@ -253,11 +254,11 @@ def _blocks(layer: Any, role: str) -> int:
 
 
 def _axes(layer: Any, variable: Any, role: str) -> tuple[list[int], list[int]] | None:
-    rank = len(variable.shape)
     if role != "kernel":
         return None
     if isinstance(layer, layers.EinsumDense):
         return einsum_axes(layer)
+    rank = len(variable.shape)
     if isinstance(layer, TRANSPOSED):
         return convolutions.transposed_axes(rank)
     if isinstance(layer, DEPTHWISE) or variable.name == "depthwise_kernel":

@@ -13,6 +13,8 @@ from keras_winit.models.tracing.kinds import SAME_SHAPE
 from keras_winit.models.tracing.symbols import is_symbol
 from keras_winit.theory.einsum import einsum_labels
 
+# Of what these classes hold nothing needs a symbol, and most attributes are of them.
+_NUMBERS_AND_NAMES = {type(None), bool, int, float, str}
 # Packages whose objects are not copied with the layer that holds them.
 _OTHERS = {"builtins", "keras", "tensorflow", "jax", "jaxlib", "torch", "numpy", "threading", "types", "enum"}
 
@@ -48,6 +50,8 @@ def opened(layer: Any, symbol: Callable[[Any], Any]) -> Callable[..., Any]:
 
 def _with_symbols(item: Any, symbol: Callable[[Any], Any], depth: int = 4) -> Any:
     """An attribute with symbols in the place of variables, its containers copied."""
+    if type(item) in _NUMBERS_AND_NAMES:
+        return item
     if isinstance(item, keras.Variable):
         return symbol(item)
     if not depth:
