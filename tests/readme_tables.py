@@ -1,17 +1,15 @@
-"""The README's generated tables: python tests/readme_tables.py writes them anew."""
+"""The README's generated tables, and the page of benchmarks: `python tests/readme_tables.py` writes both."""
 
-import json
 import re
-import statistics
 from pathlib import Path
 
+from benchmark_page import PAGE, page
 from peers import COMPARISON, PEERS
 
 import keras_winit as winit
 from keras_winit.schemes import scheme_class
 
 README = Path(__file__).parents[1] / "README.md"
-RESULTS = Path(__file__).parent / "benchmarks" / "results"
 
 
 def schemes_table() -> str:
@@ -23,107 +21,6 @@ def schemes_table() -> str:
     return "\n".join(lines)
 
 
-def speed_table() -> str:
-    """Medians of ratios to Keras' time, from what tests/benchmarks/sampling.py recorded."""
-    paths = [RESULTS / f"{name}.json" for name in ("tensorflow", "jax", "torch")]
-    found = {path.stem: json.loads(path.read_text("utf-8")) for path in paths if path.exists()}
-    order = list(found)
-    lines = [f"| | {' | '.join(order)} |", "|---" * (len(order) + 1) + "|"]
-    keys = dict.fromkeys(
-        (row["distribution"], tuple(row["shape"]), row["peer"])
-        for name in order
-        for row in found[name]["speed"]
-    )
-    for distribution, shape, peer in keys:
-        wanted = {"distribution": distribution, "shape": list(shape), "peer": peer}
-        ratios = [
-            next((f"{row['ratio']:.2f}" for row in found[name]["speed"] if wanted.items() <= row.items()), "")
-            for name in order
-        ]
-        against = "" if peer == "Keras" else f", against {peer}"
-        size = f"{shape[0]}²" if shape[0] == shape[1] else "×".join(map(str, shape))
-        lines.append(f"| {distribution.replace('_', ' ')} {size}{against} | {' | '.join(ratios)} |")
-    for distribution in dict.fromkeys(row["distribution"] for name in order for row in found[name]["memory"]):
-        peaks = [
-            next(
-                f"{row['peak_tensors']:.1f}"
-                for row in found[name]["memory"]
-                if row["distribution"] == distribution
-            )
-            for name in order
-        ]
-        lines.append(
-            f"| {distribution.replace('_', ' ')} 8192², peak memory in tensors | {' | '.join(peaks)} |"
-        )
-    places = dict.fromkeys(f"{about['machine']}, {about['date']}" for about in found.values())
-    versions = {package: version for name in order for package, version in found[name]["versions"].items()}
-    shown = ", ".join(f"{package} {version}" for package, version in versions.items())
-    return "\n".join([*lines, "", f"{'; '.join(places)}; {shown}."])
-
-
-def trainability_table() -> str:
-    """How many cells each initialization solves, from what tests/benchmarks/trainability.py recorded."""
-    columns = {
-        "Dense, up to 40 layers": ("dense", range(41)),
-        "Dense, 100 layers": ("dense", range(100, 101)),
-        "convolutions, up to 40": ("convolutions", range(41)),
-        "breast cancer data, up to 40": ("cancer", range(41)),
-    }
-    counts, totals = {}, {}
-    for column, (task, depths) in columns.items():
-        path = RESULTS / f"trainability_{task}.json"
-        if not path.exists():
-            continue
-        cells = json.loads(path.read_text("utf-8"))["cells"]
-        cells = [scores for key, scores in cells.items() if int(key.split()[1]) in depths]
-        totals[column] = len(cells)
-        for method in dict.fromkeys(method for scores in cells for method in scores):
-            if all(method in scores for scores in cells):
-                medians = [statistics.median(scores[method]) for scores in cells]
-                counts.setdefault(method, {})[column] = str(sum(value >= 0.9 for value in medians))
-    lines = [
-        "| cells solved | " + " | ".join(f"{name} (of {count})" for name, count in totals.items()) + " |"
-    ]
-    lines.append("|---" * (len(totals) + 1) + "|")
-    for method, found in counts.items():
-        lines.append(f"| {method} | " + " | ".join(found.get(name, "–") for name in totals) + " |")
-    return "\n".join(lines)
-
-
-def architectures_table() -> str:
-    """The last losses, and the accuracy, of what tests/benchmarks/architectures.py recorded."""
-    runs = json.loads((RESULTS / "architectures.json").read_text("utf-8"))["runs"]
-    keys = [key.rsplit(" ", 1)[0].split(" ", 1) for key in runs]
-    methods = [method for method in dict.fromkeys(method for _, method in keys) if method != "looks_linear"]
-    lines = [f"| | {' | '.join(methods)} |", "|---" * (len(methods) + 1) + "|"]
-    for model in dict.fromkeys(model for model, _ in keys):
-        cells = []
-        for method in methods:
-            found = [run for key, run in runs.items() if key.rsplit(" ", 1)[0] == f"{model} {method}"]
-            losses = [statistics.mean(run["losses"][-44:]) for run in found]
-            accuracy = statistics.mean(run["accuracy"] for run in found)
-            spread = (max(losses) - min(losses)) / 2
-            cells.append(f"{statistics.mean(losses):.2f} ± {spread:.2f}, {accuracy:.0%}")
-        lines.append(f"| {model} | {' | '.join(cells)} |")
-    return "\n".join(lines)
-
-
-def published_table() -> str:
-    """How many models train better and worse by 10 %, of what tests/benchmarks/published.py recorded."""
-    record = json.loads((RESULTS / "published.json").read_text("utf-8"))
-    lines = ["| of last losses against Keras' default | better | within 10 % | worse | geometric mean |"]
-    lines.append("|---" * 5 + "|")
-    for method in ("initialize", "calibrate"):
-        means = [
-            [statistics.mean(runs[each].values()) for each in (method, "default")] for runs in record.values()
-        ]
-        ratios = [ours / default for ours, default in means]
-        better, worse = sum(each < 1 / 1.1 for each in ratios), sum(each > 1.1 for each in ratios)
-        middle = statistics.geometric_mean(ratios)
-        lines.append(f"| {method} | {better} | {len(ratios) - better - worse} | {worse} | {middle:.2f} |")
-    return "\n".join(lines)
-
-
 def peers_table() -> str:
     lines = [f"| | {' | '.join(PEERS)} |", "|---" * (len(PEERS) + 1) + "|"]
     return "\n".join([*lines, *(f"| {row} | {' | '.join(cells)} |" for row, cells in COMPARISON.items())])
@@ -132,10 +29,6 @@ def peers_table() -> str:
 TABLES = {
     "schemes": schemes_table,
     "peers": peers_table,
-    "published": published_table,
-    "architectures": architectures_table,
-    "trainability": trainability_table,
-    "speed": speed_table,
 }
 
 
@@ -151,3 +44,4 @@ if __name__ == "__main__":
         found = section(text, name)
         text = text[: found.start()] + found[1] + make() + "\n" + found[3].lstrip("\n") + text[found.end() :]
     README.write_text(text, encoding="utf-8")
+    PAGE.write_text(page(), encoding="utf-8")

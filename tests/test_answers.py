@@ -172,10 +172,18 @@ def test_each_output_has_its_own_labels_and_loss():
 
 def test_features_are_no_answers():
     model = keras.Sequential([keras.Input((64,)), *dense(3)])
-    rows = winit.calibrate(model, X, seed=0).rows
+    rows = winit.calibrate(model, X, seed=0, target_std=0.5).rows
     assert [row.after for row in rows] == [0.5] * 3
     plan = winit.initialize(keras.Sequential([keras.Input((64,)), *dense(2)]), seed=0)
     assert "answer" not in plan.rows[2].reason
+
+
+def test_answers_are_no_larger_than_their_layer_asks():
+    small = keras.initializers.RandomNormal(stddev=0.03)
+    model = keras.Sequential([keras.Input((64,)), *dense(1), layers.Dense(30, kernel_initializer=small)])
+    winit.initialize(model, seed=0)
+    kernel = array(model.layers[-1].kernel)
+    assert kernel.std() == pytest.approx(0.03, rel=4 / np.sqrt(2 * kernel.size))
 
 
 def test_labels_need_a_loss():

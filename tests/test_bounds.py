@@ -7,6 +7,7 @@ from helpers import array
 from keras import layers
 
 import keras_winit as winit
+from keras_winit.models.calibrating.targets import SHORT
 
 DATA = np.random.default_rng(0).normal(size=(128, 32)).astype("float32")
 
@@ -60,8 +61,8 @@ def test_a_kernel_is_not_made_ten_thousand_times_as_large(before, cause):
 def test_data_may_have_any_scale(scale):
     found = rows(behind([]), DATA * np.float32(scale))
     assert found["first"].factor == pytest.approx(rows(behind([]))["first"].factor / scale, rel=0.01)
-    assert found["first"].after == 0.5
-    assert found["behind"].after == 0.5
+    assert found["first"].after == SHORT
+    assert found["behind"].after == pytest.approx(rows(behind([]))["behind"].after, rel=0.01)
 
 
 def test_an_average_over_many_places_is_made_up_for():
@@ -69,9 +70,28 @@ def test_an_average_over_many_places_is_made_up_for():
     x = layers.Conv2D(16, 3, activation="tanh", name="first")(inputs)
     x = layers.Dense(20, "tanh", name="behind")(layers.GlobalAveragePooling2D()(x))
     model = keras.Model(inputs, layers.Dense(5, name="last")(x))
-    found = rows(model, np.random.default_rng(0).normal(size=(16, 40, 40, 3)).astype("float32"))
+    images = np.random.default_rng(0).normal(size=(16, 40, 40, 3)).astype("float32")
+    found = rows(model, images, target_std=0.5)
     assert found["behind"].after == 0.5
     assert found["behind"].factor > 10
+
+
+def test_in_a_short_chain_no_kernel_grows_but_what_reads_the_data():
+    """Where Glorot's kernels let a signal shrink, larger ones would learn more slowly."""
+    stack = [layers.Dense(40, "relu", name=f"hidden_{index}") for index in range(5)]
+    model = keras.Sequential([keras.Input((32,)), *stack, layers.Dense(6, name="last")])
+    found = rows(model, 1e-3 * DATA)
+    assert found["hidden_0"].after == SHORT
+    assert found["hidden_0"].factor > 100
+    for index in range(1, 5):
+        row = found[f"hidden_{index}"]
+        assert row.factor == pytest.approx(1, abs=1e-6)
+        assert 0.1 * SHORT < row.after < SHORT
+        assert found[f"hidden_{index}"].after < found[f"hidden_{index - 1}"].after
+    shrunk = rows(model, 100 * DATA, scheme={"hidden_3": keras.initializers.RandomNormal(stddev=5)})
+    assert shrunk["hidden_3"].factor < 1
+    exact = rows(model, 1e-3 * DATA, target_std=0.5)
+    assert [exact[f"hidden_{index}"].after for index in range(5)] == [0.5] * 5
 
 
 def blocks(*parts):

@@ -13,7 +13,9 @@ from keras import layers, ops
 import keras_winit as winit
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.branches import shares
+from keras_winit.models.anatomy.outputs import NUMBER_STD
 from keras_winit.models.anatomy.outputs import answers as answers_of
+from keras_winit.models.calibrating.targets import SHORT
 from keras_winit.models.running.moments import moments
 from keras_winit.models.running.watching import having, intercepted, no_gradients
 
@@ -604,7 +606,7 @@ def test_the_table_and_the_plot():
     calibration = winit.calibrate(model, seed=0)
     text = str(calibration)
     assert "(gate 3)" in text
-    assert "rescaled to a deviation of 0.3 to 0.5" in text
+    assert f"rescaled to a deviation of {NUMBER_STD} to {SHORT}" in text
     assert "<table>" in calibration._repr_html_()
     assert calibration.to_dict()["rows"][0]["factor"] == calibration.rows[0].factor
     pytest.importorskip("matplotlib")

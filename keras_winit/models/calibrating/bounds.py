@@ -15,7 +15,6 @@ from keras_winit.models.tracing.kinds import AVERAGES, GLOBAL_AVERAGES, NORMALIZ
 from keras_winit.models.tracing.trace import Step, Value
 from keras_winit.support.host import host_array
 
-_ANSWERS = math.sqrt(2)  # Glorot's, of few units
 MOST = 10.0  # times what a kernel's fans say for signals of a deviation of one
 _AVERAGING = (*AVERAGES, *GLOBAL_AVERAGES)
 _SMALL = 0.1  # of what multiplies a signal
@@ -48,12 +47,17 @@ class Bounds:
             f"{factor:.3g} times as large it would be too large for its fans: {cause} makes its signal small"
         )
 
-    def most(self, slot: Slot) -> float:
-        """The factor that makes a kernel of answers as large as its fans say; any, if it reads the data."""
+    def most(self, slot: Slot, *, answers: bool) -> float:
+        """The factor up to which a kernel is no larger than its fans say; any, if it reads the data.
+
+        For answers that is Glorot's size, for other kernels that of an orthogonal one.
+        """
         steps = self._anatomy.steps(slot)
         if slot.fans is None or not steps or self._reads_input(steps[0]):
             return math.inf
-        return _ANSWERS / max(_size(slot), 1e-30)
+        fan_in, fan_out = slot.fans
+        size = math.sqrt(2 * fan_in / (fan_in + fan_out)) if answers else math.sqrt(fan_in / max(slot.fans))
+        return max(1.0, size / max(_size(slot), 1e-30))
 
     def _reads_input(self, step: Step) -> bool:
         """Whether a signal comes from the model's input with its scale."""

@@ -111,6 +111,7 @@ class Pass:
                 told: dict[str, Any] = {
                     "target": self._target,
                     "settle": self._settle,
+                    "most": self._most,
                     "normalized": normalized,
                 }
                 hooks[slot.layer] = Replayer(traced, self._anatomy, slots=found, **told)
@@ -142,9 +143,17 @@ class Pass:
         if slot not in self._answers:
             hook.place = self._centring.place(slot)
         elif self._centring.may_move(slot):
-            hook.place, hook.most = self._answers.place(slot), self._bounds.most
+            hook.place = self._answers.place(slot)
         else:
             hook.whole = not self._centring.has_bias(slot)
+        if slot in self._answers or hook.place is None:
+            hook.most = self._most
+
+    def _most(self, slot: Slot) -> float:
+        """The largest factor: answers, and kernels in short chains, are made no larger than their fans."""
+        if slot in self._answers or self._target.is_gentle(slot):
+            return self._bounds.most(slot, answers=slot in self._answers)
+        return math.inf
 
     def _normalized(self, slot: Slot, *, centred: bool) -> Normalized | None:
         """What divides by the size of a layer's output at once; None for nothing."""
@@ -184,10 +193,17 @@ class Pass:
         centre: float | None = None,
         *,
         normalized: bool = False,
+        after: float | None = None,
+        wanted: float | None = None,
     ) -> bool:
-        """Rescale a kernel, by one factor or one for each gate, and write down what was done."""
+        """Rescale a kernel, by one factor or one for each gate, and write down what was done.
+
+        `after` is the deviation then, where it is not `found` times the factor; `wanted` is the factor that
+        would have reached the target.
+        """
         if factors is not None:
-            reason = reason or self._bounds.reason(slot, max(factors), self._target(slot)) or ""
+            most = max(factors) if wanted is None else wanted
+            reason = reason or self._bounds.reason(slot, most, self._target(slot)) or ""
             factors = None if reason else factors
         self._open.pop(id(slot.variable), None)
         self._advance()
@@ -204,8 +220,8 @@ class Pass:
         self._record(slot, factors)
         for gate, (before, each) in enumerate(zip(found, factors, strict=True)):
             which = None if len(factors) == 1 else gate
-            after = self._target(slot) if centre is None or before is None else before * each
-            self.rows.append(CalibrationRow(slot.path, which, before, after, each, reason, centre))
+            then = before * each if after is None and before is not None else after
+            self.rows.append(CalibrationRow(slot.path, which, before, then, each, reason, centre))
         return True
 
     def _record(self, slot: Slot, factors: list[float]) -> None:

@@ -45,6 +45,7 @@ class Replayer:
         slots: the kernels.
         target: which deviation each is to give.
         settle: what to tell of each.
+        most: the largest factor on each.
         normalized: what divides by the size of a kernel's output at once, or None.
     """
 
@@ -56,10 +57,11 @@ class Replayer:
         slots: list[Slot],
         target: Target,
         settle: Settle,
+        most: Callable[[Slot], float],
         normalized: Callable[[Slot], Normalized | None],
     ) -> None:
         self._call = call
-        self._target, self._settle, self._normalized = target, settle, normalized
+        self._target, self._settle, self._most, self._normalized = target, settle, most, normalized
         self._open = list(slots)
         self._at: dict[int, list[Slot]] = {}
         for slot in slots:
@@ -115,6 +117,7 @@ class Replayer:
             return output
         behind = max(abs(slot.use.behind) if slot.use else 1.0 for slot in slots)
         factor = self._target(slots[0]) / (found.std * behind) if found.varies else 0.0
+        wanted, factor = factor, min(factor, *map(self._most, slots))
         if not 0 < factor < float("inf"):
             for slot in slots:
                 self._settle(slot, [found.std], None, NO_VARIANCE if found.std == 0 else NOT_FINITE)
@@ -123,7 +126,7 @@ class Replayer:
         done = True
         for slot in slots:  # of a product of kernels each takes its share
             share = factor ** (1 / len(product)) if slot in product else factor
-            done = self._settle(slot, [found.std * behind], [share], "") and done
+            done = self._settle(slot, [found.std * behind], [share], "", wanted=wanted) and done
         return output * keras.ops.cast(factor, output.dtype) if done else output
 
 

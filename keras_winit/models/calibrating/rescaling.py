@@ -111,17 +111,19 @@ class Rescaler:
         if not found.varies:
             self._settle(slot, [found.std], None, NO_VARIANCE if math.isfinite(found.std) else NOT_FINITE)
             return output
-        offset, target = self._offset(output), self._target(slot)
+        offset, target, wanted = self._offset(output), self._target(slot), None
         if self.whole:
             part = found if offset is None else moments(output - offset)
             found = Moments(part.mean, math.hypot(part.mean, part.std))
             factor: float | None = target / found.std if found.varies else math.inf
         else:
+            wanted = target / found.std
+            target = min(target, found.std * self.most(slot))
             factor = target / found.std if offset is None else _factor(output, offset, target)
         if factor is None or not 0 < factor < math.inf:
             self._settle(slot, [found.std], None, BIASED if factor is None else NOT_FINITE)
             return output
-        if not self._settle(slot, [found.std], [factor], ""):
+        if not self._settle(slot, [found.std], [factor], "", after=target, wanted=wanted):
             return output
         output = output * ops.cast(factor, output.dtype)
         return output if offset is None else output + ops.cast(1 - factor, output.dtype) * offset
@@ -185,7 +187,7 @@ class Rescaler:
         if self._stays(slot, found):
             return
         if found.varies:
-            self._settle(slot, [found.std], [self._target(slot) / found.std], "")
+            self._settle(slot, [found.std], [min(self._target(slot) / found.std, self.most(slot))], "")
         else:
             self._settle(slot, [found.std], None, NO_VARIANCE if math.isfinite(found.std) else NOT_FINITE)
 

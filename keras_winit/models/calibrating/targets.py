@@ -12,8 +12,8 @@ from keras_winit.models.calibrating.answers import Answers
 from keras_winit.theory.balance import balanced
 
 # In long chains a deviation of one reaches all layers. Short ones, where that takes no care, learn faster
-# from smaller kernels. Measured: tests/benchmarks/published.py.
-LONG, SHORT = 1.0, 0.5
+# from smaller kernels and signals. Measured: tests/benchmarks/published.py.
+LONG, SHORT = 1.0, 0.35
 
 
 class Targets:
@@ -35,6 +35,10 @@ class Targets:
         if slot not in self._found:
             self._found[slot] = self._of(slot)
         return self._found[slot]
+
+    def is_gentle(self, slot: Slot) -> bool:
+        """Whether a signal may stay smaller than its target: a larger kernel would learn more slowly."""
+        return self._std is None and self._depths.is_short(slot)
 
     def _of(self, slot: Slot) -> float:
         if slot in self._answers:

@@ -16,7 +16,7 @@ from keras_winit.models.anatomy.normalizing import normalizations_after
 from keras_winit.models.anatomy.outputs import answers
 from keras_winit.models.anatomy.slots import ADAPTER, STATISTICS, Slot
 from keras_winit.models.initializing.asked import asked_for
-from keras_winit.models.initializing.fitting import fit
+from keras_winit.models.initializing.fitting import fit, std_of
 from keras_winit.models.initializing.mirroring import Mirroring
 from keras_winit.models.initializing.plan import NOTHING_KNOWN
 from keras_winit.models.initializing.torch_defaults import torch_default
@@ -37,6 +37,7 @@ _MIRRORED = LooksLinear.name
 
 _SHORT = f"in a chain of fewer than {DEEP} kernels"
 _HE = (HeNormal, HeUniform)
+_SMALLER = 0.8  # is smaller, and no matter of rounding
 
 
 class Rule(NamedTuple):
@@ -211,11 +212,12 @@ class Chooser:
         activation = activation_after(self._anatomy, slot)[0]
         std, depth = self._answers[slot], self._depths.of(slot)
         if slot.fans is not None:
-            # No larger than Glorot's; but an activation before it takes from the signal, ReLU a factor of
-            # 1/√2, and so does each of Glorot's layers in a short chain.
+            # No larger than Glorot's, or than its layer asks; but an activation before it takes from the
+            # signal, ReLU a factor of 1/√2, and so does each of Glorot's layers in a short chain.
             glorot = math.sqrt(2 * slot.fans.fan_in / (slot.fans.fan_in + slot.fans.fan_out))
             lost = 2 ** ((depth - 1) / 4) if self._depths.is_short(slot) else 1.0
-            std = min(glorot, std * _room(activation_before(self._anatomy, slot)) * lost)
+            asked = (std_of(slot.asked, slot) or math.inf) * math.sqrt(slot.fans.fan_in)
+            std = min(glorot, asked, std * _room(activation_before(self._anatomy, slot)) * lost)
         reason = f"an answer: starts at a deviation of {std:.2g}, for a small first loss"
         return Choice(get("variance_scaling", scale=std**2), reason, activation and activation.name)
 
@@ -238,8 +240,11 @@ class Chooser:
         normalizations = normalizations_after(self._anatomy, slot)
         if normalizations and _clears(slot, normalizations):
             # Of what is divided out, the size only says how fast a kernel learns: one of orthogonal size
-            # does well where He's learns half as fast. Measured: tests/benchmarks/architectures.py.
+            # does well where He's learns half as fast, and Keras' own depthwise one, four times as small,
+            # better yet. Measured: tests/benchmarks/architectures.py and published.py.
             reason = f"{normalizations[0].name} divides by its size"
+            if _asks_for_less(slot):
+                return Choice(slot.asked, f"{reason}: as small as its layer asks", activation.name, own=True)
             return Choice(get("orthogonal"), reason, activation.name)
         try:
             scheme = for_activation(activation)
@@ -275,6 +280,12 @@ def _clears(slot: Slot, normalizations: list[Any]) -> bool:
         return False
     variance = std**2 * slot.fans.fan_in if slot.fans else 0.0
     return all(variance > 100 * (getattr(each, "epsilon", None) or 0.0) for each in normalizations)
+
+
+def _asks_for_less(slot: Slot) -> bool:
+    """Whether a slot's layer asks for a kernel that is smaller than an orthogonal one."""
+    asked, orthogonal = std_of(slot.asked, slot), fit(get("orthogonal"), slot, 0).expected_std(slot.shape)
+    return asked is not None and asked < _SMALLER * orthogonal
 
 
 def _own(slot: Slot, reason: str) -> Choice:

@@ -1,0 +1,151 @@
+"""The page of all benchmarks, tests/benchmarks/README.md: what each found, its pictures, how to run it again.
+
+`python tests/readme_tables.py` writes it.
+"""
+
+import ast
+import json
+import statistics
+from pathlib import Path
+
+FOLDER = Path(__file__).parent / "benchmarks"
+RESULTS = FOLDER / "results"
+PAGE = FOLDER / "README.md"
+
+
+def speed_table() -> str:
+    """Medians of ratios to Keras' time, from what tests/benchmarks/sampling.py recorded."""
+    paths = [RESULTS / f"{name}.json" for name in ("tensorflow", "jax", "torch")]
+    found = {path.stem: json.loads(path.read_text("utf-8")) for path in paths if path.exists()}
+    order = list(found)
+    lines = [f"| | {' | '.join(order)} |", "|---" * (len(order) + 1) + "|"]
+    keys = dict.fromkeys(
+        (row["distribution"], tuple(row["shape"]), row["peer"])
+        for name in order
+        for row in found[name]["speed"]
+    )
+    for distribution, shape, peer in keys:
+        wanted = {"distribution": distribution, "shape": list(shape), "peer": peer}
+        ratios = [
+            next((f"{row['ratio']:.2f}" for row in found[name]["speed"] if wanted.items() <= row.items()), "")
+            for name in order
+        ]
+        against = "" if peer == "Keras" else f", against {peer}"
+        size = f"{shape[0]}²" if shape[0] == shape[1] else "×".join(map(str, shape))
+        lines.append(f"| {distribution.replace('_', ' ')} {size}{against} | {' | '.join(ratios)} |")
+    for distribution in dict.fromkeys(row["distribution"] for name in order for row in found[name]["memory"]):
+        peaks = [
+            next(
+                f"{row['peak_tensors']:.1f}"
+                for row in found[name]["memory"]
+                if row["distribution"] == distribution
+            )
+            for name in order
+        ]
+        lines.append(
+            f"| {distribution.replace('_', ' ')} 8192², peak memory in tensors | {' | '.join(peaks)} |"
+        )
+    places = dict.fromkeys(f"{about['machine']}, {about['date']}" for about in found.values())
+    versions = {package: version for name in order for package, version in found[name]["versions"].items()}
+    shown = ", ".join(f"{package} {version}" for package, version in versions.items())
+    return "\n".join([*lines, "", f"{'; '.join(places)}; {shown}."])
+
+
+def trainability_table() -> str:
+    """How many cells each initialization solves, from what tests/benchmarks/trainability.py recorded."""
+    columns = {
+        "Dense, up to 40 layers": ("dense", range(41)),
+        "Dense, 100 layers": ("dense", range(100, 101)),
+        "convolutions, up to 40": ("convolutions", range(41)),
+        "breast cancer data, up to 40": ("cancer", range(41)),
+    }
+    counts, totals = {}, {}
+    for column, (task, depths) in columns.items():
+        path = RESULTS / f"trainability_{task}.json"
+        if not path.exists():
+            continue
+        cells = json.loads(path.read_text("utf-8"))["cells"]
+        cells = [scores for key, scores in cells.items() if int(key.split()[1]) in depths]
+        totals[column] = len(cells)
+        for method in dict.fromkeys(method for scores in cells for method in scores):
+            if all(method in scores for scores in cells):
+                medians = [statistics.median(scores[method]) for scores in cells]
+                counts.setdefault(method, {})[column] = str(sum(value >= 0.9 for value in medians))
+    lines = [
+        "| cells solved | " + " | ".join(f"{name} (of {count})" for name, count in totals.items()) + " |"
+    ]
+    lines.append("|---" * (len(totals) + 1) + "|")
+    for method, found in counts.items():
+        lines.append(f"| {method} | " + " | ".join(found.get(name, "–") for name in totals) + " |")
+    return "\n".join(lines)
+
+
+def architectures_table() -> str:
+    """The last losses, and the accuracy, of what tests/benchmarks/architectures.py recorded."""
+    runs = json.loads((RESULTS / "architectures.json").read_text("utf-8"))["runs"]
+    keys = [key.rsplit(" ", 1)[0].split(" ", 1) for key in runs]
+    methods = [method for method in dict.fromkeys(method for _, method in keys) if method != "looks_linear"]
+    lines = [f"| | {' | '.join(methods)} |", "|---" * (len(methods) + 1) + "|"]
+    for model in dict.fromkeys(model for model, _ in keys):
+        cells = []
+        for method in methods:
+            found = [run for key, run in runs.items() if key.rsplit(" ", 1)[0] == f"{model} {method}"]
+            losses = [statistics.mean(run["losses"][-44:]) for run in found]
+            accuracy = statistics.mean(run["accuracy"] for run in found)
+            spread = (max(losses) - min(losses)) / 2
+            cells.append(f"{statistics.mean(losses):.2f} ± {spread:.2f}, {accuracy:.0%}")
+        lines.append(f"| {model} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def published_table() -> str:
+    """How many models train better and worse by 10 %, of what tests/benchmarks/published.py recorded."""
+    record = json.loads((RESULTS / "published.json").read_text("utf-8"))
+    lines = ["| of last losses against Keras' default | better | within 10 % | worse | geometric mean |"]
+    lines.append("|---" * 5 + "|")
+    for method in ("initialize", "calibrate"):
+        means = [
+            [statistics.mean(runs[each].values()) for each in (method, "default")] for runs in record.values()
+        ]
+        ratios = [ours / default for ours, default in means]
+        better, worse = sum(each < 1 / 1.1 for each in ratios), sum(each > 1.1 for each in ratios)
+        middle = statistics.geometric_mean(ratios)
+        lines.append(f"| {method} | {better} | {len(ratios) - better - worse} | {worse} | {middle:.2f} |")
+    return "\n".join(lines)
+
+
+# Each benchmark, in the order of the page: the table of what it found, and the pictures that it drew.
+BENCHMARKS = {
+    "published": (published_table, ()),
+    "architectures": (architectures_table, ("architectures",)),
+    "trainability": (trainability_table, ("overview", "trainability_*")),
+    "mean_field": (None, ("mean_field_*",)),
+    "twins": (None, ()),
+    "sampling": (speed_table, ()),
+    "memory": (None, ()),
+    "calibration": (None, ()),
+    "whole_model": (None, ()),
+    "tracing": (None, ()),
+    "importing": (None, ()),
+}
+
+_INTRODUCTION = """# Benchmarks
+
+What the figures of this project come from. Each is a script that says how to run it; what it found is in
+`results/`, and the tables and pictures below are made of that. Times are ratios of pairs measured in turn.
+This page is generated: `python tests/readme_tables.py`.
+"""
+
+
+def page() -> str:
+    """All of the page."""
+    parts = [_INTRODUCTION]
+    for name, (table, pictures) in BENCHMARKS.items():
+        described = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text("utf-8")))
+        parts.append(f"## {name}\n\n{described}\n")
+        if table is not None:
+            parts.append(table() + "\n")
+        for pattern in pictures:
+            for path in sorted(RESULTS.glob(f"{pattern}.png")):
+                parts.append(f"![{path.stem.replace('_', ' ')}](results/{path.name})\n")
+    return "\n".join(parts)
