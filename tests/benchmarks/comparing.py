@@ -23,6 +23,7 @@ from published_models import generative, tables, text, vision  # noqa: F401
 from published_models.task import TASKS
 
 import keras_winit as winit
+from keras_winit.models.comparing.compare import SCHEMES
 
 RESULTS = Path(__file__).parent / "results" / "comparing.json"
 CANDIDATES = ("configured", "auto", "torch", "orthogonal", "glorot_uniform", "calibrate")
@@ -90,12 +91,17 @@ def show(record):
         for seed, run in runs.items():
             ends = {each: run[each]["end"] for each in CANDIDATES}
             best = min(end for end in ends.values() if end is not None)
-            shown = "  ".join(f"{each} {'–' if end is None else f'×{end / best:.2f}'}" for each, end in ends.items())
+            shown = "  ".join(
+                f"{each} {'–' if end is None else f'×{end / best:.2f}'}" for each, end in ends.items()
+            )
             print(f"{name:24} {seed} winner ×{ratio(run, run, CANDIDATES):.2f} of {best:.4g}   {shown}")
-    defaults = [name for name in winit.SCHEMES_COMPARED if name in CANDIDATES]
+    defaults = [name for name in SCHEMES if name in CANDIDATES]
     for label, candidates in (("all", CANDIDATES), ("the default", defaults)):
         (near, count), (far, others) = hits(record, candidates)
-        print(f"{label}: the winner is near the best in {near} of {count}, with the other seed in {far} of {others}")
+        print(
+            f"{label}: the winner is near the best in {near} of {count}, "
+            f"with the other seed in {far} of {others}"
+        )
 
 
 def main():

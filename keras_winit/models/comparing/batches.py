@@ -25,7 +25,7 @@ class Batches:
         steps: how many steps there are.
         size: the samples of a batch of arrays; None for a data set, which has batches of its own.
         count: how many samples there are; 0 for a data set.
-        seed: of the order of the samples.
+        seed: the root seed, of the order of the samples too.
     """
 
     held: list[Any]
@@ -37,16 +37,19 @@ class Batches:
     def __iter__(self) -> Iterator[tuple[Any, Any, Any]]:
         """Each step's batch, as tensors of the backend, as `fit` hands them on."""
         for batch in itertools.islice(self._arrays(), self.steps):
-            yield tree.map_structure(lambda each: None if each is None else ops.convert_to_tensor(each), batch)
+            yield tree.map_structure(
+                lambda each: None if each is None else ops.convert_to_tensor(each), batch
+            )
 
     def _arrays(self) -> Iterator[Any]:
-        if self.size is None:
-            yield from itertools.cycle(self.held)
+        return itertools.cycle(self.held) if self.size is None else self._drawn(self.size)
+
+    def _drawn(self, size: int) -> Iterator[Any]:
         rng = np.random.default_rng(fold(self.seed, "batches"))
         while True:
             order = rng.permutation(self.count)
-            for start in range(0, self.count - self.size + 1, self.size):
-                yield self._part(order[start : start + self.size])
+            for start in range(0, self.count - size + 1, size):
+                yield self._part(order[start : start + size])
 
     def _part(self, index: Any) -> Any:
         return tree.map_structure(lambda each: None if each is None else each[index], self.held[0])
@@ -63,7 +66,7 @@ class Batches:
 
 
 def batches_of(
-    model: keras.Model, data: Any, labels: Any, steps: int, batch_size: int | None, seed: int
+    model: keras.Model, data: Any, labels: Any, *, steps: int, batch_size: int | None, seed: int
 ) -> Batches:
     """The batches of so many steps.
 
@@ -80,41 +83,54 @@ def batches_of(
             raise ValueError("The data brings labels of its own. Pass `labels` with arrays only.")
         if batch_size is not None:
             raise ValueError(
-                f"A data set has batches of its own. Pass `batch_size` with arrays only. Received: {batch_size}."
+                "A data set has batches of its own. Pass `batch_size` with arrays only. "
+                f"Received: batch_size={batch_size}."
             )
         held = [_triple(batch) for batch in itertools.islice(_batches_in(data), steps)]
         if not held:
             raise ValueError("`data` is empty: it has no batches.")
         return Batches(held, steps, None, 0, seed)
     inputs, answers = (tree.map_structure(_array, nest) for nest in (data, labels))
-    counts = {
-        name: {len(array) for array in tree.flatten(nest) if array is not None}
-        for name, nest in (("data", inputs), ("labels", answers))
-    }
-    every = counts["data"] | counts["labels"]
-    if len(every) > 1:
+    count = _samples(inputs, answers)
+    size = _size(model, batch_size, count)
+    return Batches([(inputs, answers, None)], steps, size, count, seed)
+
+
+def _samples(inputs: Any, answers: Any) -> int:
+    """How many samples there are."""
+    counts = []
+    for nest in (inputs, answers):
+        arrays = [array for array in tree.flatten(nest) if array is not None]
+        if any(array.ndim == 0 for array in arrays):
+            raise TypeError("`data` and `labels` must be arrays of samples. Received: a single number.")
+        counts.append({len(array) for array in arrays})
+    if len(counts[0] | counts[1]) > 1:
         raise ValueError(
             "The arrays of `data` and `labels` must have as many samples each. Received: "
-            f"{sorted(counts['data'])} and {sorted(counts['labels'])}. Pass a data set that yields batches of "
+            f"{sorted(counts[0])} and {sorted(counts[1])}. Pass a data set that yields batches of "
             "(data, labels) where a sample is not a row of each."
         )
-    count = every.pop() if every else 0
+    count = max(counts[0], default=0)
     if not count:
         raise ValueError("`data` is empty: it has no samples.")
+    return count
+
+
+def _size(model: keras.Model, asked: int | None, count: int) -> int:
+    """How many samples a batch has."""
     fixed = fixed_samples(model)
-    size = fixed or batch_size or min(_BATCH, count)
-    if size > count or (fixed and batch_size not in (None, fixed)):
-        raise ValueError(
-            f"A batch must have at most as many samples as there are, {count}, and as many as the model takes"
-            f"{'' if fixed is None else f', {fixed}'}. Received: batch_size={batch_size}, so {size}."
-        )
-    return Batches([(inputs, answers, None)], steps, size, count, seed)
+    if fixed is not None and asked not in (None, fixed):
+        raise ValueError(f"The model takes {fixed} samples at a time. Received: batch_size={asked}.")
+    size = fixed or asked or min(_BATCH, count)
+    if size > count:
+        raise ValueError(f"A batch of {size} samples needs as many at least. Received: {count} samples.")
+    return size
 
 
 def _is_data_set(data: Any) -> bool:
     if isinstance(data, keras.utils.PyDataset):
         return True
-    plain = (hasattr(data, "shape") and hasattr(data, "dtype")) or isinstance(data, (dict, list, tuple, str))
+    plain = hasattr(data, "shape") or isinstance(data, (dict, list, tuple, str, bytes))
     return not plain and hasattr(data, "__iter__")
 
 
@@ -137,7 +153,7 @@ def _array(item: Any) -> Any:
     if item is None:
         return None
     array = ops.convert_to_numpy(item) if ops.is_tensor(item) else np.asarray(item)
-    if array.dtype == object or (array.ndim == 0 and not ops.is_tensor(item)):
+    if array.dtype == object:
         raise TypeError(
             "`data` and `labels` must be arrays of samples, nests of them, or a data set of batches. "
             f"Received: {shown(item)} of type {type(item).__name__}."

@@ -14,7 +14,7 @@ from keras_winit.models.comparing.starts import Start, starts_of
 from keras_winit.models.comparing.training import train
 from keras_winit.models.initializing.initialize import root_seed
 from keras_winit.models.initializing.optimizer import reset_optimizer
-from keras_winit.models.running.undo import Undo, taken_back, undo_on_failure
+from keras_winit.models.running.undo import taken_back, undo_on_failure
 from keras_winit.models.tracing.ownership import check_built
 from keras_winit.support.checks import as_bool, as_float, as_int, shown
 from keras_winit.support.progress import progress as progress_bar
@@ -28,8 +28,8 @@ def compare(
     labels: Any = None,
     schemes: Any = SCHEMES,
     steps: int = 100,
-    learning_rates: Any = None,
     *,
+    learning_rates: Any = None,
     batch_size: int | None = None,
     monitor: str = "loss",
     seed: int | None = None,
@@ -55,8 +55,8 @@ def compare(
         data: what to train on: an array or a nest of arrays; or a tf.data.Dataset, a keras.utils.PyDataset, a
             torch DataLoader or an iterable of batches, whose first `steps` batches are held in memory and,
             where there are fewer, taken again.
-        labels: an array or a nest of arrays, as many as there are samples; a data set brings its own. None for
-            a model that needs none.
+        labels: an array or a nest of arrays, as many as there are samples; a data set brings its own.
+            None for a model that needs none.
         schemes: the starts to try, a tuple of what `initialize` takes as `scheme`, "keep" for the weights
             as they are, or "calibrate" for `winit.calibrate` on a batch, with the labels where the model is
             compiled with a loss; or a mapping of names, for the table, to these. What cannot be drawn
@@ -79,8 +79,9 @@ def compare(
         A `Comparison`: printing it shows a table; it has the curves, and `plot()` draws them.
 
     Raises:
-        TypeError, ValueError: for a model that is not built or not compiled, data that it cannot be trained on,
-            arrays of lengths that differ, an unknown scheme, and numbers out of range. The model is as it was.
+        TypeError, ValueError: for a model that is not built or not compiled, data that it cannot be
+            trained on, arrays of lengths that differ, an unknown scheme, and numbers out of range. The model
+            is as it was.
 
     Example:
 
@@ -102,9 +103,10 @@ def compare(
     if not isinstance(monitor, str):
         raise TypeError(f"`monitor` must be the name of a loss. Received: monitor={shown(monitor)}.")
     root = root_seed(seed)
-    batches = batches_of(model, data, labels, steps, batch_size, root)
+    batches = batches_of(model, data, labels, steps=steps, batch_size=batch_size, seed=root)
     with progress_bar("comparing", len(starts) * len(rates) * steps, show=progress) as advance:
-        trials = _trials(model, batches, (starts, rates), monitor, root, advance)
+        tried = list(itertools.product(starts, rates))
+        trials = _trials(model, batches, tried, monitor, advance)
     if all(trial.reason for trial in trials):
         reasons = "; ".join(f"{trial.start}: {trial.reason}" for trial in trials)
         raise ValueError(f"The model {model.name!r} cannot be drawn from any of the starts. {reasons}")
@@ -113,7 +115,7 @@ def compare(
         return found
     start = next(start for start in starts if start.name == found.winner.start)
     rate = None if learning_rates is None else found.winner.learning_rate
-    said = _apply(model, batches, start, rate, root)
+    said = _apply(model, batches, start, rate)
     return Comparison(trials, steps, str(batches), monitor, root, said)
 
 
@@ -121,8 +123,8 @@ def _check_model(model: Any) -> None:
     check_built(model)
     if not (isinstance(model, keras.Model) and model.compiled):
         raise ValueError(
-            f"`model` must be compiled: it is trained by its own optimizer and loss. Received: {model.name!r}, "
-            'which is not. Call `model.compile("adam", loss)` first.'
+            "`model` must be compiled: it is trained by its own optimizer and loss. Received: "
+            f'{model.name!r}, which is not. Call `model.compile("adam", loss)` first.'
         )
 
 
@@ -165,9 +167,8 @@ def _rate_now(model: keras.Model) -> float | None:
 def _trials(
     model: keras.Model,
     batches: Batches,
-    tried: tuple[list[Start], list[float | None]],
+    tried: list[tuple[Start, float | None]],
     monitor: str,
-    seed: int,
     advance: Callable[[], None],
 ) -> tuple[Trial, ...]:
     """What came of each start at each rate; the model is as it was."""
@@ -175,16 +176,16 @@ def _trials(
     with randomness_kept(), as_found(model) as stand_ins, taken_back() as undo:
         for variable in (*variables_of(model), *stand_ins.variables):
             undo.keep(variable)
-        for start, rate in itertools.product(*tried):
+        for start, rate in tried:
             undo.take_back()
             for optimizer in stand_ins.late:
                 reset_optimizer(optimizer, undo)
-            start_randomness(seed)
+            start_randomness(batches.seed)
             if rate is not None:
                 model.optimizer.learning_rate = rate
             now = _rate_now(model)
             try:
-                start.draw(model, batches, seed, undo)
+                start.draw(model, batches, undo)
             except (TypeError, ValueError) as error:
                 trials.append(Trial(start.name, now, (), None, str(error), batches.steps))
                 for _ in range(batches.steps):
@@ -195,14 +196,16 @@ def _trials(
     return tuple(trials)
 
 
-def _apply(model: keras.Model, batches: Batches, start: Start, rate: float | None, seed: int) -> str:
+def _apply(model: keras.Model, batches: Batches, start: Start, rate: float | None) -> str:
     """Draw the model with a start, and say so."""
     with undo_on_failure() as undo:
-        start.draw(model, batches, seed, undo)
+        start.draw(model, batches, undo)
         for optimizer in optimizers_of(model).values():
             if optimizer.built:
                 reset_optimizer(optimizer, undo)
         if rate is None:
             return f"the model is drawn with {start.name}, its optimizer's state reset"
         undo.assign(_rate_variable(model), rate)
-        return f"the model is drawn with {start.name}, its optimizer reset, its learning rate set to {rate:.3g}"
+        return (
+            f"the model is drawn with {start.name}, its optimizer reset, its learning rate set to {rate:.3g}"
+        )

@@ -83,6 +83,11 @@ class Comparison(Printed):
     applied: str
 
     @property
+    def window(self) -> int:
+        """Of how many steps the last loss is the mean."""
+        return last_of(self.steps)
+
+    @property
     def ranking(self) -> tuple[Trial, ...]:
         """The trials that came to the end, the one with the smallest last loss first."""
         done = [trial for trial in self.trials if trial.last is not None]
@@ -135,8 +140,8 @@ class Comparison(Printed):
             return f"no start came to the end {over}; {self.applied}"
         close = f", within 10 %: {', '.join(map(self.name, self.near))}" if self.near else ""
         return (
-            f"{self.name(best)} learns fastest, last {self.monitor} {number(best.last)} (the mean of the last "
-            f"{last_of(self.steps)}){close}; {over}; {self.applied}"
+            f"{self.name(best)} learns fastest, last {self.monitor} {number(best.last)} (the mean of "
+            f"{self.window} steps){close}; {over}; {self.applied}"
         )
 
     def _tables(self) -> list[Table]:
@@ -144,7 +149,13 @@ class Comparison(Printed):
         rest = [trial for trial in self.trials if trial.last is None]
         headings = ("start", "learning rate", "first", "last", "to the best", "")
         rows = [
-            (trial.start, number(trial.learning_rate), number(trial.first), number(trial.last), *self._said(trial))
+            (
+                trial.start,
+                number(trial.learning_rate),
+                number(trial.first),
+                number(trial.last),
+                *self._said(trial),
+            )
             for trial in (*ranking, *rest)
         ]
         return [Table(f"The {self.monitor} from each start", headings, rows)]

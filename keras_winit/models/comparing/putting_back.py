@@ -1,4 +1,4 @@
-"""A model in training, and as it was found afterwards: stand-ins for its optimizers, and its notes put back."""
+"""A model in training, and as it was found: stand-ins for its optimizers, and its notes put back."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -105,7 +105,9 @@ def as_found(model: keras.Model) -> Iterator[StandIns]:
     """
     late = [vars(model)[name] for name in _BUILT_LATE if vars(model).get(name) is not None]
     contents = [_contents(vars(thing)) for thing in late]
-    contents += [_contents(held) for each in model._flatten_layers() for held in (each._losses, each._loss_ids)]
+    contents += [
+        _contents(held) for each in model._flatten_layers() for held in (each._losses, each._loss_ids)
+    ]
     notes = {name: vars(model).get(name, _MISSING) for name in _NOTES}
     known = {id(variable) for variable in variables_of(model)}
     stand_ins = StandIns(model)

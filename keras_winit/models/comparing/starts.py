@@ -23,20 +23,20 @@ class Start(NamedTuple):
     name: str
     scheme: Any
 
-    def draw(self, model: keras.Model, batches: Batches, seed: int, undo: Undo) -> None:
+    def draw(self, model: keras.Model, batches: Batches, undo: Undo) -> None:
         """Draw the model; what is changed is noted in `undo`.
 
         Raises:
             TypeError, ValueError: where this model cannot be drawn so.
         """
         if self.scheme != CALIBRATE:
-            drawing = Drawing(model, self.scheme, seed)
+            drawing = Drawing(model, self.scheme, batches.seed)
             if drawing.carry_out(undo, show=False):
                 drawing.reset_states(undo)
             return
         inputs, labels, samples = batches.sample(MOST_SAMPLES)
         known = labels if model.loss else None  # a model may have its loss in a `train_step` of its own
-        calibrate_within(undo, model, inputs, known, samples=samples, seed=seed, show=False)
+        calibrate_within(undo, model, inputs, known, samples=samples, seed=batches.seed, show=False)
 
 
 def starts_of(schemes: Any) -> list[Start]:
@@ -47,7 +47,7 @@ def starts_of(schemes: Any) -> list[Start]:
     """
     if isinstance(schemes, str) or not isinstance(schemes, Iterable):
         raise TypeError(
-            "`schemes` must be a tuple of what `initialize` takes as `scheme`, or a mapping of names to these. "
+            "`schemes` must be a tuple of what `initialize` takes as `scheme`, or a mapping of names to it. "
             f"Received: schemes={shown(schemes)}."
         )
     if isinstance(schemes, Mapping):
@@ -59,7 +59,7 @@ def starts_of(schemes: Any) -> list[Start]:
     for index, start in enumerate(found):
         if start.name in [other.name for other in found[:index]]:
             raise ValueError(
-                f"`schemes` names {start.name!r} twice. Pass a mapping of names to schemes to tell them apart."
+                f"`schemes` names {start.name!r} twice. Pass a mapping of names to schemes that differ."
             )
         _check(start.scheme)
     return found

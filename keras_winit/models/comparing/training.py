@@ -22,10 +22,11 @@ def train(
     losses: list[float] = []
     for step, (inputs, labels, weights) in enumerate(batches, start=1):
         logs = _step(model, inputs, labels, weights)
-        if monitor not in logs:
+        names = list(logs) if isinstance(logs, dict) else []
+        if monitor not in names:
             raise ValueError(
-                f"`monitor` must be one of what a step of the model returns, {sorted(logs)}. Received: "
-                f"monitor={monitor!r}.{did_you_mean(monitor, logs)}"
+                f"`monitor` must be one of the losses that the model's `train_step` returns, {names}. "
+                f"Received: monitor={monitor!r}.{did_you_mean(monitor, names)}"
             )
         loss = float(np.mean(np.asarray(logs[monitor], "float64")))
         advance()
@@ -37,11 +38,10 @@ def train(
     return losses, None
 
 
-def _step(model: keras.Model, inputs: Any, labels: Any, weights: Any) -> dict[str, Any]:
+def _step(model: keras.Model, inputs: Any, labels: Any, weights: Any) -> Any:
     try:
-        logs: dict[str, Any] = model.train_on_batch(inputs, labels, sample_weight=weights, return_dict=True)
+        return model.train_on_batch(inputs, labels, sample_weight=weights, return_dict=True)
     except Exception as error:  # whatever a backend or the model's own code raises
         raise ValueError(
             f"The model {model.name!r} cannot be trained on this data: {said_by(error)}"
         ) from error
-    return logs
