@@ -16,7 +16,7 @@ from keras_winit.models.initializing.initialize import root_seed
 from keras_winit.models.initializing.optimizer import reset_optimizer
 from keras_winit.models.running.undo import taken_back, undo_on_failure
 from keras_winit.models.tracing.ownership import check_built
-from keras_winit.support.checks import as_bool, as_float, as_int, shown
+from keras_winit.support.checks import as_bool, as_float, as_int, check_fits, shown
 from keras_winit.support.progress import progress as progress_bar
 
 SCHEMES = ("configured", "auto", "torch", "orthogonal", "calibrate")
@@ -139,6 +139,7 @@ def _rates(model: keras.Model, rates: Any) -> list[float | None]:
     found = list(dict.fromkeys(as_float("learning_rates", rate, positive=True) for rate in rates))
     if not found:
         raise ValueError("`learning_rates` must have at least one rate. Received none.")
+    check_fits("learning_rates", found, "float32")
     names = list(optimizers_of(model))
     if len(names) != 1:
         raise ValueError(
@@ -183,7 +184,7 @@ def _trials(
             start_randomness(batches.seed)
             if rate is not None:
                 model.optimizer.learning_rate = rate
-            now = _rate_now(model)
+            now = _rate_now(model) if rate is None else rate
             try:
                 start.draw(model, batches, undo)
             except (TypeError, ValueError) as error:
@@ -191,6 +192,7 @@ def _trials(
                 for _ in range(batches.steps):
                     advance()
                 continue
+            start_randomness(batches.seed)  # a pass of `calibrate` may have drawn
             losses, diverged = train(model, batches, monitor, advance)
             trials.append(Trial(start.name, now, tuple(losses), diverged, "", batches.steps))
     return tuple(trials)
@@ -198,7 +200,8 @@ def _trials(
 
 def _apply(model: keras.Model, batches: Batches, start: Start, rate: float | None) -> str:
     """Draw the model with a start, and say so."""
-    with undo_on_failure() as undo:
+    with randomness_kept(), undo_on_failure() as undo:
+        start_randomness(batches.seed)
         start.draw(model, batches, undo)
         for optimizer in optimizers_of(model).values():
             if optimizer.built:

@@ -7,6 +7,7 @@ import keras
 
 from keras_winit.models.calibrating.calibrate import calibrate_within
 from keras_winit.models.comparing.batches import Batches
+from keras_winit.models.comparing.randomness import randomness_kept
 from keras_winit.models.initializing.choosing import rules_of
 from keras_winit.models.initializing.initialize import Drawing
 from keras_winit.models.running.batch import MOST_SAMPLES
@@ -69,7 +70,8 @@ def _check(scheme: Any) -> None:
     if isinstance(scheme, str) and scheme == CALIBRATE:
         return
     try:
-        rules_of(scheme)
+        with randomness_kept():  # an initializer without a seed draws one as it is made
+            rules_of(scheme)
     except ValueError as error:
         near = did_you_mean(scheme, [CALIBRATE]) if isinstance(scheme, str) else ""
         raise ValueError(f"{error}{near}") from error
