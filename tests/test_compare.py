@@ -13,7 +13,7 @@ from keras import layers
 
 import keras_winit as winit
 from keras_winit.models.comparing.batches import batches_of
-from keras_winit.models.comparing.comparison import last_of
+from keras_winit.models.comparing.comparison import Comparison, Trial, last_of
 from keras_winit.models.comparing.putting_back import variables_of
 
 RNG = np.random.default_rng(0)
@@ -104,6 +104,8 @@ MODELS = {
     "stateful": (stateful, {}),
     "subclassed": (subclassed, {"monitor": "mine"}),
 }
+if BACKEND == "torch":  # Keras cannot train it there: it assigns to states that the gradient needs
+    del MODELS["stateful"]
 every_model = pytest.mark.parametrize("kind", MODELS)
 
 
@@ -261,6 +263,34 @@ def test_what_cannot_be_drawn_has_a_row_that_says_why():
         winit.compare(model, X, Y, ("dirac",), **SHORT)
 
 
+def compared(*rows, monitor="loss"):
+    trials = [Trial(start, rate, (9.0, *[last] * 5), None, "", 6) for start, rate, last in rows]
+    return Comparison(tuple(trials), 6, "32 samples", monitor, 0, "the model is as it was")
+
+
+@pytest.mark.parametrize(
+    ("rows", "winner"),
+    [
+        ([("a", 1, 2.0), ("b", 1, 1.0), ("c", 1, 1.5)], 1),
+        ([("a", 1, 1.09), ("b", 1, 1.0), ("c", 1, 1.05)], 0),
+        ([("a", 1, 1.11), ("b", 1, 1.0), ("c", 1, 1.05)], 1),
+        ([("a", 1, 5.0), ("a", 2, 1.05), ("b", 1, 1.0), ("b", 2, 1.02)], 1),
+        ([("a", 1, 1.05), ("a", 2, 1.02), ("b", 1, 1.0)], 1),
+        ([("a", 1, -9.5), ("b", 1, -10.0)], 0),
+        ([("a", 1, -8.5), ("b", 1, -10.0)], 1),
+        ([("a", 1, 0.0), ("b", 1, 0.0)], 0),
+    ],
+)
+def test_of_starts_within_a_tenth_of_the_best_the_first_wins(rows, winner):
+    found = compared(*rows)
+    assert found.winner is found.trials[winner]
+    assert found.ranking[0].last == min(row[2] for row in rows)
+    marked = [line for line in str(found).splitlines() if "the winner" in line]
+    assert len(marked) == 1
+    assert marked[0].split()[0] == rows[winner][0]
+    assert ("named first" in marked[0]) == (found.winner is not found.ranking[0])
+
+
 def test_the_last_loss_is_the_mean_of_the_last_tenth_and_of_five_at_least():
     assert [last_of(steps) for steps in (1, 4, 5, 49, 50, 51, 100, 101)] == [1, 4, 5, 5, 5, 6, 10, 11]
     found = winit.compare(made("functional"), X, Y, ("auto",), **{**SHORT, "steps": 7})
@@ -394,7 +424,7 @@ def interrupting(monkeypatch, owner, name, at):
     monkeypatch.setattr(owner, name, once)
 
 
-@pytest.mark.parametrize("kind", ["functional", "stateful"])
+@pytest.mark.parametrize("kind", ["functional", "stateful" if "stateful" in MODELS else "trained"])
 def test_an_interrupt_leaves_the_model_as_it_was(kind, monkeypatch):
     model = made(kind)
     before = everything(model)
@@ -411,9 +441,9 @@ def test_an_interrupt_leaves_the_model_as_it_was(kind, monkeypatch):
             except KeyboardInterrupt:
                 interrupted += 1
                 assert everything(model) == before, (name, at)
-            else:
-                model = made(kind)
-                before = everything(model)
+                continue
+        model = made(kind)
+        before = everything(model)
     assert interrupted > 4
 
 
@@ -486,7 +516,7 @@ def test_weights_without_decay_stay_without():
         keras.utils.set_random_seed(7)
         optimizer = keras.optimizers.AdamW(0.1, weight_decay=2.0)
         if exclude:
-            optimizer.exclude_from_weight_decay(var_names=["kernel", "bias", "gamma", "beta"])
+            optimizer.exclude_from_weight_decay(var_names=["kernel"])
         return winit.compare(functional(optimizer), X, Y, ("auto",), **SHORT).winner.losses
 
     kept, decayed = losses(exclude=True), losses(exclude=False)
@@ -506,7 +536,7 @@ def test_the_result_as_text_html_json_and_picture():
     data = json.loads(json.dumps(found.to_dict()))
     assert data["winner"] == found.trials.index(found.winner)
     assert data["trials"][0]["last"] == pytest.approx(found.trials[0].last)
-    assert "at 0.01 learns fastest" in repr(found)
+    assert "at 0.01 wins" in repr(found)
     figure = found.plot()
     lines = figure.axes[0].get_lines()
     assert [len(line.get_ydata()) for line in lines] == [3, 1, 3, 1]

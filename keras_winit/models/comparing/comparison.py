@@ -94,18 +94,22 @@ class Comparison(Printed):
         return tuple(sorted(done, key=lambda trial: trial.last or 0.0))  # of equal ones the first stays first
 
     @property
-    def winner(self) -> Trial | None:
-        """The trial with the smallest last loss; None where none came to the end."""
-        return next(iter(self.ranking), None)
+    def near(self) -> tuple[Trial, ...]:
+        """The trials whose last loss is within 10 % of the smallest, that one first."""
+        if not self.ranking:
+            return ()
+        best = self.ranking[0].last or 0.0
+        most = best + _NEAR * abs(best)
+        return tuple(trial for trial in self.ranking if trial.last is not None and trial.last <= most)
 
     @property
-    def near(self) -> tuple[Trial, ...]:
-        """The trials whose last loss is within 10 % of the winner's, without it."""
-        best = self.winner
-        if best is None or best.last is None:
-            return ()
-        most = best.last + _NEAR * abs(best.last)
-        return tuple(trial for trial in self.ranking[1:] if trial.last is not None and trial.last <= most)
+    def winner(self) -> Trial | None:
+        """The start that was named first of those within 10 % of the smallest last loss, at its best rate.
+
+        None where no trial came to the end.
+        """
+        order = list(dict.fromkeys(trial.start for trial in self.trials))
+        return min(self.near, key=lambda trial: order.index(trial.start), default=None)
 
     def plot(self) -> Any:
         """A matplotlib figure: the loss of each trial, step by step, smoothed over a tenth of them.
@@ -138,10 +142,11 @@ class Comparison(Printed):
         best = self.winner
         if best is None:
             return f"no start came to the end {over}; {self.applied}"
-        close = f", within 10 %: {', '.join(map(self.name, self.near))}" if self.near else ""
+        close = [self.name(trial) for trial in self.near if trial is not best]
+        beside = f" (within 10 % of the best: {', '.join(close)})" if close else ""
         return (
-            f"{self.name(best)} learns fastest, last {self.monitor} {number(best.last)} (the mean of "
-            f"{self.window} steps){close}; {over}; {self.applied}"
+            f"{self.name(best)} wins, last {self.monitor} {number(best.last)}, the mean of {self.window} "
+            f"steps{beside}; {over}; {self.applied}"
         )
 
     def _tables(self) -> list[Table]:
@@ -165,8 +170,11 @@ class Comparison(Printed):
             return "–", trial.reason
         if trial.diverged is not None:
             return "–", f"diverged: not finite at step {trial.diverged}"
-        best = self.winner
-        if best is None or best.last is None or trial.last is None:
-            return "–", ""
-        ratio = f"×{trial.last / best.last:.2f}" if best.last > 0 else "–"
-        return ratio, "the winner" if trial is best else ""
+        best, last = self.ranking[0].last or 0.0, trial.last or 0.0
+        ratio = f"×{last / best:.2f}" if best > 0 else "–"
+        return ratio, self._place(trial)
+
+    def _place(self, trial: Trial) -> str:
+        if trial is not self.winner:
+            return ""
+        return "the winner" if trial is self.ranking[0] else "the winner: within 10 %, and named first"

@@ -11,23 +11,32 @@ from keras_winit.models.comparing.batches import Batches
 from keras_winit.support.checks import did_you_mean, said_by
 
 
+def warm_up(model: keras.Model, batches: Batches, monitor: str) -> None:
+    """One step, which compiles and builds what the first step of a model does, so that all starts are alike.
+
+    Raises:
+        ValueError: where the model cannot be trained on the batches, or has no such loss.
+    """
+    logs = _step(model, *next(iter(batches)))
+    names = list(logs) if isinstance(logs, dict) else []
+    if monitor not in names:
+        raise ValueError(
+            f"`monitor` must be one of the losses that the model's `train_step` returns, {names}. "
+            f"Received: monitor={monitor!r}.{did_you_mean(monitor, names)}"
+        )
+
+
 def train(
     model: keras.Model, batches: Batches, monitor: str, advance: Callable[[], None]
 ) -> tuple[list[float], int | None]:
     """The loss of each step, up to the first that is not finite, and which step that is, if there is one.
 
     Raises:
-        ValueError: where the model cannot be trained on the batches, or has no such loss.
+        ValueError: where the model cannot be trained on a batch.
     """
     losses: list[float] = []
     for step, (inputs, labels, weights) in enumerate(batches, start=1):
         logs = _step(model, inputs, labels, weights)
-        names = list(logs) if isinstance(logs, dict) else []
-        if monitor not in names:
-            raise ValueError(
-                f"`monitor` must be one of the losses that the model's `train_step` returns, {names}. "
-                f"Received: monitor={monitor!r}.{did_you_mean(monitor, names)}"
-            )
         loss = float(np.mean(np.asarray(logs[monitor], "float64")))
         advance()
         if not math.isfinite(loss):
