@@ -135,8 +135,9 @@ def calibrate_within(
     samples: int | None = MOST_SAMPLES,
     seed: int | None = None,
     show: bool = True,
+    resets: bool = True,
 ) -> Calibration:
-    """Calibrate; what is changed is noted in `undo`."""
+    """Calibrate; what is changed is noted in `undo`. The optimizer's state is left alone without `resets`."""
     target = None if target_std is None else as_float("target_std", target_std, positive=True)
     one_of("center", center, CENTRES)
     check_built(model)
@@ -156,7 +157,7 @@ def calibrate_within(
     centring = Centring(center, drawing.anatomy, drawn=drawing.drawn, left=left, target=targets)
     measured = Pass(drawing, targets, centring=centring, answers=answers, undo=undo)
     measured.run(model, batch, show=show)
-    changed = changed or measured.changed
+    changed = (changed or measured.changed) and resets
     if changed:
         drawing.reset_optimizer(undo)
     note = drawing.note(resets=changed)

@@ -25,7 +25,7 @@ class Start(NamedTuple):
     scheme: Any
 
     def draw(self, model: keras.Model, batches: Batches, undo: Undo) -> None:
-        """Draw the model; what is changed is noted in `undo`.
+        """Draw the model, its optimizer apart; what is changed is noted in `undo`.
 
         Raises:
             TypeError, ValueError: where this model cannot be drawn so.
@@ -37,7 +37,9 @@ class Start(NamedTuple):
             return
         inputs, labels, samples = batches.sample(MOST_SAMPLES)
         known = labels if model.loss else None  # a model may have its loss in a `train_step` of its own
-        calibrate_within(undo, model, inputs, known, samples=samples, seed=batches.seed, show=False)
+        calibrate_within(
+            undo, model, inputs, known, samples=samples, seed=batches.seed, show=False, resets=False
+        )
 
 
 def starts_of(schemes: Any) -> list[Start]:
