@@ -189,10 +189,12 @@ def test_the_same_seed_gives_the_same_table_and_each_start_the_same_batches():
 
 
 def test_what_the_model_draws_from_global_generators_is_the_same_for_each_start():
+    seen = []
+
     class Noisy(layers.Layer):
         def call(self, inputs):
-            noise = np.random.normal() + random.random()  # when it is traced, or called
-            return inputs * (1.0 + noise)
+            seen.append(np.random.normal() + random.random())  # when it is traced, or called
+            return inputs * (1.0 + seen[-1])
 
     keras.utils.set_random_seed(3)
     model = keras.Sequential([keras.Input((4, 6)), layers.Flatten(), Noisy(), layers.Dense(2)])
@@ -201,6 +203,21 @@ def test_what_the_model_draws_from_global_generators_is_the_same_for_each_start(
     found = winit.compare(model, X, Y, {"one": "auto", "two": "auto"}, **SHORT)
     assert found.trials[0].losses == found.trials[1].losses
     assert world() == before
+    if BACKEND != "jax":
+        before_training = len(seen)
+        winit.compare(model, X, Y, ("auto", "calibrate"), **SHORT)  # which calls it once more
+        auto, calibrated = (
+            "".join(f"{each} " for each in part) for part in (seen[before_training:-3], seen[-3:])
+        )
+        assert calibrated in auto
+
+
+def test_a_metric_of_the_users_own_is_as_new():
+    metric = keras.metrics.MeanAbsoluteError()
+    model = plain()
+    model.compile("sgd", "mse", metrics=[metric])
+    winit.compare(model, X, Y, ("auto",), **SHORT)
+    assert not any(array(variable).any() for variable in metric.variables)
 
 
 @pytest.mark.skipif(BACKEND == "torch", reason="nothing is compiled there")
