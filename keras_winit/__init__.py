@@ -11,6 +11,8 @@ from keras_winit.choose import Recommendation, for_activation, recommend
 from keras_winit.models.anatomy.layer_fans import layer_fans
 from keras_winit.models.calibrating.calibrate import calibrate
 from keras_winit.models.calibrating.calibration import Calibration
+from keras_winit.models.comparing.compare import compare
+from keras_winit.models.comparing.comparison import Comparison
 from keras_winit.models.diagnosing.diagnose import diagnose
 from keras_winit.models.diagnosing.report import Finding, Report
 from keras_winit.models.initializing.for_layer import for_layer
@@ -48,6 +50,7 @@ __all__ = [
     "Bilinear",
     "Calibration",
     "ChronoBias",
+    "Comparison",
     "Constant",
     "DeltaOrthogonal",
     "Dirac",
@@ -80,6 +83,7 @@ __all__ = [
     "VarianceScaling",
     "Zeros",
     "calibrate",
+    "compare",
     "compute_fans",
     "diagnose",
     "for_activation",

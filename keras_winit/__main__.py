@@ -20,6 +20,7 @@ from keras_winit.files import (
     write_model,
     written_whole,
 )
+from keras_winit.models.comparing.compare import SCHEMES
 from keras_winit.schemes import scheme_class
 from keras_winit.support.terminal import console, table
 
@@ -104,7 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--seed", type=int, help="the root seed; without it one is drawn and printed")
     calibrate.set_defaults(run=_calibrate)
 
-    for reads_a_model in (initialize, trace, portable, diagnose, calibrate):
+    for reads_a_model in (initialize, trace, portable, diagnose, calibrate, _compare_parser(commands)):
         reads_a_model.add_argument(
             "--import",
             dest="modules",
@@ -120,6 +121,45 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--save", metavar="FILE.keras", help="keep the better model in this file")
     show.set_defaults(run=lambda options: demo.run(options.epochs, options.seed, options.save))
     return parser
+
+
+def _compare_parser(commands: Any) -> argparse.ArgumentParser:
+    compare: argparse.ArgumentParser = commands.add_parser(
+        "compare", help="find the start that a saved model learns from best"
+    )
+    compare.add_argument("model", help="a .keras or .h5 file, of a compiled model")
+    compare.add_argument("out", nargs="?", help="the file to write the model to, drawn with the winner")
+    compare.add_argument("--data", metavar="X.npy", required=True, help="what to train on")
+    compare.add_argument("--labels", metavar="Y.npy", help="what the outputs are compared with")
+    compare.add_argument(
+        "--schemes",
+        type=_listed,
+        default=SCHEMES,
+        metavar="NAME,NAME",
+        help=f"what initialize takes, keep or calibrate; default: {','.join(SCHEMES)}",
+    )
+    compare.add_argument("--steps", type=int, default=100, help="from each start; default: %(default)s")
+    compare.add_argument(
+        "--learning-rates", type=_rates, metavar="RATE,RATE", help="default: the optimizer's"
+    )
+    compare.add_argument("--batch-size", type=int, help="default: 32")
+    compare.add_argument("--monitor", default="loss", help="what to compare by; default: %(default)s")
+    compare.add_argument("--seed", type=int, help="the root seed; without it one is drawn and printed")
+    compare.add_argument("--json", action="store_true", help="print everything as JSON")
+    compare.add_argument("--plot", metavar="OUT.png", help="draw it: .png, .svg or .pdf")
+    compare.set_defaults(run=_compare)
+    return compare
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in text.split(",") if part.strip())
+
+
+def _rates(text: str) -> tuple[float, ...]:
+    try:
+        return tuple(float(part) for part in _listed(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"numbers with commas between, not {text!r}") from error
 
 
 def _schemes(_: argparse.Namespace) -> int:
@@ -198,6 +238,29 @@ def _calibrate(options: argparse.Namespace) -> int:
     write_model(model, options.out)
     print(calibration)
     return 0
+
+
+def _compare(options: argparse.Namespace) -> int:
+    check_plot_path(options.plot)
+    if options.out is not None:
+        check_model_path(options.out)
+    model = _model(options)
+    found = keras_winit.compare(
+        model,
+        *(read_arrays(options.data), read_arrays(options.labels), options.schemes, options.steps),
+        learning_rates=options.learning_rates,
+        batch_size=options.batch_size,
+        monitor=options.monitor,
+        seed=options.seed,
+        apply=options.out is not None,
+    )
+    if options.plot:
+        with written_whole(Path(options.plot)) as name:
+            found.plot().savefig(name, dpi=120)
+    if options.out is not None and found.winner is not None:
+        write_model(model, options.out)
+    print(json.dumps(found.to_dict(), indent=1) if options.json else found)
+    return 0 if found.winner is not None else 1
 
 
 if __name__ == "__main__":

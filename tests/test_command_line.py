@@ -345,3 +345,60 @@ def test_a_trace_as_json(tmp_path, capsys):
     assert main(["trace", str(path), "--json"]) == 0
     steps = json.loads(capsys.readouterr().out)["steps"]
     assert steps[-1]["note"] == "→ output"
+
+
+def test_compare_prints_a_table_and_writes_the_winner(tmp_path, capsys):
+    model, path = saved(tmp_path)
+    data, labels = batch_files(tmp_path)
+    given = ["compare", str(path), "--data", data, "--labels", labels, "--steps", "2", "--seed", "3"]
+    before = path.read_bytes()
+    plot = tmp_path / "out.png"
+    assert main([*given, "--schemes", "zeros,torch", "--plot", str(plot)]) == 0
+    assert "wins, last loss" in capsys.readouterr().out
+    assert plot.read_bytes()[:4] == b"\x89PNG"
+    assert path.read_bytes() == before
+    out = tmp_path / "out.keras"
+    options = ["--schemes", "zeros, torch", "--learning-rates", "0.01,0.02", "--json", "--batch-size", "4"]
+    assert main([given[0], given[1], str(out), *given[2:], *options]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["batch"] == "4 samples"
+    best = found["trials"][found["winner"]]
+    assert f"drawn with {best['start']}" in found["applied"]
+    written = keras.models.load_model(out)
+    winit.initialize(model, best["start"], seed=3)
+    for one, other in zip(written.get_weights(), model.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6)
+    rate = keras.ops.convert_to_numpy(written.optimizer.learning_rate)
+    assert float(rate) == pytest.approx(best["learning_rate"])
+
+
+def test_where_every_start_diverges_nothing_is_written(tmp_path, capsys):
+    _, path = saved(tmp_path)
+    data, labels = batch_files(tmp_path)
+    np.save(labels, np.full((20, 2), np.nan))
+    out = tmp_path / "out.keras"
+    given = ["--data", data, "--labels", labels, "--steps", "2", "--schemes", "torch"]
+    assert main(["compare", str(path), str(out), *given]) == 1
+    assert "no start came to the end" in capsys.readouterr().out
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--schemes", "torhc"], "Did you mean"),
+        (["--steps", "0"], "`steps` must be at least 1"),
+        (["--learning-rates", "-1"], "must be greater than 0"),
+        (["--labels", "{folder}/none.npy"], "There is no file"),
+        (["--plot", "{folder}/out.txt"], "A plot ends in"),
+    ],
+)
+def test_a_comparison_that_cannot_run_exits_2(options, message, tmp_path, capsys):
+    _, path = saved(tmp_path)
+    data, labels = batch_files(tmp_path)
+    given = [part.format(folder=tmp_path) for part in options]
+    assert main(["compare", str(path), "--data", data, "--labels", labels, *given]) == 2
+    assert message in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["compare", str(path), "--data", data, "--learning-rates", "fast"])
+    assert "numbers with commas between" in capsys.readouterr().err

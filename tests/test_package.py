@@ -37,6 +37,7 @@ FOLDERS = {
     "for_layer",
     "models.calibrating": "calibration leaving answers targets bounds moving_statistics rescaling replaying "
     "gates centring one_pass calibrate",
+    "models.comparing": "comparison batches randomness putting_back training starts compare",
     "models.diagnosing": "thresholds report taps guessing signals weights diagnose",
 }
 _INSIDE = [

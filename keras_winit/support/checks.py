@@ -7,6 +7,7 @@ import difflib
 import itertools
 import math
 import numbers
+import re
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -24,6 +25,9 @@ _LONGEST_WORD = 100  # to look for near ones
 # What does not become infinite in float32, nor when that is rounded to bfloat16.
 _LARGEST = {"float32": 3.38e38, "float64": 1.79e308}
 
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # in Keras' messages
+_LONGEST_SAID = 600
+
 _SHOW = reprlib.Repr()
 _SHOW.maxlevel = 4
 _SHOW.maxtuple = _SHOW.maxlist = _SHOW.maxdict = _SHOW.maxset = _SHOW.maxfrozenset = _SHOW.maxarray = 24
@@ -36,6 +40,11 @@ def shown(value: Any) -> str:
         return _SHOW.repr(value)
     except Exception:  # an integer of thousands of digits, or whatever a foreign class does
         return f"<{type(value).__name__} that cannot be shown>"
+
+
+def said_by(error: Exception) -> str:
+    """The message of another's error, on one line and not too long, to be part of ours."""
+    return " ".join(_COLOURS.sub("", str(error)).split())[:_LONGEST_SAID]
 
 
 def as_float(name: str, value: Any, *, positive: bool = False, minimum: float | None = None) -> float:

@@ -12,7 +12,7 @@ from keras_winit.models.calibrating.targets import Targets
 from keras_winit.models.initializing.choosing import rules_of
 from keras_winit.models.initializing.initialize import Drawing, root_seed
 from keras_winit.models.running.batch import MOST_SAMPLES, batch_for
-from keras_winit.models.running.undo import undo_on_failure
+from keras_winit.models.running.undo import Undo, undo_on_failure
 from keras_winit.models.tracing.ownership import check_built, check_callable
 from keras_winit.support.checks import as_bool, as_float, one_of
 from keras_winit.support.losses import check_there_is_one
@@ -109,6 +109,35 @@ def calibrate(
     arXiv:1511.06856, and by weights L. Huang et al. 2017, "Centered weight normalization", ICCV.
     """
     as_bool("progress", progress)
+    with undo_on_failure(in_memory=True) as undo:
+        return calibrate_within(
+            undo,
+            *(model, data, labels, loss),
+            target_std=target_std,
+            scheme=scheme,
+            center=center,
+            samples=samples,
+            seed=seed,
+            show=progress,
+        )
+
+
+def calibrate_within(
+    undo: Undo,
+    model: keras.Model,
+    data: Any = None,
+    labels: Any = None,
+    loss: Any = None,
+    *,
+    target_std: float | None = None,
+    scheme: Any = "orthogonal",
+    center: str = "auto",
+    samples: int | None = MOST_SAMPLES,
+    seed: int | None = None,
+    show: bool = True,
+    resets: bool = True,
+) -> Calibration:
+    """Calibrate; what is changed is noted in `undo`. The optimizer's state is left alone without `resets`."""
     target = None if target_std is None else as_float("target_std", target_std, positive=True)
     one_of("center", center, CENTRES)
     check_built(model)
@@ -121,18 +150,17 @@ def calibrate(
     elif loss is not None and batch.labels is None:
         raise ValueError("A `loss` needs `labels` to compare the outputs with. Pass them too.")
     drawing = Drawing(model, scheme, root, batch.inputs, measured=True)
-    with undo_on_failure(in_memory=True) as undo:
-        changed = drawing.carry_out(undo, show=progress)
-        left = {*drawing.asked, *drawing.untouched}
-        answers = Answers(drawing.anatomy, left, batch.labels, loss, strict=labels is not None)
-        targets = Targets(drawing.anatomy, target, answers)
-        centring = Centring(center, drawing.anatomy, drawn=drawing.drawn, left=left, target=targets)
-        measured = Pass(drawing, targets, centring=centring, answers=answers, undo=undo)
-        measured.run(model, batch, show=progress)
-        changed = changed or measured.changed
-        if changed:
-            drawing.reset_optimizer(undo)
-        note = drawing.note(resets=changed)
-        rows, statistics = tuple(measured.rows), tuple(measured.statistics)
-        unknown = tuple(slot.path for slot in drawing.slots if slot.unseen)
-        return Calibration(rows, target, drawing.seed, str(batch), note, statistics, unknown)
+    changed = drawing.carry_out(undo, show=show)
+    left = {*drawing.asked, *drawing.untouched}
+    answers = Answers(drawing.anatomy, left, batch.labels, loss, strict=labels is not None)
+    targets = Targets(drawing.anatomy, target, answers)
+    centring = Centring(center, drawing.anatomy, drawn=drawing.drawn, left=left, target=targets)
+    measured = Pass(drawing, targets, centring=centring, answers=answers, undo=undo)
+    measured.run(model, batch, show=show)
+    changed = (changed or measured.changed) and resets
+    if changed:
+        drawing.reset_optimizer(undo)
+    note = drawing.note(resets=changed)
+    rows, statistics = tuple(measured.rows), tuple(measured.statistics)
+    unknown = tuple(slot.path for slot in drawing.slots if slot.unseen)
+    return Calibration(rows, target, drawing.seed, str(batch), note, statistics, unknown)

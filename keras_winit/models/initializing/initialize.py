@@ -189,7 +189,7 @@ class Drawing:
     def reset_optimizer(self, undo: Undo) -> None:
         """Give the optimizer's state the values that it starts with, if it has one."""
         if self.stateful:
-            reset_optimizer(self._model, undo)
+            reset_optimizer(self._model.optimizer, undo)
 
     def plan(self, *, dry_run: bool) -> Plan:
         """What is done, or would be."""

@@ -5,13 +5,12 @@ import keras
 from keras_winit.models.running.undo import Undo
 
 
-def reset_optimizer(model: keras.Model, undo: Undo) -> None:
-    """Give the state of a model's optimizer the values that it starts with.
+def reset_optimizer(optimizer: keras.optimizers.Optimizer, undo: Undo) -> None:
+    """Give the state of an optimizer the values that it starts with.
 
     Raises:
         ValueError: for an optimizer that was built for other weights.
     """
-    optimizer = model.optimizer
     fresh = type(optimizer).from_config(optimizer.get_config())
     # What it was built for, which after loading an h5 file may be nothing yet.
     fresh.build(getattr(optimizer, "inner_optimizer", optimizer)._trainable_variables)

@@ -1,6 +1,5 @@
 """One batch to send through a model, of the user's data or a probe, and the call."""
 
-import re
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -9,11 +8,10 @@ import numpy as np
 from keras import ops, tree
 
 from keras_winit.models.running.probe import fixed_samples, probe_for
-from keras_winit.support.checks import as_int
+from keras_winit.support.checks import as_int, said_by
 
 MOST_SAMPLES = 256  # of an array
 _AS_IT_IS = "Pass `samples=None` to hand a batch on as it is, as a model on graphs takes it."
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # in Keras' messages
 
 
 class Batch(NamedTuple):
@@ -151,8 +149,7 @@ def call_on(model: keras.Model, batch: Batch, *, training: bool = False) -> Any:
     try:
         return model(batch.inputs, training=training)
     except Exception as error:  # whatever a backend or the model's own code raises
-        said = " ".join(_COLOURS.sub("", str(error)).split())[:600]
         raise ValueError(
             f"The model {model.name!r} cannot be called on {'a probe' if batch.probe else 'this data'}: "
-            f"{said}" + (" Pass `data`." if batch.probe else "")
+            f"{said_by(error)}" + (" Pass `data`." if batch.probe else "")
         ) from error

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import math
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -48,9 +49,11 @@ def _in_file(file: Any) -> Store:
     """Write values to a file, so that they are not in memory twice."""
 
     def keep(value: Any) -> Callable[[], Any]:
-        if math.prod(value.shape) <= _SMALL:
-            return _in_memory(value)
-        start, array = file.tell(), host_array(value)
+        array = host_array(value)
+        if array.size <= _SMALL:
+            array = array.copy()  # JAX gives the memory of what is trained to what comes of it
+            return lambda: array
+        start = file.seek(0, os.SEEK_END)  # giving back may have moved it
         rest = np.ascontiguousarray(array).reshape(-1).view("uint8").data
         while rest:  # a full disk takes a part before it says so
             rest = rest[file.write(rest) :]
@@ -100,6 +103,20 @@ class Undo:
             variable.assign(value())
         for owner, name, value in reversed(self._attributes):
             setattr(owner, name, value)
+
+
+@contextlib.contextmanager
+def taken_back() -> Iterator[Undo]:
+    """All changes made through the `Undo` are taken back as the block ends, however it ends.
+
+    The old values are in a temporary file, where what trains a model does not reach them.
+    """
+    with tempfile.TemporaryFile(buffering=0) as file:
+        undo = Undo(_in_file(file))
+        try:
+            yield undo
+        finally:
+            surely(undo.take_back)
 
 
 @contextlib.contextmanager

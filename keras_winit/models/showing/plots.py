@@ -1,7 +1,9 @@
-"""Calibrations and reports in pictures, told apart by marks and lines, not by colour alone."""
+"""Calibrations, comparisons and reports in pictures, told apart by marks and lines, not by colour alone."""
 
+import itertools
 import math
 import os.path
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +16,9 @@ _BLUE, _ORANGE, _GREEN, _GREY = (
     "#009e73",
     "#666666",
 )  # told apart by most colour-blind eyes too
+
+
+_COLOURS, _STYLES = (_BLUE, _ORANGE, _GREEN, "#cc79a7", _GREY), ("-", "--", ":", "-.")
 
 
 def plot_calibration(calibration: Any) -> Any:
@@ -57,6 +62,46 @@ def plot_report(report: Any) -> Any:
         ha="left",
     )
     return figure
+
+
+def plot_comparison(comparison: Any) -> Any:
+    """The loss from each start, step by step, the mean of as many steps as its last loss is of."""
+    plt = _pyplot()
+    figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
+    trials = [trial for trial in comparison.trials if trial.losses]
+    for trial, (color, style) in zip(trials, itertools.cycle(_looks())):
+        smooth = _running_mean(trial.losses, comparison.window)
+        label = comparison.name(trial)
+        if trial is comparison.winner:
+            label += ", the winner"
+        if trial.diverged is not None:
+            label += f", diverged at step {trial.diverged}"
+        wide = 2.4 if trial is comparison.winner else 1.2
+        axes.plot(
+            range(1, len(smooth) + 1), smooth, label=label, color=color, linestyle=style, linewidth=wide
+        )
+    if all(loss > 0 for trial in trials for loss in trial.losses):
+        axes.set_yscale("log")
+    axes.set_xlabel("step")
+    axes.set_ylabel(f"{comparison.monitor}, mean of {comparison.window} steps")
+    axes.set_title(f"Steps of {comparison.batch} from each start", loc="left")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    return figure
+
+
+def _looks() -> list[tuple[str, str]]:
+    """Colours and lines, neighbours of which differ in both."""
+    return [
+        (colour, _STYLES[(index + turn) % len(_STYLES)])
+        for turn in range(len(_STYLES))
+        for index, colour in enumerate(_COLOURS)
+    ]
+
+
+def _running_mean(values: Sequence[float], window: int) -> list[float]:
+    """At each place the mean of the values before it, of as many as there are and the window takes."""
+    return [statistics.fmean(values[max(0, end - window) : end]) for end in range(1, len(values) + 1)]
 
 
 def _draw_signals(axes: Any, report: Any) -> None:

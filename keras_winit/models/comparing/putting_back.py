@@ -1,0 +1,159 @@
+"""A model in training, and as it was found: stand-ins for its optimizers, and its notes put back."""
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import keras
+
+from keras_winit.support.interrupts import surely
+
+# What a model notes down as it trains: the compiled step, JAX' copy of its state.
+_NOTES = ("train_function", "stop_training", "_jax_state", "_jax_state_synced")
+_BUILT_LATE = ("_compile_loss", "_compile_metrics")
+_MISSING = object()
+
+
+def _places(model: keras.Model) -> list[tuple[Any, str, Any]]:
+    """Where a model, and the models inside it, hold an optimizer: (layer, attribute, optimizer)."""
+    return [
+        (layer, name, value)
+        for layer in model._flatten_layers()
+        for name, value in vars(layer).items()
+        if isinstance(value, keras.optimizers.Optimizer)
+    ]
+
+
+def optimizers_of(model: keras.Model) -> dict[str, Any]:
+    """Each optimizer that a model, and the models inside it, hold, once, by where it is."""
+    found: dict[int, tuple[str, Any]] = {}
+    for layer, name, value in _places(model):
+        found.setdefault(id(value), (name if layer is model else f"{layer.name}.{name}", value))
+    return dict(found.values())
+
+
+class StandIns:
+    """What stands in for a model's optimizers: the same settings, and a state of its own."""
+
+    def __init__(self, model: keras.Model) -> None:
+        self._places = _places(model)
+        self._by_original = {id(each): _stand_in(each) for each in optimizers_of(model).values()}
+        main = self._by_original.get(id(model.optimizer))
+        if main is not None and not main.built:
+            main.build(model.trainable_variables)
+        self._early = [each for each in self._by_original.values() if each.built]
+
+    def put_in(self) -> None:
+        """Let them take the places of the optimizers."""
+        for layer, name, optimizer in self._places:
+            vars(layer)[name] = self._by_original[id(optimizer)]
+
+    def take_out(self) -> None:
+        """Let the optimizers have their places again."""
+        for layer, name, optimizer in self._places:
+            vars(layer)[name] = optimizer
+
+    @property
+    def variables(self) -> list[Any]:
+        """Their states, of those that were built before the training."""
+        found = [variable for each in self._by_original.values() for variable in each.variables]
+        return list({id(variable): variable for variable in found}.values())
+
+    @property
+    def late(self) -> list[Any]:
+        """Those that were built by the training itself."""
+        return [each for each in self._by_original.values() if each.built and each not in self._early]
+
+
+def _stand_in(optimizer: Any) -> Any:
+    """An optimizer with the same settings, built for what that is built for, its state at the start."""
+    found = type(optimizer).from_config(optimizer.get_config())
+    pairs = [(optimizer, found)]
+    if hasattr(optimizer, "inner_optimizer"):
+        pairs.append((optimizer.inner_optimizer, found.inner_optimizer))
+    for one, other in pairs:
+        for name, value in vars(one).items():
+            if name.startswith("_exclude_from_weight_decay"):  # which no config has
+                vars(other)[name] = value
+    weights = list(pairs[-1][0]._trainable_variables)
+    if optimizer.built and weights:
+        found.build(weights)
+    return found
+
+
+def variables_of(model: keras.Model) -> list[Any]:
+    """All that training may assign to, the states of optimizers apart: weights, states and metrics."""
+    found = list(model.variables)
+    for layer in model._flatten_layers():
+        if isinstance(layer, keras.layers.RNN) and layer.stateful:
+            found += keras.tree.flatten(layer.states)
+    for metric in _metrics_of(model):
+        found += metric.variables
+    return list({id(each): each for each in found if isinstance(each, keras.Variable)}.values())
+
+
+def _metrics_of(model: keras.Model) -> list[Any]:
+    found = [metric for layer in model._flatten_layers() for metric in layer.metrics]
+    return list({id(metric): metric for metric in found}.values())
+
+
+@contextlib.contextmanager
+def as_found(model: keras.Model) -> Iterator[StandIns]:
+    """In the block a model trains with stand-ins for its optimizers; afterwards it has what it had.
+
+    No metric is built that was not, and no compiled step is kept. Values of variables are left to others.
+    """
+    late = [vars(model)[name] for name in _BUILT_LATE if vars(model).get(name) is not None]
+    contents = [_contents(vars(thing)) for thing in late]
+    contents += [
+        _contents(held) for each in model._flatten_layers() for held in (each._losses, each._loss_ids)
+    ]
+    notes = {name: vars(model).get(name, _MISSING) for name in _NOTES}
+    known = {id(variable) for variable in variables_of(model)}
+    stand_ins = StandIns(model)
+
+    def all_back() -> None:
+        stand_ins.take_out()
+        for metric in _metrics_of(model):
+            if any(id(variable) not in known for variable in metric.variables):
+                metric.reset_state()
+        for each in contents:
+            each()
+        for name, value in notes.items():
+            if value is _MISSING:
+                vars(model).pop(name, None)
+            else:
+                vars(model)[name] = value
+        if keras.backend.backend() == "torch":
+            model.zero_grad()
+
+    try:
+        stand_ins.put_in()
+        vars(model)["train_function"] = None  # one that is there trains with the optimizer itself
+        yield stand_ins
+    finally:
+        surely(all_back)
+
+
+def _contents(held: Any) -> Callable[[], None]:
+    """What gives a dict, list or set what it holds now, and those in it too."""
+    values = list(held.values()) if isinstance(held, dict) else list(held)
+    if isinstance(held, dict) and "_tracker" in held:  # Keras' list of what an object tracks
+        values.append(held["_tracker"].stored_ids)
+    inner = [_contents(each) for each in values if isinstance(each, (dict, list, set))]
+    before: Any = dict(held) if isinstance(held, dict) else list(held)
+
+    def put_back() -> None:
+        if isinstance(held, list):
+            held[:] = before
+        elif isinstance(held, dict):
+            for name in held.keys() - before.keys():
+                del held[name]
+            held.update(before)
+        else:
+            held.clear()
+            held.update(before)
+        for each in inner:
+            each()
+
+    return put_back
