@@ -8,6 +8,8 @@ import keras_winit.support.quiet  # noqa: F401 - before anything that loads Tens
 
 # isort: split
 from keras_winit.choose import Recommendation, for_activation, recommend
+from keras_winit.models.anatomy.branch import Branches
+from keras_winit.models.anatomy.branches import branches
 from keras_winit.models.anatomy.layer_fans import layer_fans
 from keras_winit.models.calibrating.calibrate import calibrate
 from keras_winit.models.calibrating.calibration import Calibration
@@ -46,6 +48,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ICNR",
     "Bilinear",
+    "Branches",
     "Calibration",
     "ChronoBias",
     "Constant",
@@ -79,6 +82,7 @@ __all__ = [
     "TruncatedNormal",
     "VarianceScaling",
     "Zeros",
+    "branches",
     "calibrate",
     "compute_fans",
     "diagnose",

@@ -8,7 +8,8 @@ from keras import layers
 
 import keras_winit as winit
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.branches import SHARE, branches, shares
+from keras_winit.models.anatomy.branches import SHARE, shares
+from keras_winit.models.anatomy.branches import branches_of as branches
 
 
 def found_in(model):
