@@ -75,7 +75,7 @@ class Ancestry:
         return 1 << (self._count + self._inputs.setdefault(id(value), len(self._inputs)))
 
     def meetings(self, value: Value, others: int) -> list[Meeting]:
-        """Going back from a value by what is written on, the first ones on every way that are among others."""
+        """Going back from a value by what is written on, the first on every way that are among others."""
         found: list[Meeting] = []
         waiting, seen = deque([(value, 0)]), set()
         while waiting:

@@ -1,6 +1,7 @@
 """What is known of a model's residual branches, and how it prints."""
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from keras_winit.models.anatomy.slots import Slot
@@ -8,7 +9,8 @@ from keras_winit.models.showing.printing import Printed, Table
 from keras_winit.models.tracing.trace import Step, Value
 
 
-class Branch(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Branch:
     """One residual branch.
 
     Attributes:
@@ -16,13 +18,13 @@ class Branch(NamedTuple):
         stream, depth: which stream it is added to, from 1, and how many branches are added to that one:
             an encoder and its decoder are two.
         place: which of its stream's branches it is, from 1.
-        kind: "pre-norm", where a normalization begins it; "post-norm", where one reads the sum before
-            anything else does; "normalized inside", where one is elsewhere in it; or "plain".
+        kind: "pre-norm", where a normalization begins it; "normalized inside", where one is elsewhere in
+            it; "post-norm", where one reads the sum before anything else does; or "plain".
         add: the step where it is added to its stream.
         kernels: its kernels, in order.
         last: of these the ones that write to the stream, behind which nothing of it has another.
         begins, ends, behind: the normalization at its beginning, at its end, and behind the add, or None.
-        inside: the first normalization in it, or None.
+        inside: the first normalization that its signal passes in it, or None.
         joined: the value that is added to the stream.
         carried: the value of the stream that it is added to: what it starts from, or a projection of that.
         projected: whether the stream has a kernel beside the branch.

@@ -114,9 +114,19 @@ def behind(anatomy: Anatomy, total: Value) -> Any:
     return found[0] if found else None
 
 
-def inside(anatomy: Anatomy, region: Iterable[Step]) -> Any:
-    """The first of what normalizes anything in a branch, or None."""
-    return next((each for each in (normalization_at(anatomy, step) for step in region) if each), None)
+def inside(anatomy: Anatomy, ancestry: Ancestry, end: Value, region: Iterable[Step]) -> Any:
+    """The first of what normalizes a signal on its way through a branch, or None."""
+    found: dict[int, Any] = {}
+    among = {id(step) for step in region}
+    waiting, seen = [end], set[int]()
+    while waiting:
+        step = waiting.pop().step
+        if step is None or id(step) not in among or id(step) in seen:
+            continue
+        seen.add(id(step))
+        found[step.index] = normalization_at(anatomy, step)
+        waiting += ancestry.written(step)
+    return next((found[index] for index in sorted(found) if found[index] is not None), None)
 
 
 def _normalization_from(anatomy: Anatomy, step: Step, value: Value) -> Any:

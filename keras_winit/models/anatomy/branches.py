@@ -13,6 +13,7 @@ from keras_winit.models.anatomy.branch_parts import begins, behind, end_of, insi
 from keras_winit.models.anatomy.contractions import contraction
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.tracing.kinds import (
+    ADDING,
     ELEMENTWISE_OPERATIONS,
     ENLARGING,
     ENLARGING_OPERATIONS,
@@ -24,8 +25,7 @@ from keras_winit.models.tracing.trace import Step, Value
 # How large a branch starts beside its stream; where there are many, so that all together are as large as it.
 # Measured: tests/benchmarks/published.py.
 SHARE = 0.3
-
-_ADDING = ("Add", "Subtract", "Average")
+_ERRORS = {"Square", "Power", "Abs", "Absolute", "Multiply"}  # of a difference, as a loss has it
 
 
 def branches(model: keras.layers.Layer, data: Any = None) -> Branches:
@@ -99,7 +99,7 @@ class _Finder:
         """The branches, in the order of the adds; the other additions are noted."""
         pairs: list[_Pair] = []
         for step in self._anatomy.trace.steps:
-            if step.kind in _ADDING and step.outputs and keras.backend.is_float_dtype(step.outputs[0].dtype):
+            if step.kind in ADDING and step.outputs and keras.backend.is_float_dtype(step.outputs[0].dtype):
                 pairs += self._at(step)
         streams = self._streams(pairs)
         places: dict[int, int] = {}
@@ -142,6 +142,8 @@ class _Finder:
             return "numbers without features are added, as a loss to a loss"
         if _weighs(total):
             return "a mask or bias is added to attention's scores"
+        if step.kind == "Subtract" and {reader.kind for reader in total.readers} & _ERRORS:
+            return "signals are compared"
         every = [self._ancestry.of(value) for value in signals]
         meetings = [
             self._ancestry.meetings(value, _all(every[:index] + every[index + 1 :]))
@@ -158,7 +160,7 @@ class _Finder:
             return (
                 f"there are kernels on every way to it, {lowest} or more: ways side by side, without a stream"
             )
-        carried = signals[streams[0]]
+        carried = max((signals[index] for index in streams), key=_index)
         if _is_spread(carried, total):
             return f"the shorter way, of shape {_shown(carried)}, is spread over {_shown(total)}"
         if len(streams) == len(signals):
@@ -179,7 +181,7 @@ class _Finder:
         if not meetings:
             return "what is added shares no signal"
         forks = [each for each in meetings if each.kernels == min(m.kernels for m in meetings)]
-        fork = max(forks, key=lambda each: -1 if each.value.step is None else each.value.step.index).value
+        fork = max((each.value for each in forks), key=_index)
         pair = _Pair(step, joined, carried, cost > 0, fork)
         region = ancestry.between(joined, ancestry.of(carried))
         if self._is_pyramid(pair, region):
@@ -251,14 +253,14 @@ class _Finder:
         region, fork = ancestry.between(pair.joined, ancestry.of(pair.carried)), ancestry.bit(pair.fork)
         end = end_of(anatomy, ancestry, pair.joined, region)
         first, after = begins(anatomy, ancestry, region, fork), behind(anatomy, pair.add.outputs[0])
-        within = inside(anatomy, region)
+        within = inside(anatomy, ancestry, pair.joined, region)
         kind = "plain"
         if first is not None:
             kind = "pre-norm"
-        elif after is not None:
-            kind = "post-norm"
         elif within is not None:
             kind = "normalized inside"
+        elif after is not None:
+            kind = "post-norm"
         kernels = kernels_in(ancestry, region, pair.joined, fork)
         normalizations = first, end.normalization, after, within
         values = pair.joined, pair.carried, pair.projected, end.steps
@@ -270,6 +272,11 @@ def _all(every: list[int]) -> int:
     for bits in every:
         result |= bits
     return result
+
+
+def _index(value: Value) -> int:
+    """The place of a value in the order of the call."""
+    return -1 if value.step is None else value.step.index
 
 
 def _is_spread(value: Value, total: Value) -> bool:

@@ -79,6 +79,8 @@ TRANSPARENT = (
     *(*NORMALIZATIONS, layers.Normalization),
 )
 TRANSPARENT_OPERATIONS = {*PROPORTIONAL_OPERATIONS, "Pad", "Cast", "AveragePool"}
+# What adds signals: of keras.layers and keras.ops, and of keras.applications' Inception-ResNet.
+ADDING = {"Add", "Subtract", "Average", "CustomScaleLayer"}
 # What puts out more places than it reads, in a row or an image.
 ENLARGING = (
     *(layers.UpSampling1D, layers.UpSampling2D, layers.UpSampling3D),
