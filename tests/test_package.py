@@ -31,7 +31,7 @@ FOLDERS = {
     "models.showing": "printing plots",
     "models.tracing": "kinds ownership inputs trace symbols loops interception opening tracer",
     "models.anatomy": "convolutions contractions views passing mixing uses layer_fans fresh slots anatomy "
-    "normalizing following depth writing ancestry branch branch_parts branches outputs links",
+    "normalizing following depth writing ancestry branch branch_parts branches attention outputs links",
     "models.running": "watching undo moments probe batch",
     "models.initializing": "plan optimizer states fitting asked torch_defaults mirroring choosing initialize "
     "for_layer",
