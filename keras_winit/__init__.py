@@ -19,6 +19,7 @@ from keras_winit.models.initializing.for_layer import for_layer
 from keras_winit.models.initializing.initialize import initialize
 from keras_winit.models.initializing.plan import Plan
 from keras_winit.models.portable import portable
+from keras_winit.models.recipes.recipe import recipes
 from keras_winit.models.tracing.trace import Trace
 from keras_winit.models.tracing.tracer import trace
 from keras_winit.schemes import get, names
@@ -94,6 +95,7 @@ __all__ = [
     "layer_fans",
     "names",
     "portable",
+    "recipes",
     "recommend",
     "trace",
 ]

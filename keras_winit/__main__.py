@@ -53,6 +53,9 @@ def _parser() -> argparse.ArgumentParser:
     schemes = commands.add_parser("schemes", help="list every scheme with its formula and source")
     schemes.set_defaults(run=_schemes)
 
+    listed = commands.add_parser("recipes", help="list every recipe for a whole model")
+    listed.set_defaults(run=_recipes)
+
     recommend = commands.add_parser("recommend", help="say which scheme suits an activation, and why")
     recommend.add_argument("activation", help="the name of a Keras activation, such as gelu")
     recommend.add_argument("--distribution", choices=["uniform", "normal"], help="default: as published")
@@ -62,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     initialize = commands.add_parser("initialize", help="draw every weight of a saved model anew")
     initialize.add_argument("model", help="a .keras or .h5 file")
     initialize.add_argument("out", nargs="?", help="the file to write; may be the same")
-    initialize.add_argument("--scheme", default="auto", help="auto, configured, torch, or a scheme's name")
+    initialize.add_argument(
+        "--scheme", default="auto", help="auto, configured, or the name of a recipe or of a scheme"
+    )
     initialize.add_argument("--seed", type=int, help="the root seed; without it one is drawn and printed")
     initialize.add_argument("--dry-run", action="store_true", help="only print the plan")
     initialize.add_argument(
@@ -74,6 +79,11 @@ def _parser() -> argparse.ArgumentParser:
     trace.add_argument("model", help="a .keras or .h5 file")
     trace.add_argument("--json", action="store_true", help="print everything as JSON")
     trace.set_defaults(run=_trace)
+
+    branches = commands.add_parser("branches", help="list the residual branches of a saved model")
+    branches.add_argument("model", help="a .keras or .h5 file")
+    branches.add_argument("--json", action="store_true", help="print everything as JSON")
+    branches.set_defaults(run=_branches)
 
     portable = commands.add_parser("portable", help="a copy that loads without this package")
     portable.add_argument("model", help="a .keras or .h5 file")
@@ -104,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--seed", type=int, help="the root seed; without it one is drawn and printed")
     calibrate.set_defaults(run=_calibrate)
 
-    for reads_a_model in (initialize, trace, portable, diagnose, calibrate):
+    for reads_a_model in (initialize, trace, branches, portable, diagnose, calibrate):
         reads_a_model.add_argument(
             "--import",
             dest="modules",
@@ -128,6 +138,17 @@ def _schemes(_: argparse.Namespace) -> int:
         scheme = scheme_class(name)
         rows.append((f"winit>{name}", scheme.formula, scheme.source, ", ".join(scheme.aliases)))
     console().print(table(("scheme", "draws", "source", "aliases"), rows))
+    return 0
+
+
+def _recipes(_: argparse.Namespace) -> int:
+    print(keras_winit.recipes())
+    return 0
+
+
+def _branches(options: argparse.Namespace) -> int:
+    found = keras_winit.branches(_model(options))
+    print(json.dumps(found.to_dict(), indent=1) if options.json else found)
     return 0
 
 

@@ -25,7 +25,7 @@ FOLDERS = {
     "drawing": "seeds sharding jax_random generators sampling haar",
     "theory": "fans einsum matrix_view activations gains balance linearity",
     "schemes": "base registry basic variance_scheme variance orthogonal structured compose icnr bias siren "
-    "looks_linear",
+    "looks_linear factored",
     "": "choose files",
     "models": "",
     "models.showing": "printing plots",
@@ -33,8 +33,9 @@ FOLDERS = {
     "models.anatomy": "convolutions contractions views passing mixing uses layer_fans fresh slots anatomy "
     "normalizing following depth writing ancestry branch branch_parts branches attention outputs links",
     "models.running": "watching undo moments probe batch",
-    "models.initializing": "plan optimizer states fitting asked torch_defaults mirroring choosing initialize "
-    "for_layer",
+    "models.recipes": "surroundings recipe torch_defaults torch zero_gamma fixup gpt2 bert vit deepnorm "
+    "depth_scaled small_wang t5 mimetic",
+    "models.initializing": "plan optimizer states fitting asked mirroring choosing initialize for_layer",
     "models.calibrating": "calibration leaving answers targets bounds moving_statistics rescaling replaying "
     "gates centring one_pass calibrate",
     "models.diagnosing": "thresholds report taps guessing signals weights diagnose",

@@ -180,6 +180,7 @@ class TruncatedNormal(RandomNormal):
         mean: a finite number.
         stddev: a positive number, the deviation of what is drawn.
         {seed}
+        cut: at how many deviations of the normal it is cut, at least 1.
 
     Example:
 
@@ -187,5 +188,11 @@ class TruncatedNormal(RandomNormal):
     True
     """
 
+    def __init__(
+        self, mean: float = 0.0, stddev: float = 0.05, seed: Any = None, *, cut: float = 2.0
+    ) -> None:
+        super().__init__(mean, stddev, seed)
+        self.cut = as_float("cut", cut, minimum=1)
+
     def _sample(self, shape: Shape, dtype: str) -> Any:
-        return truncated_normal(shape, self.stddev, dtype, self.seed)
+        return truncated_normal(shape, self.stddev, dtype, self.seed, self.cut)

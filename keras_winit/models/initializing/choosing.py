@@ -19,7 +19,7 @@ from keras_winit.models.initializing.asked import asked_for
 from keras_winit.models.initializing.fitting import fit
 from keras_winit.models.initializing.mirroring import Mirroring
 from keras_winit.models.initializing.plan import NOTHING_KNOWN
-from keras_winit.models.initializing.torch_defaults import torch_default
+from keras_winit.models.recipes import Recipe, recipe_class, recipes
 from keras_winit.schemes import Scheme, names, scheme_class
 from keras_winit.schemes.compose import Scaled
 from keras_winit.schemes.looks_linear import LooksLinear
@@ -30,7 +30,7 @@ from keras_winit.support.checks import did_you_mean, shown
 from keras_winit.theory.activations import Activation
 from keras_winit.theory.gains import gain
 
-MODES = ("auto", "configured", "torch", "keep")
+MODES = ("auto", "configured", "keep")
 # A scheme whose arguments follow from a kernel's place in the model.
 _MIRRORED = LooksLinear.name
 
@@ -43,7 +43,7 @@ class Rule(NamedTuple):
     """A scheme for the variables that an expression is found in, or for all."""
 
     pattern: re.Pattern[str] | None
-    scheme: Any  # one of MODES, _MIRRORED, or an initializer
+    scheme: Any  # one of MODES, _MIRRORED, the name of a recipe, or an initializer
 
     def matches(self, slot: Slot) -> bool:
         """Whether the rule is about this variable or its layer."""
@@ -70,6 +70,7 @@ class Choice(NamedTuple):
     own: bool = False  # the layer's own initializer, to be drawn as the layer would
     asked: bool = False  # what the layer asks for on purpose
     named: bool = True  # whether the scheme is about the variable: it, or all, is what is to be drawn
+    pair: Slot | None = None  # whose seed it is drawn with, where two are parts of one matrix
 
 
 def rules_of(scheme: Any) -> list[Rule]:
@@ -94,13 +95,13 @@ def rules_of(scheme: Any) -> list[Rule]:
 
 def _scheme(item: Any) -> Any:
     """A mode, or an initializer."""
-    if isinstance(item, str) and item in MODES:
+    if isinstance(item, str) and item in (*MODES, *recipes()):
         return item
     if isinstance(item, str) and item.removeprefix("winit>") not in names(aliases=True):
-        hint = did_you_mean(item, (*MODES, *names(aliases=True)))
+        hint = did_you_mean(item, (*MODES, *recipes(), *names(aliases=True)))
         raise ValueError(
-            f"`scheme` must be one of {list(MODES)}, the name of a scheme, an initializer, or a mapping of "
-            f"regular expressions to these. Received: {shown(item)}.{hint}"
+            f"`scheme` must be one of {list(MODES)}, a recipe of {list(recipes())}, the name of a scheme, an "
+            f"initializer, or a mapping of regular expressions to these. Received: {shown(item)}.{hint}"
         )
     if callable(item) and not isinstance(item, (type, keras.initializers.Initializer)):
         return item  # a function of shape and dtype, as Keras takes it
@@ -128,6 +129,7 @@ class Chooser:
         self._answers: dict[Slot, float] | None = None
         self._shares: dict[Slot, float] | None = None
         self._depths = Depths(anatomy)
+        self._recipes: dict[str, Recipe] = {}
         mirrored = [slot for slot in anatomy.slots if getattr(self._rule(slot), "scheme", None) == _MIRRORED]
         self._mirroring = Mirroring(anatomy, mirrored) if mirrored else None
 
@@ -151,11 +153,8 @@ class Chooser:
 
     def _by_rule(self, slot: Slot, rule: Rule) -> Choice:
         """What a rule that draws says of a variable."""
-        if rule.scheme == "torch":
-            initializer, reason = torch_default(slot)
-            if initializer is not None:
-                return Choice(initializer, reason, forget_bias=False)
-            return _own(slot, "its initial value")
+        if isinstance(rule.scheme, str) and rule.scheme in recipes():
+            return self._by_recipe(slot, rule)
         if rule.scheme == "configured":
             return _own(slot, "the layer's own initializer, drawn afresh")
         if not isinstance(rule.scheme, str) and rule.names_the_variable(slot):
@@ -171,6 +170,22 @@ class Chooser:
         if slot.role not in ("kernel", "embedding", "recurrent"):
             return _own(slot, "its initial value")
         return self._for_kernel(slot, rule)
+
+    def _by_recipe(self, slot: Slot, rule: Rule) -> Choice:
+        """What a recipe says of a variable; what it leaves alone is as by "auto", or its initial value."""
+        if rule.scheme not in self._recipes:
+            self._recipes[rule.scheme] = recipe_class(rule.scheme)(self._anatomy)
+        recipe = self._recipes[rule.scheme]
+        drawn = recipe.choice(slot)
+        if drawn is not None:
+            forget = recipe.forget_bias
+            return Choice(drawn.initializer, drawn.reason, forget_bias=forget, pair=drawn.pair)
+        if recipe.otherwise == "own":
+            return _own(slot, "its initial value")
+        choice = self._by_rule(slot, rule._replace(scheme="auto"))
+        if slot.role not in ("kernel", "embedding"):
+            return choice
+        return choice._replace(reason=f"{recipe.name} leaves it as auto: {choice.reason}")
 
     def _asked(self, slot: Slot, rule: Rule) -> Choice | None:
         """What the layer asks for on purpose, which only a rule that names it, or all of it, replaces."""
