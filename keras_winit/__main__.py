@@ -50,17 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=keras_winit.__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    schemes = commands.add_parser("schemes", help="list every scheme with its formula and source")
-    schemes.set_defaults(run=_schemes)
-
-    listed = commands.add_parser("recipes", help="list every recipe for a whole model")
-    listed.set_defaults(run=_recipes)
-
-    recommend = commands.add_parser("recommend", help="say which scheme suits an activation, and why")
-    recommend.add_argument("activation", help="the name of a Keras activation, such as gelu")
-    recommend.add_argument("--distribution", choices=["uniform", "normal"], help="default: as published")
-    recommend.add_argument("--method", choices=["published", "exact"], default="published")
-    recommend.set_defaults(run=_recommend)
+    _add_lists(commands)
 
     initialize = commands.add_parser("initialize", help="draw every weight of a saved model anew")
     initialize.add_argument("model", help="a .keras or .h5 file")
@@ -130,6 +120,21 @@ def _parser() -> argparse.ArgumentParser:
     show.add_argument("--save", metavar="FILE.keras", help="keep the better model in this file")
     show.set_defaults(run=lambda options: demo.run(options.epochs, options.seed, options.save))
     return parser
+
+
+def _add_lists(commands: Any) -> None:
+    """The commands that need no model."""
+    schemes = commands.add_parser("schemes", help="list every scheme with its formula and source")
+    schemes.set_defaults(run=_schemes)
+
+    listed = commands.add_parser("recipes", help="list every recipe for a whole model")
+    listed.set_defaults(run=_recipes)
+
+    recommend = commands.add_parser("recommend", help="say which scheme suits an activation, and why")
+    recommend.add_argument("activation", help="the name of a Keras activation, such as gelu")
+    recommend.add_argument("--distribution", choices=["uniform", "normal"], help="default: as published")
+    recommend.add_argument("--method", choices=["published", "exact"], default="published")
+    recommend.set_defaults(run=_recommend)
 
 
 def _schemes(_: argparse.Namespace) -> int:

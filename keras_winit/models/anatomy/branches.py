@@ -4,28 +4,27 @@ import math
 from typing import Any, NamedTuple
 
 import keras
-from keras import tree
 
+from keras_winit.models.anatomy.additions import (
+    adds_a_table,
+    enlarges,
+    is_compared,
+    is_looked_up,
+    is_spread,
+    shown,
+    weighs,
+)
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.ancestry import Ancestry, Meeting
 from keras_winit.models.anatomy.branch import Addition, Branch, Branches
 from keras_winit.models.anatomy.branch_parts import begins, behind, end_of, inside, kernels_in
-from keras_winit.models.anatomy.contractions import contraction
 from keras_winit.models.anatomy.slots import Slot
-from keras_winit.models.tracing.kinds import (
-    ADDING,
-    ELEMENTWISE_OPERATIONS,
-    ENLARGING,
-    ENLARGING_OPERATIONS,
-    PROPORTIONAL,
-    PROPORTIONAL_OPERATIONS,
-)
+from keras_winit.models.tracing.kinds import ADDING
 from keras_winit.models.tracing.trace import Step, Value
 
 # How large a branch starts beside its stream; where there are many, so that all together are as large as it.
 # Measured: tests/benchmarks/published.py.
 SHARE = 0.3
-_ERRORS = {"Square", "Power", "Abs", "Absolute", "Multiply"}  # of a difference, as a loss has it
 
 
 def branches(model: keras.layers.Layer, data: Any = None) -> Branches:
@@ -114,7 +113,7 @@ class _Finder:
         """The branches that an addition ends; where it ends none, the reason is noted."""
         signals = self._ancestry.signals(step)
         if len(signals) < 2:
-            if step.kind == "Add" and self._adds_a_table(step):
+            if step.kind == "Add" and adds_a_table(self._anatomy, step):
                 self.others.append(
                     Addition(step, "a weight or constant is added, such as a table of positions")
                 )
@@ -126,23 +125,14 @@ class _Finder:
             return []
         return found
 
-    def _adds_a_table(self, step: Step) -> bool:
-        """Whether what is added to a signal has a row for each place, as no bias has."""
-        given = tree.flatten((step.arguments, step.options))
-        tables = [
-            each for each in given if not isinstance(each, Value) or not self._anatomy.uses.is_signal(each)
-        ]
-        shapes = [tuple(getattr(each, "shape", ())) for each in tables]
-        return any(len(shape) > 1 and shape[-2] > 1 and shape[-1] > 1 for shape in shapes)
-
     def _pairs(self, step: Step, signals: list[Value]) -> list[_Pair] | str:
         """The branches that end in a step, or why there are none."""
         total = step.outputs[0]
         if len(total.shape) < 2:
             return "numbers without features are added, as a loss to a loss"
-        if _weighs(total):
+        if weighs(total):
             return "a mask or bias is added to attention's scores"
-        if step.kind == "Subtract" and {reader.kind for reader in total.readers} & _ERRORS:
+        if is_compared(step):
             return "signals are compared"
         every = [self._ancestry.of(value) for value in signals]
         meetings = [
@@ -150,7 +140,7 @@ class _Finder:
             for index, value in enumerate(signals)
         ]
         if not any(meetings):
-            if any(map(self._is_looked_up, signals)):
+            if any(is_looked_up(self._anatomy, self._ancestry, value) for value in signals):
                 return "an embedding is added, such as of positions: it shares no signal with the other"
             return "what is added shares no signal"
         costs = [min((each.kernels for each in found), default=None) for found in meetings]
@@ -161,8 +151,8 @@ class _Finder:
                 f"there are kernels on every way to it, {lowest} or more: ways side by side, without a stream"
             )
         carried = max((signals[index] for index in streams), key=_index)
-        if _is_spread(carried, total):
-            return f"the shorter way, of shape {_shown(carried)}, is spread over {_shown(total)}"
+        if is_spread(carried, total):
+            return f"the shorter way, of shape {shown(carried)}, is spread over {shown(total)}"
         if len(streams) == len(signals):
             return "no kernel is on the ways to it from the signal that they share"
         found: list[_Pair] = []
@@ -186,8 +176,8 @@ class _Finder:
         region = ancestry.between(joined, ancestry.of(carried))
         if self._is_pyramid(pair, region):
             return "features of two sizes are added, as in a feature pyramid"
-        if cost and _is_spread(joined, step.outputs[0]):
-            return f"the longer way, of shape {_shown(joined)}, is spread over {_shown(step.outputs[0])}"
+        if cost and is_spread(joined, step.outputs[0]):
+            return f"the longer way, of shape {shown(joined)}, is spread over {shown(step.outputs[0])}"
         tail = end_of(self._anatomy, ancestry, joined, region).steps
         if self._is_read_elsewhere(step, region, tail):
             return "what is added is read elsewhere too: no branch ends here"
@@ -197,7 +187,7 @@ class _Finder:
         """Whether only one of both ways comes up from a smaller size, and not from the other alone."""
         ancestry = self._ancestry
         beside = ancestry.between(pair.carried, ancestry.of(pair.joined))
-        if any(map(_enlarges, region)) == any(map(_enlarges, beside)):
+        if any(map(enlarges, region)) == any(map(enlarges, beside)):
             return False
         fork = ancestry.bit(pair.fork)
         meetings: list[Meeting] = ancestry.meetings(pair.joined, ancestry.of(pair.carried))
@@ -210,26 +200,6 @@ class _Finder:
         if any(map(self._anatomy.trace.is_output, values)):
             return True
         return any(id(reader) not in inside for value in values for reader in value.readers)
-
-    def _is_looked_up(self, value: Value) -> bool:
-        """Whether a value is what an embedding puts out, or a sum of such."""
-        waiting = [value]
-        tables = {
-            id(step)
-            for slot in self._anatomy.slots
-            if slot.role == "embedding"
-            for step in self._anatomy.steps(slot)
-        }
-        while waiting:
-            step = waiting.pop().step
-            if step is None or id(step) in self._ancestry.kernels:
-                return False
-            if id(step) not in tables:
-                signals = self._ancestry.signals(step)
-                if not signals:
-                    return False
-                waiting += signals
-        return True
 
     def _streams(self, pairs: list[_Pair]) -> list[int]:
         """The stream of each branch: that of the branch whose add it goes on from, or a new one."""
@@ -277,48 +247,3 @@ def _all(every: list[int]) -> int:
 def _index(value: Value) -> int:
     """The place of a value in the order of the call."""
     return -1 if value.step is None else value.step.index
-
-
-def _is_spread(value: Value, total: Value) -> bool:
-    """Whether a value is repeated along an axis of a sum; sizes that are not known are the same."""
-    sizes = zip(value.shape, total.shape, strict=False)
-    unlike = any(one != other for one, other in sizes if one is not None and other is not None)
-    return len(value.shape) != len(total.shape) or unlike
-
-
-def _weighs(total: Value) -> bool:
-    """Whether a sum is that of attention's scores: a softmax makes weights of it, for other signals."""
-    waiting, seen = [total], set[int]()
-    while waiting:
-        for step in waiting.pop().readers:
-            if step.index in seen:
-                continue
-            seen.add(step.index)
-            if step.kind == "Softmax":
-                return any(
-                    contraction(reader) is not None for each in step.outputs for reader in _readers(each)
-                )
-            if (
-                step.kind in ELEMENTWISE_OPERATIONS
-                or step.kind in PROPORTIONAL_OPERATIONS
-                or step.kind == "Cast"
-            ):
-                waiting += step.outputs
-    return False
-
-
-def _readers(value: Value) -> list[Step]:
-    """The steps that read a value, through dropout and the like."""
-    found = []
-    for step in value.readers:
-        through = isinstance(step.operation, PROPORTIONAL) or step.kind in (*PROPORTIONAL_OPERATIONS, "Cast")
-        found += [each for output in step.outputs for each in _readers(output)] if through else [step]
-    return found
-
-
-def _enlarges(step: Step) -> bool:
-    return isinstance(step.operation, ENLARGING) or step.kind in ENLARGING_OPERATIONS
-
-
-def _shown(value: Value) -> str:
-    return "×".join(map(str, value.shape))
