@@ -1,6 +1,7 @@
 """Schemes that wrap another: scaled, drawn per gate, or summed."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from keras import ops
@@ -172,12 +173,7 @@ class PerGate(Wrapper):
         factors: Any = None,
     ) -> None:
         self.gates = as_int("gates", gates, minimum=1)
-        self.factors = None if factors is None else [as_float("factors", each) for each in factors]
-        if self.factors is not None and len(self.factors) != self.gates:
-            raise ValueError(
-                f"`factors` must have one number for each of {self.gates} gates. "
-                f"Received: factors={shown(factors)}."
-            )
+        self.factors = None if factors is None else _as_factors(factors, self.gates)
         self.wrap(initializer, seed, input_axes, output_axes)
         self.blockwise = False  # it is what draws them apart
         self.whole = True
@@ -206,6 +202,17 @@ class PerGate(Wrapper):
         if std is None or self.factors is None:
             return std
         return std * math.sqrt(sum(factor**2 for factor in self.factors) / self.gates)
+
+
+def _as_factors(factors: Any, gates: int) -> list[float]:
+    """A finite number for each gate."""
+    if isinstance(factors, (str, bytes)) or not isinstance(factors, Sequence):
+        raise TypeError(f"`factors` must be a list of numbers or None. Received: factors={shown(factors)}.")
+    if len(factors) != gates:
+        raise ValueError(
+            f"`factors` must have one number for each of {gates} gates. Received: factors={shown(factors)}."
+        )
+    return [as_float("factors", each) for each in factors]
 
 
 @register(
