@@ -8,6 +8,8 @@ import keras_winit.support.quiet  # noqa: F401 - before anything that loads Tens
 
 # isort: split
 from keras_winit.choose import Recommendation, for_activation, recommend
+from keras_winit.models.anatomy.branch import Branches
+from keras_winit.models.anatomy.branches import branches
 from keras_winit.models.anatomy.layer_fans import layer_fans
 from keras_winit.models.calibrating.calibrate import calibrate
 from keras_winit.models.calibrating.calibration import Calibration
@@ -19,6 +21,7 @@ from keras_winit.models.initializing.for_layer import for_layer
 from keras_winit.models.initializing.initialize import initialize
 from keras_winit.models.initializing.plan import Plan
 from keras_winit.models.portable import portable
+from keras_winit.models.recipes.recipe import recipes
 from keras_winit.models.tracing.trace import Trace
 from keras_winit.models.tracing.tracer import trace
 from keras_winit.schemes import get, names
@@ -48,6 +51,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ICNR",
     "Bilinear",
+    "Branches",
     "Calibration",
     "ChronoBias",
     "Comparison",
@@ -82,6 +86,7 @@ __all__ = [
     "TruncatedNormal",
     "VarianceScaling",
     "Zeros",
+    "branches",
     "calibrate",
     "compare",
     "compute_fans",
@@ -94,6 +99,7 @@ __all__ = [
     "layer_fans",
     "names",
     "portable",
+    "recipes",
     "recommend",
     "trace",
 ]

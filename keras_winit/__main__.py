@@ -51,19 +51,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=keras_winit.__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
-    schemes = commands.add_parser("schemes", help="list every scheme with its formula and source")
-    schemes.set_defaults(run=_schemes)
-
-    recommend = commands.add_parser("recommend", help="say which scheme suits an activation, and why")
-    recommend.add_argument("activation", help="the name of a Keras activation, such as gelu")
-    recommend.add_argument("--distribution", choices=["uniform", "normal"], help="default: as published")
-    recommend.add_argument("--method", choices=["published", "exact"], default="published")
-    recommend.set_defaults(run=_recommend)
+    _add_lists(commands)
 
     initialize = commands.add_parser("initialize", help="draw every weight of a saved model anew")
     initialize.add_argument("model", help="a .keras or .h5 file")
     initialize.add_argument("out", nargs="?", help="the file to write; may be the same")
-    initialize.add_argument("--scheme", default="auto", help="auto, configured, torch, or a scheme's name")
+    initialize.add_argument(
+        "--scheme", default="auto", help="auto, configured, or the name of a recipe or of a scheme"
+    )
     initialize.add_argument("--seed", type=int, help="the root seed; without it one is drawn and printed")
     initialize.add_argument("--dry-run", action="store_true", help="only print the plan")
     initialize.add_argument(
@@ -75,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
     trace.add_argument("model", help="a .keras or .h5 file")
     trace.add_argument("--json", action="store_true", help="print everything as JSON")
     trace.set_defaults(run=_trace)
+
+    branches = commands.add_parser("branches", help="list the residual branches of a saved model")
+    branches.add_argument("model", help="a .keras or .h5 file")
+    branches.add_argument("--json", action="store_true", help="print everything as JSON")
+    branches.set_defaults(run=_branches)
 
     portable = commands.add_parser("portable", help="a copy that loads without this package")
     portable.add_argument("model", help="a .keras or .h5 file")
@@ -105,7 +105,8 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--seed", type=int, help="the root seed; without it one is drawn and printed")
     calibrate.set_defaults(run=_calibrate)
 
-    for reads_a_model in (initialize, trace, portable, diagnose, calibrate, _compare_parser(commands)):
+    compare = _compare_parser(commands)
+    for reads_a_model in (initialize, trace, branches, portable, diagnose, calibrate, compare):
         reads_a_model.add_argument(
             "--import",
             dest="modules",
@@ -162,12 +163,38 @@ def _rates(text: str) -> tuple[float, ...]:
         raise argparse.ArgumentTypeError(f"numbers with commas between, not {text!r}") from error
 
 
+def _add_lists(commands: Any) -> None:
+    """The commands that need no model."""
+    schemes = commands.add_parser("schemes", help="list every scheme with its formula and source")
+    schemes.set_defaults(run=_schemes)
+
+    listed = commands.add_parser("recipes", help="list every recipe for a whole model")
+    listed.set_defaults(run=_recipes)
+
+    recommend = commands.add_parser("recommend", help="say which scheme suits an activation, and why")
+    recommend.add_argument("activation", help="the name of a Keras activation, such as gelu")
+    recommend.add_argument("--distribution", choices=["uniform", "normal"], help="default: as published")
+    recommend.add_argument("--method", choices=["published", "exact"], default="published")
+    recommend.set_defaults(run=_recommend)
+
+
 def _schemes(_: argparse.Namespace) -> int:
     rows = []
     for name in keras_winit.names():
         scheme = scheme_class(name)
         rows.append((f"winit>{name}", scheme.formula, scheme.source, ", ".join(scheme.aliases)))
     console().print(table(("scheme", "draws", "source", "aliases"), rows))
+    return 0
+
+
+def _recipes(_: argparse.Namespace) -> int:
+    print(keras_winit.recipes())
+    return 0
+
+
+def _branches(options: argparse.Namespace) -> int:
+    found = keras_winit.branches(_model(options))
+    print(json.dumps(found.to_dict(), indent=1) if options.json else found)
     return 0
 
 

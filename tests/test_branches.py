@@ -1,118 +1,61 @@
 """Residual branches, found by what is computed."""
 
+import collections
+import json
+
 import keras
 import numpy as np
 import pytest
+from branch_models import APPLICATIONS, CASES, SLOW_APPLICATIONS, Expected, pre_norm, resnet
 from helpers import array
 from keras import layers
 
 import keras_winit as winit
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.branches import SHARE, branches, shares
+from keras_winit.models.anatomy.branches import SHARE, shares
 
 
-def found_in(model):
-    """The last kernels of each branch, and what normalizes it."""
-    return [
-        ([slot.path.split("/")[-2] for slot in each.last], getattr(each.normalization, "name", None))
-        for each in branches(Anatomy(model))
-    ]
+def summed_up(branch):
+    last = tuple(slot.layer.name for slot in branch.last)
+    ends = branch.ends is not None
+    return Expected(last, branch.kind, len(branch.kernels), ends, branch.projected)
 
 
-def pre_norm():
-    inputs = x = keras.Input((6, 16))
-    for index in range(2):
-        y = layers.LayerNormalization()(x)
-        x = x + layers.MultiHeadAttention(2, 8, name=f"attention_{index}")(y, y)
-        y = layers.Dense(32, "gelu", name=f"up_{index}")(layers.LayerNormalization()(x))
-        x = layers.Add()([layers.Dropout(0.1)(layers.Dense(16, name=f"down_{index}")(y)), x])
-    return keras.Model(inputs, layers.Dense(3)(x))
+@pytest.mark.parametrize("build", CASES, ids=lambda build: build.__name__)
+def test_branches_of_models_of_ones_own(build):
+    case, found = CASES[build], winit.branches(build())
+    assert [summed_up(branch) for branch in found] == case.branches
+    assert len(found.others) == len(case.others)
+    for word, other in zip(case.others, found.others, strict=True):
+        assert word in other.reason
+    assert max((branch.stream for branch in found), default=0) == case.streams
+    assert [branch.number for branch in found] == list(range(1, len(found) + 1))
+    assert {branch.count for branch in found} <= {len(found)}
 
 
-def resnet():
-    inputs = keras.Input((8, 8, 3))
-    x = layers.Conv2D(4, 3, padding="same", name="stem")(inputs)
-    y = layers.ReLU()(layers.BatchNormalization()(layers.Conv2D(8, 3, 2, padding="same", name="first")(x)))
-    y = layers.BatchNormalization(name="end")(layers.Conv2D(8, 3, padding="same", name="second")(y))
-    x = layers.ReLU()(layers.Add()([y, layers.Conv2D(8, 1, 2, name="projection")(x)]))
-    return keras.Model(inputs, layers.Dense(3)(layers.GlobalAveragePooling2D()(x)))
+def check_family(name, family):
+    model = getattr(keras.applications, name)(weights=None, input_shape=(family.size, family.size, 3))
+    found = winit.branches(model)
+    kinds = collections.Counter(branch.kind for branch in found)
+    kernels = collections.Counter(len(branch.kernels) for branch in found)
+    assert kinds == collections.Counter(family.kinds)
+    assert kernels == collections.Counter(family.kernels)
+    assert sum(branch.projected for branch in found) == family.projected
+    assert sum(branch.ends is not None for branch in found) == family.ends
+    assert all(len(branch.last) == 1 for branch in found)
+    # The layer that ends a branch is called so in all of these, or is the branch's last convolution.
+    assert all(branch.last[0] == branch.kernels[-1] for branch in found)
 
 
-def gated():
-    """A gated MLP: the kernel that writes to the stream is the last, not the gate."""
-    inputs = keras.Input((6, 16))
-    x = layers.RMSNormalization()(inputs)
-    y = layers.Dense(32, "silu", name="gate")(x) * layers.Dense(32, name="up")(x)
-    return keras.Model(inputs, layers.Dense(3)(inputs + layers.Dense(16, name="down")(y)))
+@pytest.mark.parametrize("name", APPLICATIONS)
+def test_branches_of_keras_applications(name):
+    check_family(name, APPLICATIONS[name])
 
 
-def embeddings():
-    inputs = keras.Input((6,), dtype="int32")
-    x = layers.Embedding(20, 8)(inputs) + layers.Embedding(6, 8)(keras.ops.arange(6))
-    return keras.Model(inputs, layers.Dense(3)(x))
-
-
-def parallel():
-    inputs = keras.Input((8,))
-    return keras.Model(inputs, layers.Dense(8, name="one")(inputs) + layers.Dense(8, name="two")(inputs))
-
-
-def squeezed():
-    """A squeeze-and-excite gate inside of the branch."""
-    inputs = keras.Input((8, 8, 4))
-    x = layers.Conv2D(4, 3, padding="same", name="conv")(inputs)
-    gate = layers.Dense(4, "sigmoid", name="excite")(layers.GlobalAveragePooling2D(keepdims=True)(x))
-    return keras.Model(inputs, inputs + x * gate)
-
-
-class Block(layers.Layer):
-    def __init__(self, **options):
-        super().__init__(**options)
-        self.norm, self.up = layers.LayerNormalization(), layers.Dense(32, "relu", name="up")
-        self.down = layers.Dense(16, name="down")
-
-    def call(self, x):
-        return x + self.down(self.up(self.norm(x)))
-
-
-def subclassed():
-    inputs = keras.Input((16,))
-    return keras.Model(inputs, layers.Dense(3)(Block()(Block()(inputs))))
-
-
-@pytest.mark.parametrize(
-    ("build", "expected"),
-    [
-        (
-            pre_norm,
-            [
-                (["attention_output"], None),
-                (["down_0"], None),
-                (["attention_output"], None),
-                (["down_1"], None),
-            ],
-        ),
-        (resnet, [(["second"], "end")]),
-        (gated, [(["down"], None)]),
-        (embeddings, []),
-        (parallel, []),
-        (squeezed, [(["excite", "conv"], None)]),
-        (subclassed, [(["down"], None), (["down"], None)]),
-    ],
-    ids=lambda each: getattr(each, "__name__", ""),
-)
-def test_branches_are_found(build, expected):
-    assert [(sorted(last), norm) for last, norm in found_in(build())] == [
-        (sorted(last), norm) for last, norm in expected
-    ]
-
-
-def test_resnet50_has_sixteen_that_a_normalization_ends():
-    model = keras.applications.ResNet50(weights=None, input_shape=(64, 64, 3))
-    found = branches(Anatomy(model))
-    assert len(found) == 16
-    assert all(each.normalization.name.endswith("_3_bn") for each in found)
-    assert not shares(Anatomy(model))
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SLOW_APPLICATIONS)
+def test_branches_of_all_keras_applications(name):
+    check_family(name, SLOW_APPLICATIONS[name])
 
 
 @pytest.mark.parametrize("method", ["initialize", "calibrate"])
@@ -138,3 +81,58 @@ def test_many_branches_start_smaller():
         x = x + layers.Dense(8)(layers.LayerNormalization()(x))
     model = keras.Model(inputs, layers.Dense(2)(x))
     assert set(shares(Anatomy(model)).values()) == {1 / 5}
+
+
+def test_a_branch_says_where_it_is_and_what_normalizes_it():
+    found = winit.branches(resnet())
+    assert [branch.add.kind for branch in found] == ["Add", "Add"]
+    assert found[0].ends.name == "end"
+    assert [slot.layer.name for slot in found[0].kernels] == ["first", "second"]
+    assert (found[0].begins, found[0].behind) == (None, None)
+    pre = winit.branches(pre_norm())
+    assert all(isinstance(branch.begins, layers.LayerNormalization) for branch in pre)
+    assert [branch.behind is not None for branch in pre] == [False, False, False, True]
+    assert [branch.place for branch in pre] == [1, 2, 3, 4]
+    assert {branch.depth for branch in pre} == {4}
+
+
+def test_branches_print_as_a_table_and_as_json():
+    found = winit.branches(resnet())
+    text = str(found)
+    assert text.startswith("2 branches of ")
+    assert "2 of 2" in text
+    assert "second/kernel" in text
+    assert "end ends" in text
+    data = json.loads(json.dumps(found.to_dict()))
+    assert data["branches"][0]["last"] == ["second/kernel"]
+    assert data["branches"][0]["ends"] == "end"
+    assert "<table>" in found._repr_html_()
+
+
+def test_what_has_no_branches_says_so():
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3)], name="plain")
+    assert repr(winit.branches(model)) == "<Branches: no branches of 'plain'>"
+
+
+def test_a_part_that_is_not_looked_into_is_a_branch_without_known_kernels():
+    class Opaque(layers.Layer):
+        def build(self, shape):
+            self.w = self.add_weight(shape=(shape[-1], shape[-1]))
+
+        def call(self, x):
+            return keras.ops.convert_to_tensor(np.asarray(x)) @ self.w
+
+        def compute_output_spec(self, x):
+            return keras.KerasTensor(x.shape, x.dtype)
+
+    inputs = keras.Input((8,))
+    found = winit.branches(keras.Model(inputs, inputs + Opaque()(inputs)))
+    assert len(found) == 1
+    assert len(found[0].last) == 0
+    assert "not seen" in str(found)
+
+
+@pytest.mark.parametrize("bad", [None, "model", 3])
+def test_what_is_no_model_is_refused(bad):
+    with pytest.raises(TypeError):
+        winit.branches(bad)

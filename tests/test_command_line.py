@@ -402,3 +402,21 @@ def test_a_comparison_that_cannot_run_exits_2(options, message, tmp_path, capsys
     with pytest.raises(SystemExit):
         main(["compare", str(path), "--data", data, "--learning-rates", "fast"])
     assert "numbers with commas between" in capsys.readouterr().err
+
+
+def test_recipes_are_listed(capsys):
+    assert main(["recipes"]) == 0
+    assert capsys.readouterr().out.strip() == str(winit.recipes()).strip()
+
+
+def test_branches_of_a_saved_model(tmp_path, capsys):
+    path = str(tmp_path / "model.keras")
+    inputs = keras.Input((6,))
+    hidden = keras.layers.Dense(5, "relu")(inputs)
+    keras.Model(inputs, inputs + keras.layers.Dense(6, name="last")(hidden)).save(path)
+    assert main(["branches", path]) == 0
+    assert "last/kernel" in capsys.readouterr().out
+    assert main(["branches", path, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["branches"][0]["kind"] == "plain"
+    assert main(["initialize", path, path, "--scheme", "gpt2", "--seed", "1"]) == 0
+    assert "gpt2: last kernel of branch 1 of 1" in " ".join(capsys.readouterr().out.split())

@@ -37,6 +37,8 @@ BAD = {
     "scale": POSITIVE,
     "stddev": POSITIVE,
     "omega_0": POSITIVE,
+    "cut": (*NUMBERS, 0.9, 5.1, 1e300),
+    "factors": ("ab", 3, True, [1.0], [1.0, 2.0, 3.0, "4"], [1.0, 2.0, 3.0, math.nan]),
     "timesteps": (*NUMBERS, 2, -3),
     "connections": (*NUMBERS, 0, -1, 2.5),
     "gates": (*NUMBERS, 0, -1, 2.5),

@@ -1,9 +1,11 @@
 """Models of keras-hub, made of its own layers: pip install ".[test,packages]" && pytest -m packages"""
 
+import re
+
 import keras
 import numpy as np
 import pytest
-from helpers import array
+from helpers import array, std_tolerance
 from keras import ops
 from test_reset import left_trained
 
@@ -110,3 +112,94 @@ def test_llama_is_calibrated_and_found_healthy():
     report = winit.diagnose(model, data)
     assert report.ok, report.findings
     assert all(np.isfinite(array(ops.mean(output))) for output in keras.tree.flatten(model(data)))
+
+
+# How many branches there are, their kind, the kernels of each in a layer, the streams, and what the layers of
+# the last kernels are called.
+BRANCHES = {
+    "bert": (4, "post-norm", [4, 2], 1, "attention_output|feedforward_output"),
+    "gpt2": (4, "pre-norm", [4, 2], 1, "attention_output|feedforward_output"),
+    "llama": (4, "pre-norm", [4, 3], 1, "attention_output|feedforward_output"),
+    "vit": (4, "pre-norm", [4, 2], 1, "attention_output|dense_2"),
+    "t5": (10, "pre-norm", [4, 3], 2, "output_projector"),
+    "t5 gated": (10, "pre-norm", [4, 3], 2, "output_projector"),
+    "whisper": (10, "pre-norm", [4, 2], 2, "attention_output|feedforward_output"),
+    "mmdit": (6, "pre-norm", [4, 2], 2, "attention_proj|dense2"),
+}
+
+
+@pytest.mark.parametrize("name", BRANCHES)
+def test_its_branches_are_found(name):
+    count, kind, kernels, streams, last = BRANCHES[name]
+    found = winit.branches(MODELS[name]())
+    assert len(found) == count
+    assert {branch.kind for branch in found} == {kind}
+    assert {len(branch.kernels) for branch in found} == set(kernels)
+    assert max(branch.stream for branch in found) == streams
+    for branch in found:
+        assert len(branch.last) == 1
+        assert re.search(last, branch.last[0].path)
+    assert all(each.reason for each in found.others)
+
+
+def spread(model, pattern):
+    """The deviation over all weights whose path matches, and how many numbers that is."""
+    weights = [array(v).ravel() for v in model.trainable_variables if re.search(pattern, v.path)]
+    assert weights, pattern
+    numbers = np.concatenate(weights)
+    return numbers.std(), numbers.size
+
+
+RECIPES = [
+    ("gpt2", "gpt2", {"(query|key|value|intermediate_dense)/kernel": 0.02, "embedding": 0.02}),
+    ("gpt2", "gpt2", {"(attention_output|feedforward_output_dense)/kernel": 0.02 / 2}),
+    ("gpt2", "llama", {"(attention_output|feedforward_output_dense)/kernel": 0.02 / 2}),
+    ("bert", "bert", {"kernel|embedding/": 0.02 * 0.8796256610342398}),
+    ("t5", "t5 gated", {"query_projector": (16 * 8) ** -0.5, "(key|value)_projector": 0.25}),
+    ("t5", "t5 gated", {"/output_projector": None, "token_embedding": 1.0}),
+    ("deepnorm", "bert", {"(query|key)/kernel": 0.25, "value/kernel": 0.25 * 16**-0.25}),
+    ("small_wang", "gpt2", {"attention_output/kernel": 2 / (2 * 4), "query/kernel": (2 / 80) ** 0.5}),
+]
+
+
+@pytest.mark.parametrize(("recipe", "name", "expected"), RECIPES)
+def test_a_recipe_draws_its_numbers(recipe, name, expected):
+    model = MODELS[name]()
+    winit.initialize(model, recipe, seed=0)
+    for pattern, std in expected.items():
+        if std is not None:
+            found, count = spread(model, pattern)
+            assert found == pytest.approx(std, rel=std_tolerance("normal", count)), pattern
+
+
+def test_vit_follows_its_recipe():
+    model = MODELS["vit"]()
+    winit.initialize(model, "vit", seed=0)
+    found, count = spread(model, "mha/.*kernel")
+    assert found == pytest.approx((2 / 32) ** 0.5, rel=std_tolerance("uniform", count))
+    found, count = spread(model, "mlp/.*kernel")
+    assert found == pytest.approx((2 / 48) ** 0.5, rel=std_tolerance("uniform", count))
+    assert not spread(model, "class_token")[0]
+    assert 0 < spread(model, "mlp/.*bias")[0] < 2e-6
+
+
+PROJECTIONS = {
+    "bert": "self_attention_layer/",
+    "llama": "self_attention/",
+    "t5": "self_attention/",
+    "vit": "mha/",
+}
+
+
+@pytest.mark.parametrize("scheme", ["auto", "configured", "glorot_normal", "torch"])
+@pytest.mark.parametrize("name", PROJECTIONS)
+def test_projections_of_attention_never_share_their_draws(name, scheme):
+    model = MODELS[name]()
+    winit.initialize(model, scheme, seed=0)
+    kernels = [v for v in model.trainable_variables if PROJECTIONS[name] in v.path and "kernel" in v.path]
+    kernels = [array(v).ravel() for v in kernels if "norm" not in v.path]
+    assert len(kernels) >= 8
+    for index, one in enumerate(kernels):
+        for other in kernels[:index]:
+            few = min(one.size, other.size)
+            assert abs(np.corrcoef(one[:few], other[:few])[0, 1]) < 6 / few**0.5

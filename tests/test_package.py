@@ -25,15 +25,18 @@ FOLDERS = {
     "drawing": "seeds sharding jax_random generators sampling haar",
     "theory": "fans einsum matrix_view activations gains balance linearity",
     "schemes": "base registry basic variance_scheme variance orthogonal structured compose icnr bias siren "
-    "looks_linear",
+    "looks_linear factored",
     "": "choose files",
     "models": "",
     "models.showing": "printing plots",
     "models.tracing": "kinds ownership inputs trace symbols loops interception opening tracer",
     "models.anatomy": "convolutions contractions views passing mixing uses layer_fans fresh slots anatomy "
-    "normalizing following depth branches outputs links",
+    "normalizing following depth writing ancestry branch branch_parts additions branches attention outputs "
+    "links",
     "models.running": "watching undo moments probe batch",
-    "models.initializing": "plan optimizer states fitting asked torch_defaults mirroring choosing initialize "
+    "models.recipes": "surroundings recipe torch_defaults torch zero_gamma fixup gpt2 bert vit deepnorm "
+    "depth_scaled small_wang t5 mimetic",
+    "models.initializing": "plan optimizer states fitting asked mirroring rules choosing initialize "
     "for_layer",
     "models.calibrating": "calibration leaving answers targets bounds moving_statistics rescaling replaying "
     "gates centring one_pass calibrate",

@@ -5,7 +5,7 @@ import math
 import keras
 import numpy as np
 import pytest
-from helpers import BACKEND, array, assert_semi_orthogonal
+from helpers import BACKEND, array, assert_semi_orthogonal, std_tolerance
 from keras import layers, ops
 from scipy import stats
 
@@ -212,3 +212,25 @@ def test_a_centre_tap_of_any_rank():
     assert inside[0, 1].any()
     inside[0, 1] = 0
     assert not inside.any()
+
+
+def test_parts_side_by_side_have_a_factor_each():
+    scheme = winit.PerGate(winit.LecunNormal(), gates=3, factors=[1.0, 0.0, 0.25], seed=1)
+    one, two, three = np.split(array(scheme((60, 120))), 3, axis=1)
+    assert one.std() == pytest.approx(60**-0.5, rel=std_tolerance("normal", one.size))
+    assert not two.any()
+    assert three.std() == pytest.approx(0.25 * 60**-0.5, rel=std_tolerance("normal", three.size))
+    both = 60**-0.5 * ((1 + 0.25**2) / 3) ** 0.5
+    assert scheme.expected_std((60, 120)) == pytest.approx(both)
+    assert winit.PerGate.from_config(scheme.get_config()).factors == scheme.factors
+
+
+@pytest.mark.parametrize("cut", [1.0, 2.0, 3.0, 5.0])
+def test_a_normal_is_cut_where_it_is_asked(cut):
+    kernel = array(winit.TruncatedNormal(stddev=0.3, cut=cut, seed=2)((300, 200)))
+    whole = 0.3 / stats.truncnorm.std(-cut, cut)
+    assert np.abs(kernel).max() <= cut * whole * 1.00001
+    assert kernel.std() == pytest.approx(0.3, rel=std_tolerance("normal", kernel.size))
+    assert stats.kstest(kernel.ravel(), stats.truncnorm(-cut, cut, 0, whole).cdf).pvalue > 1e-4
+    twin = winit.TruncatedNormal.from_config(winit.TruncatedNormal(cut=cut, seed=2).get_config())
+    assert twin.cut == cut

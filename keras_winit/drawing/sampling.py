@@ -8,6 +8,7 @@ import math
 from typing import Any
 
 import keras
+from keras import ops
 
 from keras_winit.drawing import generators
 from keras_winit.drawing.generators import normal, uniform
@@ -28,9 +29,19 @@ def compute_dtype(dtype: str) -> str:
     return "float32"
 
 
-def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: Seed) -> Any:
-    """A normal cut at two of its deviations, whose own deviation, after the cut, is `stddev`."""
-    return generators.truncated_normal(shape, stddev / TRUNCATED_STD, dtype, seed)
+def std_after_cut(cut: float) -> float:
+    """The deviation of a standard normal cut at so many deviations: √(1 − 2·cut·φ(cut)/(2·Φ(cut) − 1))."""
+    density = math.exp(-(cut**2) / 2) / math.sqrt(2 * math.pi)
+    return math.sqrt(1 - 2 * cut * density / math.erf(cut / math.sqrt(2)))
+
+
+def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: Seed, cut: float = 2.0) -> Any:
+    """A normal cut at two of its deviations, or more, whose own deviation, after the cut, is `stddev`."""
+    if cut == 2:
+        return generators.truncated_normal(shape, stddev / TRUNCATED_STD, dtype, seed)
+    whole = stddev / std_after_cut(cut)
+    quantile = ops.erfinv(uniform(shape, math.erf(cut / math.sqrt(2)), dtype, seed))
+    return ops.clip(quantile * (math.sqrt(2) * whole), -cut * whole, cut * whole)
 
 
 DISTRIBUTIONS = {"uniform": uniform, "normal": normal, "truncated_normal": truncated_normal}

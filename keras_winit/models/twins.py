@@ -35,7 +35,7 @@ def twin(scheme: Scheme) -> Any:
         return initializers.Constant(float(values[0]))
     if isinstance(scheme, RandomUniform):
         return initializers.RandomUniform(scheme.minval, scheme.maxval, seed)
-    if isinstance(scheme, TruncatedNormal):
+    if isinstance(scheme, TruncatedNormal) and scheme.cut == 2:
         return initializers.TruncatedNormal(scheme.mean, scheme.stddev / TRUNCATED_STD, seed)
     if isinstance(scheme, RandomNormal):
         return initializers.RandomNormal(scheme.mean, scheme.stddev, seed)

@@ -12,6 +12,8 @@ from keras_winit.schemes.base import Scheme
 from keras_winit.schemes.registry import register
 from keras_winit.support.checks import Shape, as_float, check_fits, shown
 
+_LARGEST_CUT = 5  # beyond it float32 has no numbers left between the cut and one
+
 
 @register("zeros", aliases=("zero",), formula="0", source="–")
 class Zeros(Scheme):
@@ -180,6 +182,7 @@ class TruncatedNormal(RandomNormal):
         mean: a finite number.
         stddev: a positive number, the deviation of what is drawn.
         {seed}
+        cut: at how many deviations of the normal it is cut, from 1 to 5.
 
     Example:
 
@@ -187,5 +190,13 @@ class TruncatedNormal(RandomNormal):
     True
     """
 
+    def __init__(
+        self, mean: float = 0.0, stddev: float = 0.05, seed: Any = None, *, cut: float = 2.0
+    ) -> None:
+        super().__init__(mean, stddev, seed)
+        self.cut = as_float("cut", cut, minimum=1)
+        if self.cut > _LARGEST_CUT:
+            raise ValueError(f"`cut` must be at most {_LARGEST_CUT}. Received: cut={shown(cut)}.")
+
     def _sample(self, shape: Shape, dtype: str) -> Any:
-        return truncated_normal(shape, self.stddev, dtype, self.seed)
+        return truncated_normal(shape, self.stddev, dtype, self.seed, self.cut)

@@ -1,6 +1,7 @@
 """Schemes that wrap another: scaled, drawn per gate, or summed."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from keras import ops
@@ -142,12 +143,14 @@ class PerGate(Wrapper):
 
     Args:
         initializer: what to draw each gate from: a name of a scheme, a config or an initializer.
-        gates: the number of gates: 4 for LSTM and ConvLSTM, 3 for GRU, 1 for SimpleRNN.
+        gates: the number of gates: 4 for LSTM and ConvLSTM, 3 for GRU, 1 for SimpleRNN; or of other parts
+            that lie side by side, as query, key and value do in one kernel.
         {seed}
         {axes}
+        factors: a finite number for each gate that what is drawn for it is multiplied by; None for ones.
 
     Raises:
-        ValueError: where the gates do not divide the last dimension.
+        ValueError: where the gates do not divide the last dimension, and for other than a factor a gate.
 
     Example:
 
@@ -167,8 +170,10 @@ class PerGate(Wrapper):
         *,
         input_axes: Any = None,
         output_axes: Any = None,
+        factors: Any = None,
     ) -> None:
         self.gates = as_int("gates", gates, minimum=1)
+        self.factors = None if factors is None else _as_factors(factors, self.gates)
         self.wrap(initializer, seed, input_axes, output_axes)
         self.blockwise = False  # it is what draws them apart
         self.whole = True
@@ -184,9 +189,30 @@ class PerGate(Wrapper):
     def draw(self, shape: Shape, dtype: str) -> Any:
         gate = self.part(shape)
         together = self.inner("gates")
-        if hasattr(together, "draw_blocks"):  # a convolution may have a thousand groups
+        if self.factors is None and hasattr(together, "draw_blocks"):  # a convolution may have many groups
             return together.draw_blocks(gate, dtype, self.gates)
-        return ops.concatenate([self.inner("gate", i)(gate, dtype) for i in range(self.gates)], axis=-1)
+        parts = [self.inner("gate", i)(gate, dtype) for i in range(self.gates)]
+        if self.factors is not None:
+            parts = [factor * part for factor, part in zip(self.factors, parts, strict=True)]
+        return ops.concatenate(parts, axis=-1)
+
+    def expected_std(self, shape: Any) -> float | None:
+        """The deviation of a gate, times the root of the mean of the factors' squares."""
+        std = super().expected_std(shape)
+        if std is None or self.factors is None:
+            return std
+        return std * math.sqrt(sum(factor**2 for factor in self.factors) / self.gates)
+
+
+def _as_factors(factors: Any, gates: int) -> list[float]:
+    """A finite number for each gate."""
+    if isinstance(factors, (str, bytes)) or not isinstance(factors, Sequence):
+        raise TypeError(f"`factors` must be a list of numbers or None. Received: factors={shown(factors)}.")
+    if len(factors) != gates:
+        raise ValueError(
+            f"`factors` must have one number for each of {gates} gates. Received: factors={shown(factors)}."
+        )
+    return [as_float("factors", each) for each in factors]
 
 
 @register(

@@ -27,14 +27,20 @@ _SHARED = {
 T = TypeVar("T", bound=type[Scheme])
 
 
-def register(name: str, *, aliases: Sequence[str] = (), formula: str, source: str) -> Callable[[T], T]:
+def register(
+    name: str, *, aliases: Sequence[str] = (), formula: str, source: str, listed: bool = True
+) -> Callable[[T], T]:
     """Register a scheme under `winit>name`, its class name and its aliases.
 
-    Saved models hold the canonical name; every other resolves to the same class.
+    Saved models hold the canonical name; every other resolves to the same class. One that is not `listed` is
+    a part of a recipe for whole models, of no use by its name.
     """
 
     def decorate(cls: T) -> T:
         cls.name, cls.aliases, cls.formula, cls.source = name, tuple(aliases), formula, source
+        if not listed:
+            keras.saving.register_keras_serializable(PACKAGE, name)(cls)
+            return cls
         for key in (*aliases, cls.__name__, name):  # the last one is what serialization writes
             if key in _SCHEMES or _ALIASES.get(key, name) != name:
                 raise ValueError(f"The scheme name {key!r} is taken. Received: {cls!r}.")

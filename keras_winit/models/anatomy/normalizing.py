@@ -27,6 +27,7 @@ from keras_winit.theory.activations import resolve
 
 _NORMALIZING = {kind.call for kind in NORMALIZATIONS}
 _HOMOGENEOUS = ("relu", "leaky_relu", "prelu", "gelu", "silu", "mish", "hard_silu")
+_DIVIDING = ("Multiply", "Divide", "TrueDivide")
 _EPSILON = 0.01  # what is added to a variance is at most this
 
 
@@ -96,6 +97,50 @@ def normalized(anatomy: Anatomy, start: list[Value]) -> Normalized:
     return result
 
 
+def normalization_at(anatomy: Anatomy, step: Step, start: Value | None = None) -> Any:
+    """The layer or operation that a step divides by the size of a signal for, or None.
+
+    Args:
+        anatomy: the model taken apart.
+        step: a normalization of Keras, or the last step of one of the user's own.
+        start: what the normalization is to read; None for whatever it reads.
+    """
+    if isinstance(step.operation, NORMALIZATIONS) or step.kind in NORMALIZING_OPERATIONS:
+        return step.operation if start is None or start in step.inputs else None
+    signals = [value for value in dict.fromkeys(step.inputs) if anatomy.uses.is_signal(value)]
+    if step.in_layer or step.kind not in _DIVIDING or len(signals) != 2:
+        return None
+    for value in [start] if start is not None else _before(anatomy, signals):
+        if _degree_from(anatomy, value, step.outputs[0], {}) == 0:
+            return step.around[-1] if len(step.around) > 1 else step.operation
+    return None
+
+
+def _before(anatomy: Anatomy, signals: list[Value]) -> list[Value]:
+    """Signals, and what the steps that put them out read: what a normalization may have started from."""
+    found = dict.fromkeys(signals)
+    for value in signals:
+        if value.step is not None and not value.step.in_layer:
+            found.update((each, None) for each in value.step.inputs if anatomy.uses.is_signal(each))
+    return list(found)
+
+
+def _degree_from(
+    anatomy: Anatomy, start: Value, value: Value, known: dict[int, float | None]
+) -> float | None:
+    """The degree of a value in another a few steps before it; None where it is in no such proportion."""
+    if value is start:
+        return 1.0
+    if id(value) not in known:
+        known[id(value)] = None
+        step = value.step
+        if step is not None and (not step.in_layer or isinstance(step.operation, PROPORTIONAL)):
+            degrees = {id(each): _degree_from(anatomy, start, each, known) for each in step.inputs}
+            found = {key: degree for key, degree in degrees.items() if degree is not None}
+            known[id(value)] = _degree(anatomy, step, found) if found else None
+    return known[id(value)]
+
+
 def _goes_by_what_it_reads(step: Step, trace: Trace) -> bool:
     """Whether it is one of Keras' own, called once, that takes the statistics of what it is given."""
     normalization = step.operation
@@ -163,8 +208,15 @@ def _ratio(_anatomy: Anatomy, step: Step, known: list[float | None]) -> float | 
     return known[0] if over or known[0] is None else -known[0]
 
 
+def _power(_anatomy: Anatomy, step: Step, known: list[float | None]) -> float | None:
+    exponent = number_in(step)
+    raised = isinstance(step.arguments[0], Value) and len(known) == 1
+    return exponent * known[0] if raised and exponent is not None and known[0] is not None else None
+
+
 _COMBINED: dict[str, Callable[[Anatomy, Step, list[float | None]], float | None]] = {
     **dict.fromkeys(("Add", "Subtract", "Maximum"), _sum),
     "Multiply": _product,
+    "Power": _power,
     **dict.fromkeys(("Divide", "TrueDivide"), _ratio),
 }

@@ -1,11 +1,7 @@
 """Which scheme each variable of a model is to be drawn from, and why."""
 
 import math
-import re
-from collections.abc import Mapping
 from typing import Any, NamedTuple
-
-import keras
 
 from keras_winit.choose import for_activation
 from keras_winit.models.anatomy.anatomy import Anatomy
@@ -19,46 +15,19 @@ from keras_winit.models.initializing.asked import asked_for
 from keras_winit.models.initializing.fitting import fit, std_of
 from keras_winit.models.initializing.mirroring import Mirroring
 from keras_winit.models.initializing.plan import NOTHING_KNOWN
-from keras_winit.models.initializing.torch_defaults import torch_default
-from keras_winit.schemes import Scheme, names, scheme_class
+from keras_winit.models.initializing.rules import MIRRORED, Rule
+from keras_winit.models.recipes import Recipe, recipe_class, recipes
+from keras_winit.schemes import Scheme
 from keras_winit.schemes.compose import Scaled
-from keras_winit.schemes.looks_linear import LooksLinear
 from keras_winit.schemes.orthogonal import Orthogonal
 from keras_winit.schemes.registry import get
 from keras_winit.schemes.variance import HeNormal, HeUniform
-from keras_winit.support.checks import did_you_mean, shown
 from keras_winit.theory.activations import Activation
 from keras_winit.theory.gains import gain
-
-MODES = ("auto", "configured", "torch", "keep")
-# A scheme whose arguments follow from a kernel's place in the model.
-_MIRRORED = LooksLinear.name
-
 
 _SHORT = f"in a chain of fewer than {DEEP} kernels"
 _HE = (HeNormal, HeUniform)
 _SMALLER = 0.8  # is smaller, and no matter of rounding
-
-
-class Rule(NamedTuple):
-    """A scheme for the variables that an expression is found in, or for all."""
-
-    pattern: re.Pattern[str] | None
-    scheme: Any  # one of MODES, _MIRRORED, or an initializer
-
-    def matches(self, slot: Slot) -> bool:
-        """Whether the rule is about this variable or its layer."""
-        return self.pattern is None or self.pattern.search(slot.path) is not None
-
-    @property
-    def is_about_all(self) -> bool:
-        """Whether the rule is about all variables, and names none."""
-        return self.pattern is None or self.pattern.search("") is not None
-
-    def names_the_variable(self, slot: Slot) -> bool:
-        """Whether the rule is about this variable, and not about its layer as a whole."""
-        layer = slot.path.removesuffix(slot.variable.name)
-        return self.pattern is not None and self.pattern.search(layer) is None
 
 
 class Choice(NamedTuple):
@@ -71,43 +40,7 @@ class Choice(NamedTuple):
     own: bool = False  # the layer's own initializer, to be drawn as the layer would
     asked: bool = False  # what the layer asks for on purpose
     named: bool = True  # whether the scheme is about the variable: it, or all, is what is to be drawn
-
-
-def rules_of(scheme: Any) -> list[Rule]:
-    """The rules that the argument `scheme` of `initialize` stands for."""
-    if not isinstance(scheme, Mapping) or "class_name" in scheme:
-        return [Rule(None, _scheme(scheme))]
-    rules = []
-    for pattern, item in scheme.items():
-        try:
-            expression = re.compile(pattern)
-            expression.search("")  # one of bytes cannot
-            rules.append(Rule(expression, _scheme(item)))
-        except (re.error, TypeError, OverflowError, RecursionError) as error:
-            if isinstance(pattern, str) and isinstance(error, TypeError):
-                raise
-            raise ValueError(
-                f"A key of `scheme` must be a regular expression over variable paths. "
-                f"Received: {shown(pattern)}: {error}."
-            ) from error
-    return rules
-
-
-def _scheme(item: Any) -> Any:
-    """A mode, or an initializer."""
-    if isinstance(item, str) and item in MODES:
-        return item
-    if isinstance(item, str) and item.removeprefix("winit>") not in names(aliases=True):
-        hint = did_you_mean(item, (*MODES, *names(aliases=True)))
-        raise ValueError(
-            f"`scheme` must be one of {list(MODES)}, the name of a scheme, an initializer, or a mapping of "
-            f"regular expressions to these. Received: {shown(item)}.{hint}"
-        )
-    if callable(item) and not isinstance(item, (type, keras.initializers.Initializer)):
-        return item  # a function of shape and dtype, as Keras takes it
-    if isinstance(item, str) and scheme_class(item) is LooksLinear:
-        return _MIRRORED
-    return get(item)
+    pair: Slot | None = None  # whose seed it is drawn with, where two are parts of one matrix
 
 
 class Chooser:
@@ -129,7 +62,8 @@ class Chooser:
         self._answers: dict[Slot, float] | None = None
         self._shares: dict[Slot, float] | None = None
         self._depths = Depths(anatomy)
-        mirrored = [slot for slot in anatomy.slots if getattr(self._rule(slot), "scheme", None) == _MIRRORED]
+        self._recipes: dict[str, Recipe] = {}
+        mirrored = [slot for slot in anatomy.slots if getattr(self._rule(slot), "scheme", None) == MIRRORED]
         self._mirroring = Mirroring(anatomy, mirrored) if mirrored else None
 
     def choice(self, slot: Slot) -> Choice:
@@ -152,11 +86,8 @@ class Chooser:
 
     def _by_rule(self, slot: Slot, rule: Rule) -> Choice:
         """What a rule that draws says of a variable."""
-        if rule.scheme == "torch":
-            initializer, reason = torch_default(slot)
-            if initializer is not None:
-                return Choice(initializer, reason, forget_bias=False)
-            return _own(slot, "its initial value")
+        if isinstance(rule.scheme, str) and rule.scheme in recipes():
+            return self._by_recipe(slot, rule)
         if rule.scheme == "configured":
             return _own(slot, "the layer's own initializer, drawn afresh")
         if not isinstance(rule.scheme, str) and rule.names_the_variable(slot):
@@ -172,6 +103,22 @@ class Chooser:
         if slot.role not in ("kernel", "embedding", "recurrent"):
             return _own(slot, "its initial value")
         return self._for_kernel(slot, rule)
+
+    def _by_recipe(self, slot: Slot, rule: Rule) -> Choice:
+        """What a recipe says of a variable; what it leaves alone is as by "auto", or its initial value."""
+        if rule.scheme not in self._recipes:
+            self._recipes[rule.scheme] = recipe_class(rule.scheme)(self._anatomy)
+        recipe = self._recipes[rule.scheme]
+        drawn = recipe.choice(slot)
+        if drawn is not None:
+            forget = recipe.forget_bias
+            return Choice(drawn.initializer, drawn.reason, forget_bias=forget, pair=drawn.pair)
+        if recipe.otherwise == "own":
+            return _own(slot, "its initial value")
+        choice = self._by_rule(slot, rule._replace(scheme="auto"))
+        if slot.role not in ("kernel", "embedding"):
+            return choice
+        return choice._replace(reason=f"{recipe.name} leaves it as auto: {choice.reason}")
 
     def _asked(self, slot: Slot, rule: Rule) -> Choice | None:
         """What the layer asks for on purpose, which only a rule that names it, or all of it, replaces."""
@@ -193,7 +140,7 @@ class Chooser:
         if not isinstance(rule.scheme, str):
             return Choice(rule.scheme, "as asked")
         choice = self._answer(slot) or self._in_branch(slot, self._by_activation(slot))
-        if self._mirroring is None or rule.scheme != _MIRRORED:
+        if self._mirroring is None or rule.scheme != MIRRORED:
             return choice
         scheme, reason = self._mirroring.scheme(slot)
         if scheme is None:

@@ -12,10 +12,11 @@ from keras_winit.drawing.sharding import layout_of
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.slots import ASKED, Slot
 from keras_winit.models.initializing.asked import asked_for, is_as_asked
-from keras_winit.models.initializing.choosing import Choice, Chooser, rules_of
+from keras_winit.models.initializing.choosing import Choice, Chooser
 from keras_winit.models.initializing.fitting import fit, without_place
 from keras_winit.models.initializing.optimizer import rate_of, reset_optimizer
 from keras_winit.models.initializing.plan import Plan, Row
+from keras_winit.models.initializing.rules import rules_of
 from keras_winit.models.initializing.states import reset_states, states_of
 from keras_winit.models.running.undo import Undo, undo_on_failure
 from keras_winit.models.tracing.ownership import unbuilt
@@ -69,7 +70,8 @@ def initialize(
               normalizes, joins or mixes units. What has nothing to pair is drawn as by "auto";
             - "configured": the initializer that each layer holds, drawn afresh: a reset. After another
               draw that is what was recorded then, and no longer what the layer was built with;
-            - "torch": what PyTorch gives the counterpart of each layer, biases included;
+            - the name of a recipe, such as "gpt2" or "torch": a published initialization of a whole model,
+              embeddings, biases and normalizations included as its source has it. `recipes` lists them;
             - "keep": nothing is drawn;
             - a mapping of regular expressions over variable paths to any of these: the first that
               is found in a path decides, and what none matches is kept. An expression that does
@@ -89,8 +91,8 @@ def initialize(
         A `Plan`; printing it shows a table.
 
     Raises:
-        TypeError, ValueError: for an unbuilt model, an unknown scheme, a bad expression, or a
-            weight that the scheme cannot draw.
+        TypeError, ValueError: for an unbuilt model, an unknown scheme, a bad expression, a weight that the
+            scheme cannot draw, or a model that the recipe is not for.
 
     Example:
 
@@ -145,7 +147,9 @@ class Drawing:
             while place_seed in drawn_seeds:  # one in two thousand million for each pair of weights
                 place_seed = fold(place_seed, "again")
             drawn_seeds.add(place_seed)
-            self._steps.append((slot, *_step(slot, chooser, place_seed)))
+            choice = chooser.choice(slot)
+            seed = place_seed if choice.pair is None else fold(self.seed, choice.pair.place, "pair")
+            self._steps.append((slot, *_step(slot, choice, seed)))
         starts_over = self._draws and all(rule.is_about_all for rule in rules)
         self._states = states_of(model) if starts_over else []
         optimizer = getattr(model, "optimizer", None)
@@ -217,8 +221,7 @@ def root_seed(seed: Any) -> int:
     return int(settle(checked))
 
 
-def _step(slot: Slot, chooser: Chooser, seed: int) -> tuple[Choice, Row]:
-    choice = chooser.choice(slot)
+def _step(slot: Slot, choice: Choice, seed: int) -> tuple[Choice, Row]:
     if choice.initializer is not None:
         fitted = fit(choice.initializer, slot, seed, own=choice.own)
         choice = choice._replace(initializer=fitted)

@@ -79,6 +79,14 @@ TRANSPARENT = (
     *(*NORMALIZATIONS, layers.Normalization),
 )
 TRANSPARENT_OPERATIONS = {*PROPORTIONAL_OPERATIONS, "Pad", "Cast", "AveragePool"}
+# What adds signals: of keras.layers and keras.ops, and of keras.applications' Inception-ResNet.
+ADDING = {"Add", "Subtract", "Average", "CustomScaleLayer"}
+# What puts out more places than it reads, in a row or an image.
+ENLARGING = (
+    *(layers.UpSampling1D, layers.UpSampling2D, layers.UpSampling3D),
+    *(*TRANSPOSED, layers.Resizing),
+)
+ENLARGING_OPERATIONS = {"ConvTranspose", "DepthToSpace", "Repeat", "Resize"}
 # What passes one signal on as it is, where all else that it is given is no signal: a bias, a gain, a mask.
 ELEMENTWISE_OPERATIONS = {"Add", "Subtract", "Multiply", "Divide", "TrueDivide"}
 # What normalizes, of keras.ops.

@@ -1,0 +1,94 @@
+"""What an addition is, where it ends no branch: of tables, of attention's scores, of unlike shapes."""
+
+from keras import tree
+
+from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.anatomy.ancestry import Ancestry
+from keras_winit.models.anatomy.contractions import contraction
+from keras_winit.models.tracing.kinds import (
+    ELEMENTWISE_OPERATIONS,
+    ENLARGING,
+    ENLARGING_OPERATIONS,
+    PROPORTIONAL,
+    PROPORTIONAL_OPERATIONS,
+)
+from keras_winit.models.tracing.trace import Step, Value
+
+_ERRORS = {"Square", "Power", "Abs", "Absolute", "Multiply"}  # of a difference, as a loss has it
+
+
+def adds_a_table(anatomy: Anatomy, step: Step) -> bool:
+    """Whether what is added to a signal has a row for each place, as no bias has."""
+    given = tree.flatten((step.arguments, step.options))
+    tables = [each for each in given if not isinstance(each, Value) or not anatomy.uses.is_signal(each)]
+    shapes = [tuple(getattr(each, "shape", ())) for each in tables]
+    return any(len(shape) > 1 and shape[-2] > 1 and shape[-1] > 1 for shape in shapes)
+
+
+def is_looked_up(anatomy: Anatomy, ancestry: Ancestry, value: Value) -> bool:
+    """Whether a value is what an embedding puts out, or a sum of such."""
+    waiting, seen = [value], set[int]()
+    tables = {id(step) for slot in anatomy.slots if slot.role == "embedding" for step in anatomy.steps(slot)}
+    while waiting:
+        step = waiting.pop().step
+        if step is None or id(step) in ancestry.kernels:
+            return False
+        if id(step) not in tables and step.index not in seen:
+            seen.add(step.index)
+            signals = ancestry.signals(step)
+            if not signals:
+                return False
+            waiting += signals
+    return True
+
+
+def is_spread(value: Value, total: Value) -> bool:
+    """Whether a value is repeated along an axis of a sum; sizes that are not known are the same."""
+    sizes = zip(value.shape, total.shape, strict=False)
+    unlike = any(one != other for one, other in sizes if one is not None and other is not None)
+    return len(value.shape) != len(total.shape) or unlike
+
+
+def weighs(total: Value) -> bool:
+    """Whether a sum is that of attention's scores: a softmax makes weights of it, for other signals."""
+    waiting, seen = [total], set[int]()
+    while waiting:
+        for step in waiting.pop().readers:
+            if step.index in seen:
+                continue
+            seen.add(step.index)
+            if step.kind == "Softmax":
+                return any(
+                    contraction(reader) is not None for each in step.outputs for reader in _readers(each)
+                )
+            if (
+                step.kind in ELEMENTWISE_OPERATIONS
+                or step.kind in PROPORTIONAL_OPERATIONS
+                or step.kind == "Cast"
+            ):
+                waiting += step.outputs
+    return False
+
+
+def _readers(value: Value) -> list[Step]:
+    """The steps that read a value, through dropout and the like."""
+    found = []
+    for step in value.readers:
+        through = isinstance(step.operation, PROPORTIONAL) or step.kind in (*PROPORTIONAL_OPERATIONS, "Cast")
+        found += [each for output in step.outputs for each in _readers(output)] if through else [step]
+    return found
+
+
+def enlarges(step: Step) -> bool:
+    """Whether a step puts out more places than it reads."""
+    return isinstance(step.operation, ENLARGING) or step.kind in ENLARGING_OPERATIONS
+
+
+def shown(value: Value) -> str:
+    """The shape of a value, in words."""
+    return "×".join(map(str, value.shape))
+
+
+def is_compared(step: Step) -> bool:
+    """Whether a difference is an error, as that of a loss."""
+    return step.kind == "Subtract" and bool({reader.kind for reader in step.outputs[0].readers} & _ERRORS)
