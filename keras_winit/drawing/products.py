@@ -22,6 +22,21 @@ def product(left: Any, right: Any, *out: Any) -> Any:
     return _multiply(left, right, *out)
 
 
+def kronecker(first: Any, second: Any, tensor: Any) -> Any:
+    """(A ⊗ B) · X of each X, given as (batch, a, b, columns), with A and B of (batch, a, a) and (batch, b, b)."""
+    if keras.backend.backend() == "jax":  # whose compiler splits columns among devices if they stay an axis
+        return _einsum("qkl,qils->qiks", second, _einsum("qij,qjks->qiks", first, tensor))
+    batch, a, b, columns = tensor.shape
+    mixed = product(first, ops.reshape(tensor, (batch, a, b * columns)))
+    return product(ops.expand_dims(second, 1), ops.reshape(mixed, tensor.shape))
+
+
+def _einsum(equation: str, left: Any, right: Any) -> Any:
+    import jax  # noqa: PLC0415 - the backend in use
+
+    return jax.numpy.einsum(equation, left, right, precision="highest")
+
+
 def split_product(left: Any, right: Any, multiply: Any) -> Any:
     """left @ right of float32 by a `multiply` that rounds what it is given to TF32.
 

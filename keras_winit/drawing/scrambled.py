@@ -25,13 +25,13 @@ import numpy as np
 from keras import ops
 
 from keras_winit.drawing.ingredients import Stream
-from keras_winit.drawing.products import product
+from keras_winit.drawing.products import kronecker, product
 
-_FEWEST, _MOST = 8, 32  # rows of a factor
-_USUAL = 16
+_FEWEST, _USUAL, _MOST = 4, 16, 32  # rows of a factor
+_BLOCK = 64  # the fewest rows of a block
 _DEVICES = 8  # blocks come in multiples of it where they can: then devices share the rows, too
 _WINDOW = 64  # columns copied at once
-_PIECE = 2**22  # elements that PyTorch mixes at once
+_PIECE = 2**20  # elements that PyTorch mixes at once
 
 
 class Recipe(NamedTuple):
@@ -67,7 +67,7 @@ def recipe(rows: int, columns: int, key: int, count: int, scale: float) -> Recip
 def factors(rows: int) -> tuple[int, int]:
     """The sizes of A and B: those whose blocks fill the rows, if there are any, and near the usual."""
     pairs = [(a, b) for a in range(_FEWEST, _MOST + 1) for b in range(a, _MOST + 1)]
-    filling = [pair for pair in pairs if rows % math.prod(pair) == 0]
+    filling = [(a, b) for a, b in pairs if a * b >= _BLOCK and rows % (a * b) == 0]
     if not filling:
         return _USUAL, _USUAL
 
@@ -99,9 +99,7 @@ def scrambled(rows: int, columns: int, dtype: str, key: int, count: int = 1, sca
 def _mixed(matrices: Any, first: Any, second: Any) -> Any:
     """Each block of rows times a Kronecker product: (I ⊗ A ⊗ B) · matrices."""
     blocks, a, b = first.shape[0], first.shape[-1], second.shape[-1]
-    columns = matrices.shape[-1]
-    mixed = product(first, ops.reshape(matrices, (blocks, a, b * columns)))
-    mixed = product(ops.expand_dims(second, 1), ops.reshape(mixed, (blocks, a, b, columns)))
+    mixed = kronecker(first, second, ops.reshape(matrices, (blocks, a, b, matrices.shape[-1])))
     return ops.reshape(mixed, matrices.shape)
 
 

@@ -124,7 +124,6 @@ class ChronoBias(Scheme):
     """
 
     ranks = (1, 2)
-    whole = True
 
     def __init__(self, timesteps: float = 100, cell: str = "lstm", seed: Any = None) -> None:
         self.timesteps = as_float("timesteps", timesteps)
@@ -150,10 +149,9 @@ class ChronoBias(Scheme):
         units = shape[-1] // (4 if self.cell == "lstm" else 3)
         half = (self.timesteps - 2) / 2
         memory = ops.log(uniform((units,), half, dtype, self.seed) + (half + 1))
-        zeros = ops.zeros((units,), dtype=dtype)
-        if self.cell == "lstm":
-            return ops.concatenate([-memory, memory, zeros, zeros])
-        bias = ops.concatenate([memory, zeros, zeros])
+        signs = [[-1], [1], [0], [0]] if self.cell == "lstm" else [[1], [0], [0]]
+        gates = ops.convert_to_tensor(signs, dtype=dtype) * memory  # one array, which devices can share
+        bias = ops.reshape(gates, (shape[-1],))
         return bias if len(shape) == 1 else ops.stack([bias, ops.zeros_like(bias)])
 
 

@@ -5,10 +5,10 @@ from typing import Any
 
 from keras import ops
 
-from keras_winit.drawing.haar import haar
+from keras_winit.drawing.orthonormal import is_scrambled, orthonormal
 from keras_winit.schemes.base import KernelScheme, Scheme
 from keras_winit.schemes.registry import register
-from keras_winit.support.checks import Shape, as_float, check_fits
+from keras_winit.support.checks import Shape, as_bool, as_float, check_fits
 from keras_winit.theory.matrix_view import MatrixView
 
 
@@ -58,32 +58,45 @@ class Orthogonal(KernelScheme):
 
     ranks = (2, None)
     blockwise = True
-    whole = True
 
     def __init__(
-        self, gain: float = 1.0, seed: Any = None, *, input_axes: Any = None, output_axes: Any = None
+        self,
+        gain: float = 1.0,
+        seed: Any = None,
+        *,
+        exact: bool = False,
+        input_axes: Any = None,
+        output_axes: Any = None,
     ) -> None:
         self.gain = as_float("gain", gain, positive=True)
+        self.exact = as_bool("exact", exact)
         self.set_axes(input_axes, output_axes)
         self.set_seed(seed)
 
     def draw(self, shape: Shape, dtype: str) -> Any:
         view = self.view(shape)
         check_fits("gain", self.gain, dtype)
-        matrices = haar(view.rows, view.columns, dtype, self.seed, view.batch)
-        return view.restore(matrices if self.gain == 1 else self.gain * matrices)
+        return view.restore(self._matrices(view, dtype, view.batch))
 
     def draw_blocks(self, shape: Shape, dtype: str, blocks: int) -> Any:
         """Independent weights of this shape side by side on the last axis, drawn as one batch."""
         view = self.view(shape)
         check_fits("gain", self.gain, dtype)
-        matrices = haar(view.rows, view.columns, dtype, self.seed, blocks * view.batch)
+        matrices = self._matrices(view, dtype, blocks * view.batch)
         matrices = ops.reshape(matrices, (blocks, view.batch, view.rows, view.columns))
         # The blocks are one more axis of outputs, which then goes before the last.
         wide = MatrixView((*shape, blocks), view.inputs, [*view.outputs, len(shape)])
         tensor = wide.restore(ops.transpose(matrices, (1, 2, 3, 0)))
-        tensor = ops.reshape(ops.swapaxes(tensor, -1, -2), (*shape[:-1], blocks * shape[-1]))
-        return tensor if self.gain == 1 else self.gain * tensor
+        return ops.reshape(ops.swapaxes(tensor, -1, -2), (*shape[:-1], blocks * shape[-1]))
+
+    def _matrices(self, view: MatrixView, dtype: str, count: int) -> Any:
+        how = {"scale": self.gain, "exact": self.exact}
+        return orthonormal(view.rows, view.columns, dtype, self.seed, count, **how)
+
+    def drawn_whole(self, shape: Shape) -> bool:
+        """Whether its matrices are drawn from the Haar distribution, column by column."""
+        view = self.view(shape)
+        return not is_scrambled(view.rows, view.columns, exact=self.exact)
 
     def expected_std(self, shape: Any) -> float:
         """gain/√max(rows, columns)."""
@@ -121,7 +134,6 @@ class DeltaOrthogonal(Scheme):
 
     ranks = (3, 5)
     blockwise = True
-    whole = True
 
     def __init__(self, gain: float = 1.0, seed: Any = None) -> None:
         self.gain = as_float("gain", gain, positive=True)
@@ -140,7 +152,11 @@ class DeltaOrthogonal(Scheme):
 
     def draw(self, shape: Shape, dtype: str) -> Any:
         check_fits("gain", self.gain, dtype)
-        return at_centre(self.gain * haar(shape[-2], shape[-1], dtype, self.seed), shape)
+        return at_centre(orthonormal(*shape[-2:], dtype, self.seed, scale=self.gain), shape)
+
+    def drawn_whole(self, shape: Shape) -> bool:
+        """Whether its matrix is drawn from the Haar distribution, column by column."""
+        return not is_scrambled(*shape[-2:])
 
     def expected_std(self, shape: Any) -> float:
         """gain/√(taps · outputs): all the variance is in one tap."""

@@ -3,16 +3,18 @@
 import math
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_winit.drawing.generators import normal, uniform
 from keras_winit.drawing.seeds import fold
 from keras_winit.schemes.base import KernelScheme, Scheme
-from keras_winit.schemes.orthogonal import centre
+from keras_winit.schemes.orthogonal import at_centre
 from keras_winit.schemes.registry import register
 from keras_winit.support.building import layer_being_built
 from keras_winit.support.checks import Shape, as_float, as_int, check_fits
+from keras_winit.support.host import is_traced
 from keras_winit.theory.matrix_view import MatrixView
 
 
@@ -47,7 +49,6 @@ class Identity(KernelScheme):
     ranks = (2, None)
     random = False
     blockwise = True
-    whole = True
 
     def __init__(
         self, gain: float = 1.0, seed: Any = None, *, input_axes: Any = None, output_axes: Any = None
@@ -61,12 +62,16 @@ class Identity(KernelScheme):
         _check_gates(shape)
         if self.input_axes is not None:
             view = self.view(shape)
-            eye = self.gain * np.eye(view.rows, view.columns)
-            matrices = np.broadcast_to(eye, (view.batch, view.rows, view.columns))
-            return view.restore(ops.convert_to_tensor(matrices, dtype=dtype))
-        kernel = np.zeros(shape)
-        kernel[centre(shape)] = self.gain * np.eye(shape[-2], shape[-1])
-        return ops.convert_to_tensor(kernel, dtype=dtype)
+            eye = self.gain * _diagonal(view.rows, view.columns, dtype)
+            return view.restore(ops.broadcast_to(eye, (view.batch, view.rows, view.columns)))
+        return at_centre(self.gain * _diagonal(*shape[-2:], dtype), shape)
+
+
+def _diagonal(rows: int, columns: int, dtype: str, period: int | None = None) -> Any:
+    """Ones where the column, counted anew after each period, is the row: computed, so that devices can share."""
+    places = ops.arange(columns, dtype="int32")
+    places = places if period is None else places % period
+    return ops.cast(ops.arange(rows, dtype="int32")[:, None] == places, dtype)
 
 
 # How many gates lie side by side in the kernels of Keras' cells.
@@ -113,7 +118,6 @@ class Dirac(Scheme):
     ranks = (3, 5)
     random = False
     blockwise = True
-    whole = True
 
     def __init__(self, groups: int | str = 1, gain: float = 1.0) -> None:
         self.groups = groups if groups == "depthwise" else as_int("groups", groups, minimum=1)
@@ -122,9 +126,9 @@ class Dirac(Scheme):
     def draw(self, shape: Shape, dtype: str) -> Any:
         check_fits("gain", self.gain, dtype)
         inputs, outputs = shape[-2:]
-        if self.groups == "depthwise":
-            tap = np.zeros((inputs, outputs))
-            tap[:, 0] = 1
+        if self.groups == "depthwise":  # each channel's first output
+            first = ops.cast(ops.arange(outputs, dtype="int32") == 0, dtype)
+            tap = ops.broadcast_to(first, (inputs, outputs))
         else:
             groups = int(self.groups)
             if outputs % groups:
@@ -132,10 +136,8 @@ class Dirac(Scheme):
                     f"`groups` must divide the output channels. Received: groups={groups} "
                     f"for shape={shape!r} with {outputs} output channels."
                 )
-            tap = np.tile(np.eye(inputs, outputs // groups), groups)
-        kernel = np.zeros(shape)
-        kernel[centre(shape)] = self.gain * tap
-        return ops.convert_to_tensor(kernel, dtype=dtype)
+            tap = _diagonal(inputs, outputs, dtype, period=outputs // groups)
+        return at_centre(self.gain * tap, shape)
 
 
 @register(
@@ -165,7 +167,6 @@ class Sparse(KernelScheme):
     """
 
     ranks = (2, None)
-    whole = True
 
     def __init__(
         self,
@@ -189,8 +190,14 @@ class Sparse(KernelScheme):
         )
         count = min(self.connections, view.rows)
         ranking = uniform((units.rows, view.rows), 1.0, dtype, fold(self.seed, "places"))
-        _, chosen = ops.top_k(ranking, count)
         values = normal((units.rows * count,), self.stddev, dtype, fold(self.seed, "values"))
+        if is_traced(ranking) and keras.backend.backend() == "jax":  # devices share sorts, but no scatter
+            rank = ops.argsort(ops.argsort(-ranking, axis=1), axis=1)
+            placed = ops.take_along_axis(
+                ops.reshape(values, (units.rows, count)), ops.minimum(rank, count - 1), axis=1
+            )
+            return units.restore(ops.where(rank < count, placed, 0))
+        _, chosen = ops.top_k(ranking, count)
         unit = ops.convert_to_tensor(np.repeat(np.arange(units.rows, dtype="int32"), count))
         places = ops.stack([unit, ops.reshape(ops.cast(chosen, "int32"), (-1,))], axis=1)
         return units.restore(ops.scatter(places, values, (units.rows, view.rows)))
@@ -222,13 +229,11 @@ class Bilinear(Scheme):
 
     ranks = (3, 5)
     random = False
-    whole = True
 
     def draw(self, shape: Shape, dtype: str) -> Any:
-        kernel = np.eye(shape[-2], shape[-1])
-        for size in reversed(shape[:-2]):
+        taps = np.ones(())
+        for size in shape[:-2]:
             factor = (size + 1) // 2
             middle = factor - 1 if size % 2 else factor - 0.5
-            ramp = 1 - np.abs(np.arange(size) - middle) / factor
-            kernel = np.multiply.outer(ramp, kernel)
-        return ops.convert_to_tensor(kernel, dtype=dtype)
+            taps = np.multiply.outer(taps, 1 - np.abs(np.arange(size) - middle) / factor)
+        return ops.convert_to_tensor(taps[..., None, None], dtype=dtype) * _diagonal(*shape[-2:], dtype)
