@@ -67,15 +67,18 @@ def _for_jax() -> Any:
     return lambda left, right: jax.numpy.matmul(left, right, precision="highest")
 
 
+@cache
+def _tensorflow_may_round() -> bool:
+    import tensorflow as tf  # noqa: PLC0415 - the backend in use
+
+    return any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU"))
+
+
 def _for_tensorflow() -> Any:
     import tensorflow as tf  # noqa: PLC0415 - the backend in use
 
-    @cache
-    def may_round() -> bool:
-        return bool(tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("TPU"))
-
     def multiply(left: Any, right: Any) -> Any:
-        if left.dtype == "float32" and may_round():
+        if left.dtype == "float32" and _tensorflow_may_round():
             return split_product(left, right, tf.matmul)
         return tf.matmul(left, right)
 

@@ -62,16 +62,25 @@ class Identity(KernelScheme):
         _check_gates(shape)
         if self.input_axes is not None:
             view = self.view(shape)
-            eye = self.gain * _diagonal(view.rows, view.columns, dtype)
+            eye = _diagonal(self.gain, view.rows, view.columns, dtype)
             return view.restore(ops.broadcast_to(eye, (view.batch, view.rows, view.columns)))
-        return at_centre(self.gain * _diagonal(*shape[-2:], dtype), shape)
+        return at_centre(_diagonal(self.gain, *shape[-2:], dtype), shape)
 
 
-def _diagonal(rows: int, columns: int, dtype: str, period: int | None = None) -> Any:
-    """Ones where the column, counted anew after each period, is the row: computed, so that devices can share."""
+def _diagonal(value: float, rows: int, columns: int, dtype: str, period: int | None = None) -> Any:
+    """The value where the column, counted anew after each period, is the row; else zero.
+
+    It is computed, not copied from an array, so that each of several devices computes its part.
+    """
     places = ops.arange(columns, dtype="int32")
     places = places if period is None else places % period
-    return ops.cast(ops.arange(rows, dtype="int32")[:, None] == places, dtype)
+    return _where(ops.expand_dims(ops.arange(rows, dtype="int32"), 1) == places, value, dtype)
+
+
+def _where(mask: Any, value: float, dtype: str) -> Any:
+    """The value where the mask is true, else zero; of integers the part before the point."""
+    filled, zero = (ops.convert_to_tensor(np.asarray(each).astype(dtype)) for each in (value, 0))
+    return ops.where(mask, filled, zero)
 
 
 # How many gates lie side by side in the kernels of Keras' cells.
@@ -127,7 +136,7 @@ class Dirac(Scheme):
         check_fits("gain", self.gain, dtype)
         inputs, outputs = shape[-2:]
         if self.groups == "depthwise":  # each channel's first output
-            first = ops.cast(ops.arange(outputs, dtype="int32") == 0, dtype)
+            first = _where(ops.arange(outputs, dtype="int32") == 0, self.gain, dtype)
             tap = ops.broadcast_to(first, (inputs, outputs))
         else:
             groups = int(self.groups)
@@ -136,8 +145,8 @@ class Dirac(Scheme):
                     f"`groups` must divide the output channels. Received: groups={groups} "
                     f"for shape={shape!r} with {outputs} output channels."
                 )
-            tap = _diagonal(inputs, outputs, dtype, period=outputs // groups)
-        return at_centre(self.gain * tap, shape)
+            tap = _diagonal(self.gain, inputs, outputs, dtype, period=outputs // groups)
+        return at_centre(tap, shape)
 
 
 @register(
@@ -191,12 +200,8 @@ class Sparse(KernelScheme):
         count = min(self.connections, view.rows)
         ranking = uniform((units.rows, view.rows), 1.0, dtype, fold(self.seed, "places"))
         values = normal((units.rows * count,), self.stddev, dtype, fold(self.seed, "values"))
-        if is_traced(ranking) and keras.backend.backend() == "jax":  # devices share sorts, but no scatter
-            rank = ops.argsort(ops.argsort(-ranking, axis=1), axis=1)
-            placed = ops.take_along_axis(
-                ops.reshape(values, (units.rows, count)), ops.minimum(rank, count - 1), axis=1
-            )
-            return units.restore(ops.where(rank < count, placed, 0))
+        if is_traced(ranking) and keras.backend.backend() == "jax":
+            return units.restore(_sorted_into_place(ranking, ops.reshape(values, (units.rows, count))))
         _, chosen = ops.top_k(ranking, count)
         unit = ops.convert_to_tensor(np.repeat(np.arange(units.rows, dtype="int32"), count))
         places = ops.stack([unit, ops.reshape(ops.cast(chosen, "int32"), (-1,))], axis=1)
@@ -206,6 +211,15 @@ class Sparse(KernelScheme):
         """stddev · √(connections/fan_in)."""
         rows = self.view(self.check_shape(shape)).rows
         return self.stddev * math.sqrt(min(self.connections, rows) / rows)
+
+
+def _sorted_into_place(ranking: Any, values: Any) -> Any:
+    """Each row's values where its ranking is highest, zeros elsewhere: by sorting, which devices can share."""
+    import jax  # noqa: PLC0415 - the backend in use
+
+    order = ops.argsort(-ranking, axis=1)
+    padded = ops.pad(values, [[0, 0], [0, ranking.shape[1] - values.shape[1]]])
+    return jax.lax.sort((order, padded), dimension=1, num_keys=1)[1]
 
 
 @register(
@@ -236,4 +250,4 @@ class Bilinear(Scheme):
             factor = (size + 1) // 2
             middle = factor - 1 if size % 2 else factor - 0.5
             taps = np.multiply.outer(taps, 1 - np.abs(np.arange(size) - middle) / factor)
-        return ops.convert_to_tensor(taps[..., None, None], dtype=dtype) * _diagonal(*shape[-2:], dtype)
+        return ops.convert_to_tensor(taps[..., None, None], dtype=dtype) * _diagonal(1, *shape[-2:], dtype)
