@@ -26,7 +26,7 @@ def error(matrix):
 
 SIZES = [
     *((1, 1), (1, 1000), (7, 7), (64, 64), (257, 64), (300, 200), (3000, 30), (500, 499)),
-    *((256, 256), (257, 257), (1021, 1021), (1009, 67), (64, 1024), (300, 700), (2304, 128), (1072, 100)),
+    *((256, 256), (257, 257), (1021, 1021), (4099, 67), (64, 4096), (300, 700), (2304, 128), (4312, 65)),
 ]
 
 
@@ -39,7 +39,7 @@ def test_every_size_is_orthogonal(rows, columns, dtype):
     assert error(matrix) <= TOLERANCE[dtype]
 
 
-@pytest.mark.parametrize(("rows", "columns"), [(256, 300), (1021, 65)])
+@pytest.mark.parametrize(("rows", "columns"), [(256, 300), (4099, 65)])
 def test_matrices_of_a_batch_are_orthogonal_and_independent(rows, columns):
     matrices = array(orthonormal(rows, columns, "float32", 3, 3))
     assert max(error(matrix) for matrix in matrices) <= 2e-6
@@ -64,7 +64,9 @@ def test_exact_is_what_haar_draws():
     exact = winit.Orthogonal(1.5, seed=4, exact=True)
     assert is_scrambled(*shape)
     assert not is_scrambled(*shape, exact=True)
-    np.testing.assert_allclose(array(exact(shape)), 1.5 * array(winit.drawing.haar.haar(*shape, "float32", 4)))
+    np.testing.assert_allclose(
+        array(exact(shape)), 1.5 * array(winit.drawing.haar.haar(*shape, "float32", 4))
+    )
     assert not np.allclose(array(winit.Orthogonal(1.5, seed=4)(shape)), array(exact(shape)))
     again = winit.Orthogonal.from_config(exact.get_config())
     np.testing.assert_array_equal(array(again(shape)), array(exact(shape)))
@@ -84,7 +86,7 @@ def test_a_generator_without_values_draws_in_a_graph():
 def by_numpy(made, multiply=np.matmul, *, shifts=True, mixes=True):
     """What a recipe says, in NumPy; without the circulant, or without the mixing, it is one round."""
     dtype = made.table.dtype
-    count, rows, columns = made.count, made.rows, made.columns
+    count, rows, columns = made.batch, made.rows, made.columns
     if shifts:
         matrices = made.table[made.starts[..., None] + np.arange(columns)]
     else:
@@ -139,7 +141,7 @@ def corner_values(matrices):
 
 
 def p_values(matrices, peers, rng):
-    """Chances that Haar-distributed matrices are as far off: `peers` are some, drawn by QR."""
+    """Chances that Haar-distributed matrices are as far off; `peers`, if any, are some, drawn by QR."""
     count, rows, columns = matrices.shape
     law = stats.beta((rows - 1) / 2, (rows - 1) / 2, loc=-1, scale=2)
     found = {"entries": stats.kstest(matrices.ravel(), law.cdf).pvalue}
@@ -149,8 +151,10 @@ def p_values(matrices, peers, rng):
     # Sums over random subsets of rows and columns, normed, are as one entry.
     left, right = (rng.random((count, 20, size)) < 0.5 for size in (rows, columns))
     norms = np.sqrt(left.sum(-1) * right.sum(-1))
-    sums = np.einsum("cki,cij,ckj->ck", left, matrices, right) / norms
+    sums = ((left @ matrices) * right).sum(-1) / norms
     found["sums"] = stats.kstest(sums.ravel(), law.cdf).pvalue
+    if peers is None:
+        return found
     found["corners"] = stats.ks_2samp(corner_values(matrices), corner_values(peers)).pvalue
     if rows == columns:
         found["spacings"] = stats.ks_2samp(spacings(matrices), spacings(peers)).pvalue
@@ -165,7 +169,7 @@ def p_values(matrices, peers, rng):
 
 # Two rounds, and either of them alone, which the tests have to tell from the law.
 @pytest.mark.parametrize(
-    ("rows", "columns", "count"), [(64, 64, 60), (257, 257, 8), (1024, 1024, 2), (1152, 256, 4)]
+    ("rows", "columns", "count"), [(64, 64, 60), (257, 257, 8), (1024, 1024, 1), (1152, 256, 4)]
 )
 def test_it_cannot_be_told_from_haar_but_one_round_can(rows, columns, count):
     rng = np.random.default_rng(rows)
@@ -177,7 +181,7 @@ def test_it_cannot_be_told_from_haar_but_one_round_can(rows, columns, count):
     for rounds in ({"shifts": False}, {"mixes": False}):
         control = by_numpy(made, **rounds)
         assert max(error(matrix) for matrix in control) < 1e-12
-        assert min(p_values(control, peers, rng).values()) < 1e-10, rounds
+        assert min(p_values(control, None, rng).values()) < 1e-10, rounds
 
 
 def tf32(tensor):

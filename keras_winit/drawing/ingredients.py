@@ -52,4 +52,4 @@ class Stream:
 
     def signs(self, *shape: int) -> NDArray[np.bool_]:
         """Whether a sign is negative, with equal chance."""
-        return self.words(*shape) >> np.uint64(63) == 1
+        return np.asarray(self.words(*shape) >> np.uint64(63) == 1)

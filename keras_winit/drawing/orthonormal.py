@@ -8,8 +8,9 @@ from keras_winit.drawing.haar import haar
 from keras_winit.drawing.scrambled import scrambled
 from keras_winit.drawing.seeds import Seed, host_key
 
-# The columns (or rows, of a wide matrix) and elements from which no backend draws from Haar any faster.
-_LEAST, _ELEMENTS = 64, 2**16
+# An exact draw of n × k, k ≤ n, costs n·k², scrambling n·k and what its small parts do: from this k and
+# this n·k² on it is faster on every backend (256 × 256, 1024 × 128, 4096 × 64).
+_LEAST_SIDE, _LEAST_WORK = 64, 2**24
 # A scale to multiply with early: sums of products of larger or smaller ones may leave the dtype.
 _MODERATE = (1e-20, 1e20)
 
@@ -42,7 +43,7 @@ def orthonormal(
         matrices = haar(rows, columns, dtype, seed, batch)
         return matrices if scale == 1 else scale * matrices
     early = scale if _MODERATE[0] < abs(scale) < _MODERATE[1] else 1.0
-    tall = scrambled(max(rows, columns), min(rows, columns), dtype, key, batch, early)
+    tall = scrambled(max(rows, columns), min(rows, columns), dtype, key, batch, scale=early)
     tall = tall if early == scale else scale * tall
     tall = tall if batch > 1 else tall[0]
     return tall if rows >= columns else ops.swapaxes(tall, -1, -2)
@@ -50,4 +51,5 @@ def orthonormal(
 
 def is_scrambled(rows: int, columns: int, *, exact: bool = False) -> bool:
     """Whether a matrix of this size is made of parts that devices can compute on their own."""
-    return not exact and min(rows, columns) >= _LEAST and rows * columns >= _ELEMENTS
+    side = min(rows, columns)
+    return not exact and side >= _LEAST_SIDE and rows * columns * side >= _LEAST_WORK

@@ -30,37 +30,38 @@ from keras_winit.drawing.products import kronecker, product
 _FEWEST, _USUAL, _MOST = 4, 16, 32  # rows of a factor
 _BLOCK = 64  # the fewest rows of a block
 _DEVICES = 8  # blocks come in multiples of it where they can: then devices share the rows, too
-_WINDOW = 64  # columns copied at once
+_WINDOW = 64  # columns that TensorFlow copies at once
+_NARROW, _NARROW_WINDOW = 512, 16  # and of a matrix of so few
 _PIECE = 2**20  # elements that PyTorch mixes at once
 
 
 class Recipe(NamedTuple):
-    """What `count` matrices of `rows` by `columns` are made of."""
+    """What `batch` matrices of `rows` by `columns` are made of."""
 
-    count: int
+    batch: int
     rows: int
     columns: int
     table: Any  # the vectors, as far as windows reach, and their negatives
-    starts: Any  # of each row's window in the table, of shape (count, rows)
-    mixers: tuple[Any, Any]  # (count · blocks, a, a) and (count · blocks, b, b)
+    starts: Any  # of each row's window in the table, of shape (batch, rows)
+    mixers: tuple[Any, Any]  # (batch · blocks, a, a) and (batch · blocks, b, b)
     last: tuple[Any, Any] | None  # the same of the block that overlaps
 
 
-def recipe(rows: int, columns: int, key: int, count: int, scale: float) -> Recipe:
+def recipe(rows: int, columns: int, key: int, batch: int, scale: float) -> Recipe:
     """The parts of tall matrices, by NumPy."""
     stream = Stream(key)
     a, b = factors(rows)
     blocks = rows // (a * b)
     reach = rows + _WINDOW * math.ceil(columns / _WINDOW)
     circles = np.resize(np.arange(rows), reach)
-    vectors = scale * stream.circles(count, rows)[:, circles]
+    vectors = scale * stream.circles(batch, rows)[:, circles]
     table = np.stack([vectors, -vectors], axis=1)
-    starts = stream.orders(count, rows) + reach * stream.signs(count, rows)
-    starts += 2 * reach * np.arange(count)[:, None]
-    mixers = stream.haar(count * blocks, a), stream.haar(count * blocks, b)
+    starts = stream.orders(batch, rows) + reach * stream.signs(batch, rows)
+    starts += 2 * reach * np.arange(batch)[:, None]
+    mixers = stream.haar(batch * blocks, a), stream.haar(batch * blocks, b)
     overlaps = rows % (a * b) > 0
-    last = (stream.haar(count, a), stream.haar(count, b)) if overlaps else None
-    return Recipe(count, rows, columns, table.reshape(-1), starts.astype("int32"), mixers, last)
+    last = (stream.haar(batch, a), stream.haar(batch, b)) if overlaps else None
+    return Recipe(batch, rows, columns, table.reshape(-1), starts.astype("int32"), mixers, last)
 
 
 @cache
@@ -71,27 +72,27 @@ def factors(rows: int) -> tuple[int, int]:
     if not filling:
         return _USUAL, _USUAL
 
-    def badness(pair: tuple[int, int]) -> tuple[bool, float]:
+    def badness(pair: tuple[int, int]) -> tuple[int, float]:
         a, b = pair
-        return rows // (a * b) % _DEVICES > 0, abs(math.log(a / _USUAL)) + abs(math.log(b / _USUAL))
+        return -math.gcd(rows // (a * b), _DEVICES), abs(math.log(a / _USUAL)) + abs(math.log(b / _USUAL))
 
     return min(filling, key=badness)
 
 
-def scrambled(rows: int, columns: int, dtype: str, key: int, count: int = 1, scale: float = 1.0) -> Any:
+def scrambled(rows: int, columns: int, dtype: str, key: int, batch: int = 1, *, scale: float = 1.0) -> Any:
     """Matrices of orthonormal columns, times a scale.
 
     Args:
         rows, columns: positive integers, no more columns than rows; at least 256 rows.
         dtype: "float32" or "float64".
         key: a nonnegative integer below 2¹²⁸.
-        count: how many matrices.
+        batch: how many matrices.
         scale: a number.
 
     Returns:
-        A tensor of shape `(count, rows, columns)`.
+        A tensor of shape `(batch, rows, columns)`.
     """
-    made = recipe(rows, columns, key, count, scale)
+    made = recipe(rows, columns, key, batch, scale)
     table, *mixers = (np.asarray(each, dtype) for each in (made.table, *made.mixers, *(made.last or ())))
     return _assemble(table, made.starts, tuple(mixers), columns)
 
@@ -120,8 +121,8 @@ def _for_torch() -> Any:
     import torch  # noqa: PLC0415 - the backend in use
 
     def assemble(table: Any, starts: Any, mixers: tuple[Any, ...], columns: int) -> Any:
-        table, starts, *mixers = (ops.convert_to_tensor(each) for each in (table, starts, *mixers))
-        first, second, *last = mixers
+        table, starts, *parts = (ops.convert_to_tensor(each) for each in (table, starts, *mixers))
+        first, second, *last = parts
         count, rows = starts.shape
         block = first.shape[-1] * second.shape[-1]
         full, kept = rows // block * block, rows - block
@@ -132,10 +133,10 @@ def _for_torch() -> Any:
             mix(windows, starts.flatten(), first, second, matrices.view(-1, columns))
             return matrices
         per_matrix = (each.view(count, full // block, *each.shape[1:]) for each in (first, second))
-        for matrix, start, *four in zip(matrices, starts, *per_matrix, *last, strict=True):
-            mix(windows, start[:full], *four[:2], matrix[:full])
+        for matrix, start, one, two, *four in zip(matrices, starts, *per_matrix, *last, strict=True):
+            mix(windows, start[:full], one, two, matrix[:full])
             torch.index_select(windows, 0, start[full:], out=matrix[full:])
-            matrix[kept:] = _mixed(matrix[kept:], four[2][None], four[3][None])
+            matrix[kept:] = _mixed(matrix[kept:], *(each[None] for each in four))
         return matrices
 
     def mix(windows: Any, starts: Any, first: Any, second: Any, out: Any) -> None:
@@ -171,11 +172,13 @@ def _for_tensorflow() -> Any:
     import tensorflow as tf  # noqa: PLC0415 - the backend in use
 
     def assemble(table: Any, starts: Any, mixers: tuple[Any, ...], columns: int) -> Any:
-        views = np.lib.stride_tricks.sliding_window_view(table, _WINDOW)
-        count = -(-columns // _WINDOW)
-        places = starts[..., None] + _WINDOW * np.arange(count, dtype="int32")
-        matrices = tf.reshape(tf.gather(tf.constant(views), places), (*starts.shape, count * _WINDOW))
-        return _mixed_all(matrices, mixers)[..., :columns]
+        width = _WINDOW if columns > _NARROW else _NARROW_WINDOW
+        count = -(-columns // width)
+        places = starts[..., None] + width * np.arange(count, dtype="int32")
+        views = np.lib.stride_tricks.sliding_window_view(table, width)
+        matrices = tf.reshape(tf.gather(tf.constant(views), places), (*starts.shape, count * width))
+        mixed = _mixed_all(matrices, mixers)
+        return mixed if count * width == columns else mixed[..., :columns]
 
     return assemble
 

@@ -11,6 +11,10 @@ from keras_winit.schemes.registry import register
 from keras_winit.support.checks import Shape, as_bool, as_float, check_fits
 from keras_winit.theory.matrix_view import MatrixView
 
+# An odd number of blocks does not split into as many parts as there are devices, nor does an axis of
+# them: such blocks are joined, if they are few.
+_JOINED = 9
+
 
 def centre(shape: Shape) -> tuple[int, ...]:
     """The tap of a kernel (spatial…, in, out) that sits on the output under "same" padding."""
@@ -84,14 +88,17 @@ class Orthogonal(KernelScheme):
         check_fits("gain", self.gain, dtype)
         matrices = self._matrices(view, dtype, blocks * view.batch)
         matrices = ops.reshape(matrices, (blocks, view.batch, view.rows, view.columns))
+        if blocks % 2 and blocks <= _JOINED:
+            return ops.concatenate([view.restore(matrices[i]) for i in range(blocks)], axis=-1)
         # The blocks are one more axis of outputs, which then goes before the last.
         wide = MatrixView((*shape, blocks), view.inputs, [*view.outputs, len(shape)])
         tensor = wide.restore(ops.transpose(matrices, (1, 2, 3, 0)))
         return ops.reshape(ops.swapaxes(tensor, -1, -2), (*shape[:-1], blocks * shape[-1]))
 
     def _matrices(self, view: MatrixView, dtype: str, count: int) -> Any:
-        how = {"scale": self.gain, "exact": self.exact}
-        return orthonormal(view.rows, view.columns, dtype, self.seed, count, **how)
+        return orthonormal(
+            view.rows, view.columns, dtype, self.seed, count, scale=self.gain, exact=self.exact
+        )
 
     def drawn_whole(self, shape: Shape) -> bool:
         """Whether its matrices are drawn from the Haar distribution, column by column."""
@@ -152,11 +159,11 @@ class DeltaOrthogonal(Scheme):
 
     def draw(self, shape: Shape, dtype: str) -> Any:
         check_fits("gain", self.gain, dtype)
-        return at_centre(orthonormal(*shape[-2:], dtype, self.seed, scale=self.gain), shape)
+        return at_centre(orthonormal(shape[-2], shape[-1], dtype, self.seed, scale=self.gain), shape)
 
     def drawn_whole(self, shape: Shape) -> bool:
         """Whether its matrix is drawn from the Haar distribution, column by column."""
-        return not is_scrambled(*shape[-2:])
+        return not is_scrambled(shape[-2], shape[-1])
 
     def expected_std(self, shape: Any) -> float:
         """gain/√(taps · outputs): all the variance is in one tap."""

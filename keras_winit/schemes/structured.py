@@ -64,7 +64,7 @@ class Identity(KernelScheme):
             view = self.view(shape)
             eye = _diagonal(self.gain, view.rows, view.columns, dtype)
             return view.restore(ops.broadcast_to(eye, (view.batch, view.rows, view.columns)))
-        return at_centre(_diagonal(self.gain, *shape[-2:], dtype), shape)
+        return at_centre(_diagonal(self.gain, shape[-2], shape[-1], dtype), shape)
 
 
 def _diagonal(value: float, rows: int, columns: int, dtype: str, period: int | None = None) -> Any:
@@ -214,7 +214,7 @@ class Sparse(KernelScheme):
 
 
 def _sorted_into_place(ranking: Any, values: Any) -> Any:
-    """Each row's values where its ranking is highest, zeros elsewhere: by sorting, which devices can share."""
+    """Each row's values where its ranking is highest, zeros elsewhere: by sorting, which devices share."""
     import jax  # noqa: PLC0415 - the backend in use
 
     order = ops.argsort(-ranking, axis=1)
@@ -250,4 +250,6 @@ class Bilinear(Scheme):
             factor = (size + 1) // 2
             middle = factor - 1 if size % 2 else factor - 0.5
             taps = np.multiply.outer(taps, 1 - np.abs(np.arange(size) - middle) / factor)
-        return ops.convert_to_tensor(taps[..., None, None], dtype=dtype) * _diagonal(1, *shape[-2:], dtype)
+        return ops.convert_to_tensor(taps[..., None, None], dtype=dtype) * _diagonal(
+            1, shape[-2], shape[-1], dtype
+        )
