@@ -140,6 +140,12 @@ def corner_values(matrices):
     return np.linalg.svd(matrices[:, :half, :half], compute_uv=False).ravel()
 
 
+def disjoint(size, count, rng):
+    """Random subsets that have nothing in common, as rows of length 1."""
+    members = rng.integers(0, count, size) == np.arange(count)[:, None]
+    return members / np.sqrt(members.sum(1, keepdims=True))
+
+
 def p_values(matrices, peers, rng):
     """Chances that Haar-distributed matrices are as far off; `peers`, if any, are some, drawn by QR."""
     count, rows, columns = matrices.shape
@@ -148,10 +154,9 @@ def p_values(matrices, peers, rng):
     # Kurtosis of each matrix: E q⁴ = 3/(n·(n + 2)).
     kurtosis = (matrices**4).mean(axis=(1, 2)) * rows**2 - 3 * rows / (rows + 2)
     found["kurtosis"] = stats.chi2.sf((kurtosis**2).sum() / (24 / (rows * columns)), count)
-    # Sums over random subsets of rows and columns, normed, are as one entry.
-    left, right = (rng.random((count, 20, size)) < 0.5 for size in (rows, columns))
-    norms = np.sqrt(left.sum(-1) * right.sum(-1))
-    sums = ((left @ matrices) * right).sum(-1) / norms
+    # Sums over random subsets of rows and columns, normed, are as one entry; disjoint ones, as several.
+    left, right = (disjoint(size, 8, rng) for size in (rows, columns))
+    sums = left @ matrices @ right.T
     found["sums"] = stats.kstest(sums.ravel(), law.cdf).pvalue
     if peers is None:
         return found

@@ -26,12 +26,12 @@ class Stream:
 
     def uniform(self, *shape: int) -> Array:
         """U(0, 1), never 0."""
-        return ((self.words(*shape) >> np.uint64(11)) + 0.5) * 2.0**-53
+        return ((self.words(*shape) >> np.uint64(11)).astype("float64") + 0.5) * 2.0**-53
 
     def normal(self, *shape: int) -> Array:
         """N(0, 1), by Box and Muller 1958."""
         radius, turn = self.uniform(2, *shape)
-        return np.sqrt(-2 * np.log(radius)) * np.cos(2 * math.pi * turn)
+        return np.asarray(np.sqrt(-2 * np.log(radius)) * np.cos(2 * math.pi * turn))
 
     def haar(self, count: int, size: int) -> Array:
         """Haar-distributed matrices, by the QR factorization of normal ones, its signs corrected."""

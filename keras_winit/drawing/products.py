@@ -23,7 +23,7 @@ def product(left: Any, right: Any, *out: Any) -> Any:
 
 
 def kronecker(first: Any, second: Any, tensor: Any) -> Any:
-    """(A ⊗ B) · X of each X, given as (batch, a, b, columns), with A and B of (batch, a, a) and (batch, b, b)."""
+    """(A ⊗ B) · X for each of a batch: A is a × a, B is b × b, and X is given as a × b × columns."""
     if keras.backend.backend() == "jax":  # whose compiler splits columns among devices if they stay an axis
         return _einsum("qkl,qils->qiks", second, _einsum("qij,qjks->qiks", first, tensor))
     batch, a, b, columns = tensor.shape
