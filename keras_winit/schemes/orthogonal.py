@@ -42,9 +42,17 @@ class Orthogonal(KernelScheme):
     The weight is read as a matrix of its inputs by its outputs; axes that are neither hold
     independent matrices. A vector keeps its length, times the gain, in a square layer.
 
+    An exact uniform (Haar) draw costs n³. From 256 × 256 on, or where it is worth it otherwise, Q is a
+    product of random orthogonal matrices that costs hardly more than a normal: a circulant of random
+    phases, a random permutation with random signs, and Kronecker products of small Haar matrices. It is
+    as orthogonal, and in its entries, sums, traces, eigenangles and singular values not to be told from
+    a uniform one; but it has fewer random numbers in it, and `exact=True` is for where that matters.
+
     Args:
         gain: a positive number; `gain(activation)` undoes an activation.
         {seed}
+        exact: whether Q is Haar-distributed at any size, for n³ operations, and drawn whole by a
+            `layout`.
         {axes}
 
     Example:
@@ -57,7 +65,9 @@ class Orthogonal(KernelScheme):
     Source: A. Saxe, J. McClelland, S. Ganguli 2013, "Exact solutions to the nonlinear dynamics of
     learning in deep linear neural networks", arXiv:1312.6120; drawn as in G. W. Stewart 1980,
     "The efficient generation of random orthogonal matrices", and F. Mezzadri 2007,
-    arXiv:math-ph/0609050.
+    arXiv:math-ph/0609050; in products as in K. Choromanski, M. Rowland, A. Weller 2017, "The
+    unreasonable effectiveness of structured random orthogonal embeddings", arXiv:1703.00864, and
+    F. Yu et al. 2016, "Orthogonal random features", arXiv:1610.09072.
     """
 
     ranks = (2, None)
