@@ -132,8 +132,9 @@ def jax_layouts(_):
     for label, name, arguments, given in [*cases, *LARGE]:
         seed = {"seed": 3} if name in seeded else {}
         scheme = winit.get({"class_name": f"winit>{name}", "config": {**seed, **arguments}})
-        part = 8 * arguments.get("gates", 1)  # gates share alike only if each of them divides
-        shape = (*given[:-1], part * -(-given[-1] // part))
+        part = 8 * arguments.get("gates", 1)  # joined gates are split only where both of their sides divide
+        rows = given[:-1] if part == 8 else [8 * -(-size // 8) for size in given[:-1]]
+        shape = (*rows, part * -(-given[-1] // part))
         try:
             one = np.asarray(scheme(shape, dtype="float32"))
         except ValueError:  # it is for one shape alone
