@@ -91,6 +91,27 @@ def tensorflow_workflow(kind):
         return workflow(lambda variable: variable._value.values)
 
 
+# Shapes from which orthogonal matrices are made of parts: (label, name, arguments, shape). The wide ones
+# are split along the longer side of their matrix.
+LARGE = [
+    ("large orthogonal", "orthogonal", {}, (520, 256)),
+    ("large orthogonal, wide", "orthogonal", {"gain": 1.5}, (256, 512)),
+    ("large orthogonal, wide, of a prime", "orthogonal", {}, (257, 1000)),
+    ("large orthogonal, tall, of a prime", "orthogonal", {}, (1021, 256)),
+    ("large orthogonal of a convolution", "orthogonal", {}, (3, 3, 64, 256)),
+    ("large experts", "orthogonal", {"input_axes": [1], "output_axes": [2]}, (3, 512, 256)),
+    ("large delta_orthogonal", "delta_orthogonal", {}, (3, 3, 256, 512)),
+    ("large looks_linear", "looks_linear", {"activation": "relu"}, (512, 1024)),
+    ("large looks_linear of a convolution", "looks_linear", {"activation": "relu"}, (3, 3, 512, 1024)),
+    ("large per_gate", "per_gate", {"initializer": "orthogonal"}, (256, 1024)),
+    ("large per_gate of three", "per_gate", {"initializer": "orthogonal", "gates": 3}, (256, 768)),
+    ("per_gate of he_normal", "per_gate", {"initializer": "he_normal"}, (256, 1024)),
+    ("large icnr", "icnr", {"initializer": "orthogonal"}, (3, 3, 64, 1024)),
+    ("scaled", "scaled", {"initializer": "orthogonal", "factor": 0.5}, (512, 256)),
+    ("chrono_bias of a GRU", "chrono_bias", {"cell": "gru"}, (192,)),
+]
+
+
 def jax_layouts(_):
     """Every scheme by a layout: where its shards are, its numbers, and what its program holds."""
     import jax
@@ -107,14 +128,17 @@ def jax_layouts(_):
     sharding.program = recorded
     seeded = [name for name in winit.names() if getattr(winit.get(name), "random", False)]
     answers = []
-    for case in CASES:
-        seed = {"seed": 3} if case.name in seeded else {}
-        scheme = winit.get({"class_name": f"winit>{case.name}", "config": {**seed, **case.arguments}})
-        shape = (*case.shapes[0][:-1], 8 * -(-case.shapes[0][-1] // 8))
+    cases = [(case.id, case.name, case.arguments, case.shapes[0]) for case in CASES]
+    for label, name, arguments, given in [*cases, *LARGE]:
+        seed = {"seed": 3} if name in seeded else {}
+        scheme = winit.get({"class_name": f"winit>{name}", "config": {**seed, **arguments}})
+        part = 8 * arguments.get("gates", 1)  # joined gates are split only where both of their sides divide
+        rows = given[:-1] if part == 8 else [8 * -(-size // 8) for size in given[:-1]]
+        shape = (*rows, part * -(-given[-1] // part))
         try:
             one = np.asarray(scheme(shape, dtype="float32"))
         except ValueError:  # it is for one shape alone
-            shape = case.shapes[0]
+            shape = given
             one = np.asarray(scheme(shape, dtype="float32"))
         drawn = {}
         programs.clear()
@@ -127,8 +151,8 @@ def jax_layouts(_):
         sizes = [[int(n) for n in found.split(",")] for found in re.findall(r"\b[fsu]32\[([\d,]+)\]", text)]
         answers.append(
             {
-                "case": case.id,
-                "whole": scheme.whole,
+                "case": label,
+                "whole": scheme.drawn_whole(shape),
                 "split": "x" in axes,
                 "programs": len(programs),
                 "laid_out": drawn[8].sharding == layout,

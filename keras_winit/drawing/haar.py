@@ -229,7 +229,10 @@ def _for_torch() -> tuple[Any, Any]:
         if gauss.device.type != "cpu":
             return _apply(_reflections(gauss), None)
         gauss = gauss.tril()
-        head, norm = gauss.diagonal(dim1=-2, dim2=-1), torch.linalg.vector_norm(gauss, dim=-2)
+        head, norm = (
+            gauss.diagonal(dim1=-2, dim2=-1),
+            torch.linalg.vector_norm(gauss, dim=-2, dtype=torch.float64).to(gauss.dtype),
+        )
         zero = norm == 0  # only a vector of length 1 can be all zeros
         shift = torch.copysign(norm + zero, head)
         # H = I − τ·u·uᵀ with u = v/v₀, of which LAPACK reads what is below the diagonal

@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_winit.support.checks import revived, shown
+from keras_winit.support.host import is_traced
 
 Seed: TypeAlias = "int | keras.random.SeedGenerator"
 
@@ -53,6 +54,17 @@ def drawable(seed: Seed) -> Seed:
     if isinstance(seed, int) and not 0 <= seed < _LIMIT:
         return fold(seed, "wide")
     return seed
+
+
+def host_key(seed: Seed) -> int | None:
+    """A number for a generator of NumPy; None where a `SeedGenerator` has no values yet, in a graph."""
+    if isinstance(seed, int):
+        return int(drawable(seed))
+    state = seed.next()
+    if is_traced(state):
+        return None
+    words = [int(word) % 2**32 for word in np.ravel(keras.ops.convert_to_numpy(state))]
+    return sum(word << (32 * place) for place, word in enumerate(words))
 
 
 def fold(seed: Seed, *place: int | str) -> Seed:

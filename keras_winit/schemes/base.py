@@ -49,7 +49,7 @@ class Scheme(keras.initializers.Initializer):
     # Whether an output's weights are drawn in view of another's, so that the gates of a recurrent
     # kernel and the groups of a convolution have to be drawn apart.
     blockwise: bool = False
-    # Whether a part of the weight cannot be drawn without the rest of it.
+    # Whether a part of a weight cannot be drawn without the rest of it, whatever its shape.
     whole: bool = False
 
     seed: Any
@@ -57,6 +57,10 @@ class Scheme(keras.initializers.Initializer):
     def draw(self, shape: Shape, dtype: str) -> Any:
         """A tensor of this shape and compute dtype."""
         raise NotImplementedError(f"{type(self).__name__} must define `draw(shape, dtype)`.")
+
+    def drawn_whole(self, shape: Shape) -> bool:
+        """Whether a part of a weight of this shape cannot be drawn without the rest of it."""
+        return self.whole
 
     def expected_std(self, shape: Sequence[int]) -> float | None:
         """The standard deviation that this scheme gives a weight of this shape, by its formula.
@@ -79,8 +83,8 @@ class Scheme(keras.initializers.Initializer):
                 become subnormal in float16; a tensor that would round to zeros alone is refused.
             layout: on JAX, how to distribute the tensor over devices: a
                 `keras.distribution.TensorLayout` or a `jax.sharding.Sharding`. Each device then
-                draws its own part; an orthogonal matrix, and one from a `SeedGenerator`, is drawn
-                whole. The numbers are those of a tensor on one device, but for rounding.
+                draws its own part; a small orthogonal matrix, and one from a `SeedGenerator`, is
+                drawn whole. The numbers are those of a tensor on one device, but for rounding.
 
         Returns:
             A tensor of the backend.
@@ -96,7 +100,8 @@ class Scheme(keras.initializers.Initializer):
                 f"Received: dtype={dtype!r}."
             )
         if layout is not None:
-            whole = self.whole or isinstance(getattr(self, "seed", None), keras.random.SeedGenerator)
+            moving = isinstance(getattr(self, "seed", None), keras.random.SeedGenerator)
+            whole = moving or self.drawn_whole(shape)
             return laid_out(lambda: self._drawn(shape, dtype), layout, whole=whole)
         return self._drawn(shape, dtype)
 

@@ -124,7 +124,6 @@ class ChronoBias(Scheme):
     """
 
     ranks = (1, 2)
-    whole = True
 
     def __init__(self, timesteps: float = 100, cell: str = "lstm", seed: Any = None) -> None:
         self.timesteps = as_float("timesteps", timesteps)
@@ -147,14 +146,17 @@ class ChronoBias(Scheme):
         return dims
 
     def draw(self, shape: Shape, dtype: str) -> Any:
-        units = shape[-1] // (4 if self.cell == "lstm" else 3)
-        half = (self.timesteps - 2) / 2
-        memory = ops.log(uniform((units,), half, dtype, self.seed) + (half + 1))
-        zeros = ops.zeros((units,), dtype=dtype)
+        # Gates are not joined, but computed as one array, of which each device can compute its part.
         if self.cell == "lstm":
-            return ops.concatenate([-memory, memory, zeros, zeros])
-        bias = ops.concatenate([memory, zeros, zeros])
+            signs = ops.convert_to_tensor([[-1], [1], [0], [0]], dtype=dtype)
+            return ops.reshape(signs * self._memory(shape[-1] // 4, dtype), shape)
+        first = ops.arange(shape[-1], dtype="int32") < shape[-1] // 3
+        bias = ops.where(first, self._memory(shape[-1], dtype), ops.zeros((), dtype=dtype))
         return bias if len(shape) == 1 else ops.stack([bias, ops.zeros_like(bias)])
+
+    def _memory(self, units: int, dtype: str) -> Any:
+        half = (self.timesteps - 2) / 2
+        return ops.log(uniform((units,), half, dtype, self.seed) + (half + 1))
 
 
 def _numbers(name: str, value: Any) -> float | list[float]:

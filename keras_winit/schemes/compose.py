@@ -50,6 +50,11 @@ class Wrapper(KernelScheme):
                 )
         return found
 
+    def drawn_whole(self, shape: Shape) -> bool:
+        """Whether the wrapped initializer draws its part whole, or may do so, since nobody knows."""
+        inner = self.inner()
+        return inner.drawn_whole(self.part(shape)) if isinstance(inner, Scheme) else True
+
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, ready for JSON; the seed as it was given."""
         self.nesting()
@@ -176,7 +181,6 @@ class PerGate(Wrapper):
         self.factors = None if factors is None else _as_factors(factors, self.gates)
         self.wrap(initializer, seed, input_axes, output_axes)
         self.blockwise = False  # it is what draws them apart
-        self.whole = True
 
     def part(self, shape: Shape) -> Shape:
         """The shape of one gate."""

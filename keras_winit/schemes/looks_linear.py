@@ -5,7 +5,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_winit.drawing.haar import haar
+from keras_winit.drawing.orthonormal import is_scrambled, orthonormal
 from keras_winit.drawing.seeds import fold
 from keras_winit.schemes.base import KernelScheme
 from keras_winit.schemes.orthogonal import at_centre
@@ -70,7 +70,6 @@ class LooksLinear(KernelScheme):
 
     ranks = (2, None)
     blockwise = True
-    whole = True
 
     def __init__(
         self,
@@ -133,9 +132,14 @@ class LooksLinear(KernelScheme):
 
     def _matrix(self, signals: int, outputs: int, dtype: str, seed: Any, batch: int) -> Any:
         """Orthogonal, and scaled so that every output has the variance that is asked for."""
-        matrices = haar(signals, outputs, dtype, seed, batch)
-        scaled = self._scale * math.sqrt(max(signals, outputs) / signals) * matrices
-        return ops.reshape(scaled, (batch, signals, outputs))
+        scale = self._scale * math.sqrt(max(signals, outputs) / signals)
+        matrices = orthonormal(signals, outputs, dtype, seed, batch, scale=scale)
+        return ops.reshape(matrices, (batch, signals, outputs))
+
+    def drawn_whole(self, shape: Shape) -> bool:
+        """Whether its matrix is drawn from the Haar distribution, column by column."""
+        rows, columns = self._sizes(shape)
+        return not is_scrambled(self._signals(rows), self._twins(columns) or columns)
 
     def expected_std(self, shape: Any) -> float:
         """√(variance/(E[g²]·signals)), less for what is zero: inputs without a twin, and taps."""

@@ -5,11 +5,15 @@ from typing import Any
 
 from keras import ops
 
-from keras_winit.drawing.haar import haar
+from keras_winit.drawing.orthonormal import is_scrambled, orthonormal
 from keras_winit.schemes.base import KernelScheme, Scheme
 from keras_winit.schemes.registry import register
-from keras_winit.support.checks import Shape, as_float, check_fits
+from keras_winit.support.checks import Shape, as_bool, as_float, check_fits
 from keras_winit.theory.matrix_view import MatrixView
+
+# An odd number of blocks does not split into as many parts as there are devices, nor does an axis of
+# them: such blocks are joined, if they are few.
+_JOINED = 9
 
 
 def centre(shape: Shape) -> tuple[int, ...]:
@@ -38,9 +42,17 @@ class Orthogonal(KernelScheme):
     The weight is read as a matrix of its inputs by its outputs; axes that are neither hold
     independent matrices. A vector keeps its length, times the gain, in a square layer.
 
+    An exact uniform (Haar) draw costs n³. From 256 × 256 on, or where it is worth it otherwise, Q is a
+    product of random orthogonal matrices that costs hardly more than a normal: a circulant of random
+    phases, a random permutation with random signs, and Kronecker products of small Haar matrices. It is
+    as orthogonal, and in its entries, sums, traces, eigenangles and singular values not to be told from
+    a uniform one; but it has fewer random numbers in it, and `exact=True` is for where that matters.
+
     Args:
         gain: a positive number; `gain(activation)` undoes an activation.
         {seed}
+        exact: whether Q is Haar-distributed at any size, for n³ operations, and drawn whole by a
+            `layout`.
         {axes}
 
     Example:
@@ -53,37 +65,55 @@ class Orthogonal(KernelScheme):
     Source: A. Saxe, J. McClelland, S. Ganguli 2013, "Exact solutions to the nonlinear dynamics of
     learning in deep linear neural networks", arXiv:1312.6120; drawn as in G. W. Stewart 1980,
     "The efficient generation of random orthogonal matrices", and F. Mezzadri 2007,
-    arXiv:math-ph/0609050.
+    arXiv:math-ph/0609050; in products as in K. Choromanski, M. Rowland, A. Weller 2017, "The
+    unreasonable effectiveness of structured random orthogonal embeddings", arXiv:1703.00864, and
+    F. Yu et al. 2016, "Orthogonal random features", arXiv:1610.09072.
     """
 
     ranks = (2, None)
     blockwise = True
-    whole = True
 
     def __init__(
-        self, gain: float = 1.0, seed: Any = None, *, input_axes: Any = None, output_axes: Any = None
+        self,
+        gain: float = 1.0,
+        seed: Any = None,
+        *,
+        exact: bool = False,
+        input_axes: Any = None,
+        output_axes: Any = None,
     ) -> None:
         self.gain = as_float("gain", gain, positive=True)
+        self.exact = as_bool("exact", exact)
         self.set_axes(input_axes, output_axes)
         self.set_seed(seed)
 
     def draw(self, shape: Shape, dtype: str) -> Any:
         view = self.view(shape)
         check_fits("gain", self.gain, dtype)
-        matrices = haar(view.rows, view.columns, dtype, self.seed, view.batch)
-        return view.restore(matrices if self.gain == 1 else self.gain * matrices)
+        return view.restore(self._matrices(view, dtype, view.batch))
 
     def draw_blocks(self, shape: Shape, dtype: str, blocks: int) -> Any:
         """Independent weights of this shape side by side on the last axis, drawn as one batch."""
         view = self.view(shape)
         check_fits("gain", self.gain, dtype)
-        matrices = haar(view.rows, view.columns, dtype, self.seed, blocks * view.batch)
+        matrices = self._matrices(view, dtype, blocks * view.batch)
         matrices = ops.reshape(matrices, (blocks, view.batch, view.rows, view.columns))
+        if blocks % 2 and blocks <= _JOINED:
+            return ops.concatenate([view.restore(matrices[i]) for i in range(blocks)], axis=-1)
         # The blocks are one more axis of outputs, which then goes before the last.
         wide = MatrixView((*shape, blocks), view.inputs, [*view.outputs, len(shape)])
         tensor = wide.restore(ops.transpose(matrices, (1, 2, 3, 0)))
-        tensor = ops.reshape(ops.swapaxes(tensor, -1, -2), (*shape[:-1], blocks * shape[-1]))
-        return tensor if self.gain == 1 else self.gain * tensor
+        return ops.reshape(ops.swapaxes(tensor, -1, -2), (*shape[:-1], blocks * shape[-1]))
+
+    def _matrices(self, view: MatrixView, dtype: str, count: int) -> Any:
+        return orthonormal(
+            view.rows, view.columns, dtype, self.seed, count, scale=self.gain, exact=self.exact
+        )
+
+    def drawn_whole(self, shape: Shape) -> bool:
+        """Whether its matrices are drawn from the Haar distribution, column by column."""
+        view = self.view(shape)
+        return not is_scrambled(view.rows, view.columns, exact=self.exact)
 
     def expected_std(self, shape: Any) -> float:
         """gain/√max(rows, columns)."""
@@ -121,7 +151,6 @@ class DeltaOrthogonal(Scheme):
 
     ranks = (3, 5)
     blockwise = True
-    whole = True
 
     def __init__(self, gain: float = 1.0, seed: Any = None) -> None:
         self.gain = as_float("gain", gain, positive=True)
@@ -140,7 +169,11 @@ class DeltaOrthogonal(Scheme):
 
     def draw(self, shape: Shape, dtype: str) -> Any:
         check_fits("gain", self.gain, dtype)
-        return at_centre(self.gain * haar(shape[-2], shape[-1], dtype, self.seed), shape)
+        return at_centre(orthonormal(shape[-2], shape[-1], dtype, self.seed, scale=self.gain), shape)
+
+    def drawn_whole(self, shape: Shape) -> bool:
+        """Whether its matrix is drawn from the Haar distribution, column by column."""
+        return not is_scrambled(shape[-2], shape[-1])
 
     def expected_std(self, shape: Any) -> float:
         """gain/√(taps · outputs): all the variance is in one tap."""

@@ -3,16 +3,18 @@
 import math
 from typing import Any
 
+import keras
 import numpy as np
 from keras import ops
 
 from keras_winit.drawing.generators import normal, uniform
 from keras_winit.drawing.seeds import fold
 from keras_winit.schemes.base import KernelScheme, Scheme
-from keras_winit.schemes.orthogonal import centre
+from keras_winit.schemes.orthogonal import at_centre
 from keras_winit.schemes.registry import register
 from keras_winit.support.building import layer_being_built
 from keras_winit.support.checks import Shape, as_float, as_int, check_fits
+from keras_winit.support.host import is_traced
 from keras_winit.theory.matrix_view import MatrixView
 
 
@@ -47,7 +49,6 @@ class Identity(KernelScheme):
     ranks = (2, None)
     random = False
     blockwise = True
-    whole = True
 
     def __init__(
         self, gain: float = 1.0, seed: Any = None, *, input_axes: Any = None, output_axes: Any = None
@@ -61,12 +62,25 @@ class Identity(KernelScheme):
         _check_gates(shape)
         if self.input_axes is not None:
             view = self.view(shape)
-            eye = self.gain * np.eye(view.rows, view.columns)
-            matrices = np.broadcast_to(eye, (view.batch, view.rows, view.columns))
-            return view.restore(ops.convert_to_tensor(matrices, dtype=dtype))
-        kernel = np.zeros(shape)
-        kernel[centre(shape)] = self.gain * np.eye(shape[-2], shape[-1])
-        return ops.convert_to_tensor(kernel, dtype=dtype)
+            eye = _diagonal(self.gain, view.rows, view.columns, dtype)
+            return view.restore(ops.broadcast_to(eye, (view.batch, view.rows, view.columns)))
+        return at_centre(_diagonal(self.gain, shape[-2], shape[-1], dtype), shape)
+
+
+def _diagonal(value: float, rows: int, columns: int, dtype: str, period: int | None = None) -> Any:
+    """The value where the column, counted anew after each period, is the row; else zero.
+
+    It is computed, not copied from an array, so that each of several devices computes its part.
+    """
+    places = ops.arange(columns, dtype="int32")
+    places = places if period is None else places % period
+    return _where(ops.expand_dims(ops.arange(rows, dtype="int32"), 1) == places, value, dtype)
+
+
+def _where(mask: Any, value: float, dtype: str) -> Any:
+    """The value where the mask is true, else zero; of integers the part before the point."""
+    filled, zero = (ops.convert_to_tensor(np.asarray(each).astype(dtype)) for each in (value, 0))
+    return ops.where(mask, filled, zero)
 
 
 # How many gates lie side by side in the kernels of Keras' cells.
@@ -113,7 +127,6 @@ class Dirac(Scheme):
     ranks = (3, 5)
     random = False
     blockwise = True
-    whole = True
 
     def __init__(self, groups: int | str = 1, gain: float = 1.0) -> None:
         self.groups = groups if groups == "depthwise" else as_int("groups", groups, minimum=1)
@@ -122,9 +135,9 @@ class Dirac(Scheme):
     def draw(self, shape: Shape, dtype: str) -> Any:
         check_fits("gain", self.gain, dtype)
         inputs, outputs = shape[-2:]
-        if self.groups == "depthwise":
-            tap = np.zeros((inputs, outputs))
-            tap[:, 0] = 1
+        if self.groups == "depthwise":  # each channel's first output
+            first = _where(ops.arange(outputs, dtype="int32") == 0, self.gain, dtype)
+            tap = ops.broadcast_to(first, (inputs, outputs))
         else:
             groups = int(self.groups)
             if outputs % groups:
@@ -132,10 +145,8 @@ class Dirac(Scheme):
                     f"`groups` must divide the output channels. Received: groups={groups} "
                     f"for shape={shape!r} with {outputs} output channels."
                 )
-            tap = np.tile(np.eye(inputs, outputs // groups), groups)
-        kernel = np.zeros(shape)
-        kernel[centre(shape)] = self.gain * tap
-        return ops.convert_to_tensor(kernel, dtype=dtype)
+            tap = _diagonal(self.gain, inputs, outputs, dtype, period=outputs // groups)
+        return at_centre(tap, shape)
 
 
 @register(
@@ -165,7 +176,6 @@ class Sparse(KernelScheme):
     """
 
     ranks = (2, None)
-    whole = True
 
     def __init__(
         self,
@@ -189,8 +199,10 @@ class Sparse(KernelScheme):
         )
         count = min(self.connections, view.rows)
         ranking = uniform((units.rows, view.rows), 1.0, dtype, fold(self.seed, "places"))
-        _, chosen = ops.top_k(ranking, count)
         values = normal((units.rows * count,), self.stddev, dtype, fold(self.seed, "values"))
+        if is_traced(ranking) and keras.backend.backend() == "jax":
+            return units.restore(_sorted_into_place(ranking, ops.reshape(values, (units.rows, count))))
+        _, chosen = ops.top_k(ranking, count)
         unit = ops.convert_to_tensor(np.repeat(np.arange(units.rows, dtype="int32"), count))
         places = ops.stack([unit, ops.reshape(ops.cast(chosen, "int32"), (-1,))], axis=1)
         return units.restore(ops.scatter(places, values, (units.rows, view.rows)))
@@ -199,6 +211,15 @@ class Sparse(KernelScheme):
         """stddev · √(connections/fan_in)."""
         rows = self.view(self.check_shape(shape)).rows
         return self.stddev * math.sqrt(min(self.connections, rows) / rows)
+
+
+def _sorted_into_place(ranking: Any, values: Any) -> Any:
+    """Each row's values where its ranking is highest, zeros elsewhere: by sorting, which devices share."""
+    import jax  # noqa: PLC0415 - the backend in use
+
+    order = ops.argsort(-ranking, axis=1)
+    padded = ops.pad(values, [[0, 0], [0, ranking.shape[1] - values.shape[1]]])
+    return jax.lax.sort((order, padded), dimension=1, num_keys=1)[1]
 
 
 @register(
@@ -222,13 +243,13 @@ class Bilinear(Scheme):
 
     ranks = (3, 5)
     random = False
-    whole = True
 
     def draw(self, shape: Shape, dtype: str) -> Any:
-        kernel = np.eye(shape[-2], shape[-1])
-        for size in reversed(shape[:-2]):
+        taps = np.ones(())
+        for size in shape[:-2]:
             factor = (size + 1) // 2
             middle = factor - 1 if size % 2 else factor - 0.5
-            ramp = 1 - np.abs(np.arange(size) - middle) / factor
-            kernel = np.multiply.outer(ramp, kernel)
-        return ops.convert_to_tensor(kernel, dtype=dtype)
+            taps = np.multiply.outer(taps, 1 - np.abs(np.arange(size) - middle) / factor)
+        return ops.convert_to_tensor(taps[..., None, None], dtype=dtype) * _diagonal(
+            1, shape[-2], shape[-1], dtype
+        )

@@ -1,0 +1,102 @@
+"""Products of matrices that no accelerator rounds.
+
+GPUs with TF32 round what they multiply to ten bits of mantissa unless they are told not to: an
+orthogonal matrix would come out of such products orthogonal to 1e-3. JAX and PyTorch can be told
+for one product. TensorFlow cannot: there a float32 is split into three numbers of few enough bits,
+whose products such a unit computes exactly, and their sums are in float32.
+"""
+
+from functools import cache
+from typing import Any
+
+import keras
+from keras import ops
+
+# A float32 has 24 bits of mantissa; a TF32 keeps 11, the leading one counted.
+_KEPT = 11
+_FULL = 24
+
+
+def product(left: Any, right: Any, *out: Any) -> Any:
+    """left @ right, with the precision of its dtype on every device; on PyTorch, into `out` if given."""
+    return _multiply(left, right, *out)
+
+
+def kronecker(first: Any, second: Any, tensor: Any) -> Any:
+    """(A ⊗ B) · X for each of a batch: A is a × a, B is b × b, and X is given as a × b × columns."""
+    if keras.backend.backend() == "jax":  # whose compiler splits columns among devices if they stay an axis
+        return _einsum("qkl,qils->qiks", second, _einsum("qij,qjks->qiks", first, tensor))
+    batch, a, b, columns = tensor.shape
+    mixed = product(first, ops.reshape(tensor, (batch, a, b * columns)))
+    return product(ops.expand_dims(second, 1), ops.reshape(mixed, tensor.shape))
+
+
+def _einsum(equation: str, left: Any, right: Any) -> Any:
+    import jax  # noqa: PLC0415 - the backend in use
+
+    return jax.numpy.einsum(equation, left, right, precision="highest")
+
+
+def split_product(left: Any, right: Any, multiply: Any) -> Any:
+    """left @ right of float32 by a `multiply` that rounds what it is given to TF32.
+
+    With x = x₁ + x₂ + x₃, of 11 bits or fewer each, what is left out is of the order of 2⁻³³.
+    """
+    (l1, l2, l3), (r1, r2, r3) = _parts(left), _parts(right)
+    small = multiply(l1, r3) + multiply(l2, r2) + multiply(l3, r1)
+    return multiply(l1, r1) + (multiply(l1, r2) + multiply(l2, r1) + small)
+
+
+def _parts(tensor: Any) -> tuple[Any, Any, Any]:
+    """Three tensors of few bits that sum up to one of float32."""
+    first = _leading_bits(tensor)
+    rest = tensor - first
+    second = _leading_bits(rest)
+    return first, second, rest - second
+
+
+def _leading_bits(tensor: Any) -> Any:
+    """The numbers cut to the bits that TF32 keeps, by adding and subtracting what hides the others."""
+    hidden = tensor * (2.0 ** (_FULL - _KEPT) + 1)
+    return hidden - (hidden - tensor)
+
+
+def _for_jax() -> Any:
+    import jax  # noqa: PLC0415 - the backend in use
+
+    return lambda left, right: jax.numpy.matmul(left, right, precision="highest")
+
+
+@cache
+def _tensorflow_may_round() -> bool:
+    import tensorflow as tf  # noqa: PLC0415 - the backend in use
+
+    return any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU"))
+
+
+def _for_tensorflow() -> Any:
+    import tensorflow as tf  # noqa: PLC0415 - the backend in use
+
+    def multiply(left: Any, right: Any) -> Any:
+        if left.dtype == "float32" and _tensorflow_may_round():
+            return split_product(left, right, tf.matmul)
+        return tf.matmul(left, right)
+
+    return multiply
+
+
+def _for_torch() -> Any:
+    import torch  # noqa: PLC0415 - the backend in use
+
+    def multiply(left: Any, right: Any, out: Any = None) -> Any:
+        # `torch.set_float32_matmul_precision` can ask for TF32, or on a CPU for bfloat16.
+        if left.dtype != torch.float32 or torch.get_float32_matmul_precision() == "highest":
+            return torch.matmul(left, right, out=out)
+        exact = split_product(left, right, torch.matmul)
+        return exact if out is None else out.copy_(exact)
+
+    return multiply
+
+
+_MAKERS = {"jax": _for_jax, "tensorflow": _for_tensorflow, "torch": _for_torch}
+_multiply = _MAKERS.get(keras.backend.backend(), lambda: ops.matmul)()

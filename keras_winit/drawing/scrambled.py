@@ -1,0 +1,186 @@
+"""Random orthogonal matrices for the price of a normal, column by column.
+
+Q = (I ⊗ A ⊗ B) · D · P · C. The columns of C, a circulant of random phases, are the cyclic shifts of
+one vector that are orthogonal to one another; P permutes the rows, D gives them random signs, and
+each block of rows is then mixed by a Kronecker product of two small Haar matrices of its own. Only
+the last step computes, 2·16 products an element instead of a number that grows with the matrix. Rows
+that fill no block are mixed by one more, which overlaps with the last.
+
+It is as orthogonal as its parts are, which are computed in float64, and in the statistics that were
+tried it is not to be told from a Haar-distributed matrix, which it is not. Any columns can be
+computed without the others, and so can a block of rows.
+
+F. Yu, A. Suresh, K. Choromanski, D. Holtmann-Rice, S. Kumar 2016, "Orthogonal random features",
+arXiv:1610.09072; K. Choromanski, M. Rowland, A. Weller 2017, "The unreasonable effectiveness of
+structured random orthogonal embeddings", arXiv:1703.00864; for the circulant, F. Yu, S. Kumar, Y. Gong,
+S.-F. Chang 2014, "Circulant binary embedding", arXiv:1405.3162.
+"""
+
+import math
+from functools import cache
+from typing import Any, NamedTuple
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_winit.drawing.ingredients import Stream
+from keras_winit.drawing.products import kronecker, product
+
+_FEWEST, _USUAL, _MOST = 4, 16, 32  # rows of a factor
+_BLOCK = 64  # the fewest rows of a block
+_DEVICES = 8  # blocks come in multiples of it where they can: then devices share the rows, too
+_WINDOW = 64  # columns that TensorFlow copies at once
+_NARROW, _NARROW_WINDOW = 512, 16  # and of a matrix of so few
+_PIECE = 2**20  # elements that PyTorch mixes at once
+
+
+class Recipe(NamedTuple):
+    """What `batch` matrices of `rows` by `columns` are made of."""
+
+    batch: int
+    rows: int
+    columns: int
+    table: Any  # the vectors, as far as windows reach, and their negatives
+    starts: Any  # of each row's window in the table, of shape (batch, rows)
+    mixers: tuple[Any, Any]  # (batch · blocks, a, a) and (batch · blocks, b, b)
+    last: tuple[Any, Any] | None  # the same of the block that overlaps
+
+
+def recipe(rows: int, columns: int, key: int, batch: int, scale: float) -> Recipe:
+    """The parts of tall matrices, by NumPy."""
+    stream = Stream(key)
+    a, b = factors(rows)
+    blocks = rows // (a * b)
+    reach = rows + _WINDOW * math.ceil(columns / _WINDOW)
+    circles = np.resize(np.arange(rows), reach)
+    vectors = scale * stream.circles(batch, rows)[:, circles]
+    table = np.stack([vectors, -vectors], axis=1)
+    starts = stream.orders(batch, rows) + reach * stream.signs(batch, rows)
+    starts += 2 * reach * np.arange(batch)[:, None]
+    mixers = stream.haar(batch * blocks, a), stream.haar(batch * blocks, b)
+    overlaps = rows % (a * b) > 0
+    last = (stream.haar(batch, a), stream.haar(batch, b)) if overlaps else None
+    return Recipe(batch, rows, columns, table.reshape(-1), starts.astype("int32"), mixers, last)
+
+
+@cache
+def factors(rows: int) -> tuple[int, int]:
+    """The sizes of A and B: those whose blocks fill the rows, if there are any, and near the usual."""
+    pairs = [(a, b) for a in range(_FEWEST, _MOST + 1) for b in range(a, _MOST + 1)]
+    filling = [(a, b) for a, b in pairs if a * b >= _BLOCK and rows % (a * b) == 0]
+    if not filling:
+        return _USUAL, _USUAL
+
+    def badness(pair: tuple[int, int]) -> tuple[int, float]:
+        a, b = pair
+        return -math.gcd(rows // (a * b), _DEVICES), abs(math.log(a / _USUAL)) + abs(math.log(b / _USUAL))
+
+    return min(filling, key=badness)
+
+
+def scrambled(rows: int, columns: int, dtype: str, key: int, batch: int = 1, *, scale: float = 1.0) -> Any:
+    """Matrices of orthonormal columns, times a scale.
+
+    Args:
+        rows, columns: positive integers, no more columns than rows; at least 256 rows.
+        dtype: "float32" or "float64".
+        key: a nonnegative integer below 2¹²⁸.
+        batch: how many matrices.
+        scale: a number.
+
+    Returns:
+        A tensor of shape `(batch, rows, columns)`.
+    """
+    made = recipe(rows, columns, key, batch, scale)
+    table, *mixers = (np.asarray(each, dtype) for each in (made.table, *made.mixers, *(made.last or ())))
+    return _assemble(table, made.starts, tuple(mixers), columns)
+
+
+def _mixed(matrices: Any, first: Any, second: Any) -> Any:
+    """Each block of rows times a Kronecker product: (I ⊗ A ⊗ B) · matrices."""
+    blocks, a, b = first.shape[0], first.shape[-1], second.shape[-1]
+    mixed = kronecker(first, second, ops.reshape(matrices, (blocks, a, b, matrices.shape[-1])))
+    return ops.reshape(mixed, matrices.shape)
+
+
+def _mixed_all(matrices: Any, mixers: tuple[Any, ...]) -> Any:
+    """All the rows mixed: those that fill blocks, and then the last ones, with as many of the others."""
+    first, second, *last = mixers
+    if not last:
+        return _mixed(matrices, first, second)
+    rows, block = matrices.shape[-2], first.shape[-1] * second.shape[-1]
+    full, kept = rows // block * block, rows - block
+    mixed = _mixed(matrices[:, :full], first, second)
+    end = ops.concatenate([mixed[:, kept:], matrices[:, full:]], axis=1)
+    return ops.concatenate([mixed[:, :kept], _mixed(end, *last)], axis=1)
+
+
+def _for_torch() -> Any:
+    """In place, a piece at a time: fresh memory costs more than what is computed in it."""
+    import torch  # noqa: PLC0415 - the backend in use
+
+    def assemble(table: Any, starts: Any, mixers: tuple[Any, ...], columns: int) -> Any:
+        table, starts, *parts = (ops.convert_to_tensor(each) for each in (table, starts, *mixers))
+        first, second, *last = parts
+        count, rows = starts.shape
+        block = first.shape[-1] * second.shape[-1]
+        full, kept = rows // block * block, rows - block
+        # All windows of the table, without a copy of any.
+        windows = table.as_strided((len(table) - columns + 1, columns), (1, 1))
+        matrices = table.new_empty((count, rows, columns))
+        if not last:
+            mix(windows, starts.flatten(), first, second, matrices.view(-1, columns))
+            return matrices
+        per_matrix = (each.view(count, full // block, *each.shape[1:]) for each in (first, second))
+        for matrix, start, one, two, *four in zip(matrices, starts, *per_matrix, *last, strict=True):
+            mix(windows, start[:full], one, two, matrix[:full])
+            torch.index_select(windows, 0, start[full:], out=matrix[full:])
+            matrix[kept:] = _mixed(matrix[kept:], *(each[None] for each in four))
+        return matrices
+
+    def mix(windows: Any, starts: Any, first: Any, second: Any, out: Any) -> None:
+        """The windows that start there, copied and mixed."""
+        (blocks, a, _), b, columns = first.shape, second.shape[-1], out.shape[-1]
+        at_once = max(1, min(blocks, _PIECE // (a * b * columns)))
+        spare = out.new_empty((at_once, a, b, columns))
+        for begin in range(0, blocks, at_once):
+            some = slice(begin, begin + at_once)
+            rows = out[begin * a * b : (begin + at_once) * a * b]
+            torch.index_select(windows, 0, starts[begin * a * b : (begin + at_once) * a * b], out=rows)
+            held = len(rows) // (a * b)
+            mixed = spare[:held]
+            product(first[some], rows.view(held, a, b * columns), mixed.view(held, a, b * columns))
+            product(second[some, None], mixed, rows.view(held, a, b, columns))
+
+    return assemble
+
+
+def _for_jax() -> Any:
+    import jax  # noqa: PLC0415 - the backend in use
+    from jax import numpy as jnp  # noqa: PLC0415
+
+    def assemble(table: Any, starts: Any, mixers: tuple[Any, ...], columns: int) -> Any:
+        places = starts[:, :, None] + jnp.arange(columns, dtype=starts.dtype)
+        windows = jnp.asarray(table).at[places].get(mode="promise_in_bounds")
+        return _mixed_all(windows, tuple(jnp.asarray(each) for each in mixers))
+
+    return jax.jit(assemble, static_argnums=3)
+
+
+def _for_tensorflow() -> Any:
+    import tensorflow as tf  # noqa: PLC0415 - the backend in use
+
+    def assemble(table: Any, starts: Any, mixers: tuple[Any, ...], columns: int) -> Any:
+        width = _WINDOW if columns > _NARROW else _NARROW_WINDOW
+        count = -(-columns // width)
+        places = starts[..., None] + width * np.arange(count, dtype="int32")
+        views = np.lib.stride_tricks.sliding_window_view(table, width)
+        matrices = tf.reshape(tf.gather(tf.constant(views), places), (*starts.shape, count * width))
+        mixed = _mixed_all(matrices, mixers)
+        return mixed if count * width == columns else mixed[..., :columns]
+
+    return assemble
+
+
+_assemble = {"jax": _for_jax, "tensorflow": _for_tensorflow, "torch": _for_torch}[keras.backend.backend()]()
