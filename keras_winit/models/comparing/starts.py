@@ -8,8 +8,8 @@ import keras
 from keras_winit.models.calibrating.calibrate import calibrate_within
 from keras_winit.models.comparing.batches import Batches
 from keras_winit.models.comparing.randomness import randomness_kept
-from keras_winit.models.initializing.choosing import rules_of
 from keras_winit.models.initializing.initialize import Drawing
+from keras_winit.models.initializing.rules import rules_of
 from keras_winit.models.running.batch import MOST_SAMPLES
 from keras_winit.models.running.undo import Undo
 from keras_winit.support.checks import did_you_mean, shown
