@@ -8,6 +8,7 @@ import keras_winit.support.quiet  # noqa: F401 - before anything that loads Tens
 
 # isort: split
 from keras_winit.choose import Recommendation, for_activation, recommend
+from keras_winit.listing import described
 from keras_winit.models.anatomy.branch import Branches
 from keras_winit.models.anatomy.branches import branches
 from keras_winit.models.anatomy.layer_fans import layer_fans
@@ -103,3 +104,5 @@ __all__ = [
     "recommend",
     "trace",
 ]
+
+__doc__ = described(__doc__, __all__, globals())

@@ -47,7 +47,9 @@ def _finish_printing() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="keras-winit", description=keras_winit.__doc__)
+    parser = argparse.ArgumentParser(
+        prog="keras-winit", description=(keras_winit.__doc__ or "").partition("\n\nFunctions:")[0]
+    )
     parser.add_argument("--version", action="version", version=keras_winit.__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 

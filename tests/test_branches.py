@@ -13,6 +13,7 @@ from keras import layers
 import keras_winit as winit
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.branches import SHARE, shares
+from keras_winit.models.calibrating.targets import SHORT
 
 
 def summed_up(branch):
@@ -72,7 +73,7 @@ def test_a_branch_starts_small_beside_its_stream(method):
     else:
         winit.calibrate(model, data, seed=0, progress=False)
         inner = keras.Model(model.inputs, down.output)
-        assert array(inner(data)).std() == pytest.approx(0.5 * SHARE, rel=0.01)
+        assert array(inner(data)).std() == pytest.approx(SHORT * SHARE, rel=0.01)
 
 
 def test_many_branches_start_smaller():

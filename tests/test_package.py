@@ -27,7 +27,7 @@ FOLDERS = {
     "theory": "fans einsum matrix_view activations gains balance linearity",
     "schemes": "base registry basic variance_scheme variance orthogonal structured compose icnr bias siren "
     "looks_linear factored",
-    "": "choose files",
+    "": "choose files listing",
     "models": "",
     "models.showing": "printing plots",
     "models.tracing": "kinds ownership inputs trace symbols loops interception opening tracer",

@@ -173,8 +173,9 @@ def p_values(matrices, peers, rng):
 
 
 # Two rounds, and either of them alone, which the tests have to tell from the law.
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="the same numbers on every backend, as tested above")
 @pytest.mark.parametrize(
-    ("rows", "columns", "count"), [(64, 64, 60), (257, 257, 8), (1024, 1024, 1), (1152, 256, 4)]
+    ("rows", "columns", "count"), [(64, 64, 60), (257, 257, 6), (1024, 1024, 1), (1152, 256, 2)]
 )
 def test_it_cannot_be_told_from_haar_but_one_round_can(rows, columns, count):
     rng = np.random.default_rng(rows)

@@ -47,7 +47,7 @@ class Calibration(Printed):
     >>> model = keras.Sequential([keras.Input((40,)), keras.layers.Dense(30, "tanh"), keras.layers.Dense(9)])
     >>> calibration = calibrate(model, seed=0)
     >>> [round(row.after, 2) for row in calibration.rows]  # the last puts out the answers
-    [0.5, 0.3]
+    [0.35, 0.3]
     """
 
     rows: tuple[CalibrationRow, ...]

@@ -1,0 +1,47 @@
+"""Every public name with its one-line claim: for `help(keras_winit)` and for the README."""
+
+import inspect
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from keras_winit.schemes import Scheme
+
+_WIDTH = 100
+
+
+def listed(names: Iterable[str], namespace: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
+    """Pairs of a name and its claim, the first paragraph of its docstring, under what they are.
+
+    Args:
+        names: the public names.
+        namespace: what each of them is.
+
+    Example:
+
+    >>> listed(["Scheme"], {"Scheme": Scheme})["Schemes"][0][0]
+    'Scheme'
+    """
+    groups: dict[str, list[tuple[str, str]]] = {"Functions": [], "Schemes": [], "What functions return": []}
+    for name in names:
+        item = namespace[name]
+        scheme = inspect.isclass(item) and issubclass(item, Scheme)
+        group = "Schemes" if scheme else "What functions return" if inspect.isclass(item) else "Functions"
+        paragraph = (item.__doc__ or "").strip().split("\n\n")[0]  # python -OO has none
+        groups[group].append((name, " ".join(paragraph.split())))
+    return groups
+
+
+def described(text: str | None, names: Iterable[str], namespace: Mapping[str, Any]) -> str | None:
+    """A module's docstring with the list of its public names."""
+    if text is None:
+        return None
+    parts = [text.rstrip()]
+    for group, pairs in listed(names, namespace).items():
+        lines = [f"\n\n{group}:\n"]
+        for name, claim in pairs:
+            lines += textwrap.wrap(
+                f"{name}: {claim}", _WIDTH, initial_indent="  ", subsequent_indent="      "
+            )
+        parts.append("\n".join(lines))
+    return "".join(parts) + "\n"
