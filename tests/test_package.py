@@ -37,7 +37,8 @@ FOLDERS = {
     "for_layer",
     "models.calibrating": "calibration leaving answers targets bounds moving_statistics rescaling replaying "
     "gates centring one_pass calibrate",
-    "models.diagnosing": "thresholds report taps guessing signals weights diagnose",
+    "models.diagnosing": "thresholds report taps guessing features seen signals units starting "
+    "remedies weights judging reading answering diagnose",
 }
 _INSIDE = [
     f"{folder}.{name}".strip(".")
