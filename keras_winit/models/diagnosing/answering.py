@@ -75,8 +75,8 @@ def findings_of_outputs(model: keras.Model, seen: Signals, loss: Any) -> Iterato
                 "softmax_twice",
                 "warning",
                 model.name,
-                "The loss takes the outputs for logits, and they are probabilities already: it cannot come near "
-                "zero, and its gradient is small.",
+                "The loss takes the outputs for logits, and they are probabilities already: it cannot come "
+                "near zero, and its gradient is small.",
                 {},
                 "Use `from_logits=False`, or leave the last activation out.",
             )

@@ -11,7 +11,7 @@ from keras_winit.models.anatomy.outputs import output_kernels
 from keras_winit.models.diagnosing.answering import findings_of_loss, findings_of_outputs
 from keras_winit.models.diagnosing.guessing import guess_of, loss_of
 from keras_winit.models.diagnosing.judging import Judge
-from keras_winit.models.diagnosing.reading import findings_of_labels
+from keras_winit.models.diagnosing.reading import what_is_left
 from keras_winit.models.diagnosing.remedies import Remedies
 from keras_winit.models.diagnosing.report import SEVERITIES, LayerRow, Report
 from keras_winit.models.diagnosing.seen import Seen
@@ -88,11 +88,11 @@ def diagnose(
             break
         stepped: dict[str, Any] = {"watched": starts.waiting, "values": starts.values}
         seen = signals(model, anatomy.slots, batch, compare, answers=answers, **stepped)
-    judge = Judge(limits, Remedies(anatomy))
+    judge = Judge(limits, Remedies(anatomy), what_is_left(seen, batch.labels))
     ends = [slot for branch in branches(anatomy) for slot in branch.last]
     check = WeightCheck(limits, starts, small=[*(kernel.slot for kernel in last), *ends])
     check.look(anatomy.slots)
-    findings = [*check.findings, *judge.findings(seen), *findings_of_labels(seen, batch.labels, judge)]
+    findings = [*check.findings, *judge.findings(seen)]
     width = first.outputs[0].shape[-1] if first.outputs and first.outputs[0].ndim else 1
     guess = guess_of(model, loss, batch.labels, width)
     if compare is not None:

@@ -3,15 +3,19 @@
 import itertools
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from keras_winit.models.diagnosing.features import effective_rank
+from keras_winit.models.diagnosing.reading import Left
 from keras_winit.models.diagnosing.remedies import Remedies
 from keras_winit.models.diagnosing.report import Finding
 from keras_winit.models.diagnosing.seen import Seen
 from keras_winit.models.diagnosing.signals import Signals
 from keras_winit.models.diagnosing.thresholds import Threshold
 
+_LONG = 40  # layers, for which thresholds of whole chains are given
+_HALF, _TELLING = 0.5, 0.7  # of what the labels could be read off the inputs
 _SCALE = 100.0  # a signal of a deviation up to this, and down to its inverse, has a scale to go by
 
 _FALLS = "falls to 1/{0} of {1} here, and to 1/{2} at {3}."
@@ -34,11 +38,13 @@ class Judge:
     Args:
         limits: the thresholds.
         remedies: those of the model.
+        left: what is left of what the inputs tell.
     """
 
-    def __init__(self, limits: Mapping[str, Threshold], remedies: Remedies) -> None:
+    def __init__(self, limits: Mapping[str, Threshold], remedies: Remedies, left: Left) -> None:
         self.limits = limits
         self.remedies = remedies
+        self._left = left
 
     def findings(self, seen: Signals) -> Iterator[Finding]:
         """What is wrong with the signals and gradients of a model."""
@@ -109,9 +115,21 @@ class Judge:
             # Before a normalization, a gradient is as much smaller as the signal is larger.
             share = layer.std / normal if behind > 0 and not layer.normalized else 1.0
             ratios.append((layer.gradient or 0.0) / last * max(share, 1.0))
-        suffix = "" if self.remedies.plain else "_elsewhere"
-        yield from self._first_beyond("vanishing_gradient", graded, _lasting(ratios), suffix)
-        yield from self._first_beyond("exploding_gradient", graded, ratios, suffix)
+        if not self.remedies.plain:
+            yield from self._first_beyond("vanishing_gradient", graded, _lasting(ratios), "_elsewhere")
+            yield from self._first_beyond("exploding_gradient", graded, ratios, "_elsewhere")
+            return
+        yield from self._first_beyond("vanishing_gradient", graded, _lasting(ratios))
+        # What all layers learn adds up, so that in longer chains less growth is too much. And a gradient may be
+        # large that still tells the inputs apart: linear networks have such ones, and train.
+        share = len(graded) / _LONG
+        kept = self._left.inputs if self._left.inputs is not None else -1.0
+        lost = self.severity("inputs_lost", kept, below=True)
+        for finding in self._first_beyond("exploding_gradient", graded, [share * each for each in ratios]):
+            figures = {name: each / share for name, each in finding.figures.items()}
+            milder = "warning" if lost == "warning" else finding.severity
+            if lost:
+                yield replace(finding, severity=milder, figures=figures)
 
     def _of_differences(self, weighted: list[Seen], seen: Signals) -> Iterator[Finding]:
         """Whether different inputs still look different at depth, and in more than one way."""
@@ -121,6 +139,7 @@ class Judge:
         if power and known:
             falls = _lasting([(layer.distinct or 0.0) / power for layer in known])
             yield from self._first_beyond("input_collapse", known, falls)
+        yield from self._of_labels()
         ranked = [layer for layer in hidden if layer.rank is not None]
         given = None if seen.input_sketch is None else effective_rank(seen.input_sketch)
         if ranked and given is not None and given > 2 * self.limits["one_direction"].warning:
@@ -129,18 +148,41 @@ class Judge:
     def _of_rank(self, ranked: list[Seen], given: float) -> Iterator[Finding]:
         lasting = list(itertools.accumulate((layer.rank or 1.0 for layer in reversed(ranked)), max))[::-1]
         severity = self.severity("one_direction", lasting[-1], below=True)
-        if severity:
+        told = self._left.labels  # what lies on a line may lie there as it should: after training
+        if severity and (told is None or told < _TELLING):
+            severity = severity if told is None or told < _HALF else "warning"
             bound = getattr(self.limits["one_direction"], severity)
             first = next(layer for layer, rank in zip(ranked, lasting, strict=True) if rank < bound)
             yield Finding(
                 "one_direction",
                 severity,
                 first.path,
-                f"All inputs come to lie near a line: their differences, which fill {given:.3g} directions in "
-                f"the inputs, fill {first.rank:.3g} here, and {ranked[-1].rank:.3g} at {ranked[-1].path}.",
+                f"All inputs come to lie near a line: their differences, which fill {given:.3g} directions "
+                f"in the inputs, fill {first.rank:.3g} here, and {ranked[-1].rank:.3g} at {ranked[-1].path}.",
                 {"rank": first.rank or 1.0, "worst": lasting[-1], "input": given},
                 self.remedies.scale,
             )
+
+    def _of_labels(self) -> Iterator[Finding]:
+        """Labels that can be read off the inputs, and no longer off the last hidden features."""
+        left = self._left
+        if left.labels is None or left.given is None or not left.shares:
+            return
+        length = min(max(len(left.shares) / _LONG, 1.0), 3.0)
+        warning, error = self.limits["labels_lost"][:2]
+        if left.labels >= warning:
+            return
+        # A pooled or normalized network may yet come to tell them apart.
+        severity = "error" if left.labels < error * length and self.remedies.plain else "warning"
+        yield Finding(
+            "labels_lost",
+            severity,
+            left.lost_at(warning),
+            f"The labels can be read off the inputs, {left.given:.0%} of the way from guessing to certainty, "
+            f"and hardly any more from here on: {max(left.labels, 0.0) * left.given:.0%} off the last features.",
+            {"inputs": left.given, "features": left.labels * left.given, "ratio": left.labels},
+            self.remedies.scale,
+        )
 
     def severity(self, code: str, figure: float, *, below: bool = False) -> str | None:
         """How severe a figure is above its threshold, or below it; None where it is none."""

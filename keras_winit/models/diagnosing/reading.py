@@ -1,54 +1,60 @@
-"""How much of what the inputs tell about the labels is left at depth."""
+"""How much of what the inputs tell is left at depth: about the labels, and about themselves."""
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_winit.models.diagnosing.features import chosen_rows, named_right, read_off
-from keras_winit.models.diagnosing.judging import Judge
-from keras_winit.models.diagnosing.report import Finding
+from keras_winit.models.diagnosing.features import chosen_rows, named_right, principal, read_off
 from keras_winit.models.diagnosing.signals import Signals
 
 _READABLE = 0.3  # how well labels must be read off the inputs, for what is left of it to tell anything
 _FEW = 64  # samples, below which it is chance
 
 
-def findings_of_labels(seen: Signals, labels: Any, judge: Judge) -> Iterator[Finding]:
-    """Labels that can be read off the inputs and no longer off the last hidden features.
+class Left(NamedTuple):
+    """What is left of what the inputs tell.
 
-    What is read is the share r of the way from guessing to certainty that a ridge regression gets to; the
-    figure is r(features) / r(inputs).
+    Attributes:
+        labels: r(features) / r(inputs), with r the share of the way from guessing to certainty that a ridge
+            regression of the labels gets to; None without labels, or with such as cannot be read off the
+            inputs either.
+        given: r(inputs).
+        shares: the same as `labels` for each hidden layer, where little is left.
+        inputs: the share of the variance along the inputs' first ten principal axes that is read off the last
+            features; None where that is not known.
     """
+
+    labels: float | None = None
+    given: float | None = None
+    shares: tuple[tuple[str, float], ...] = ()
+    inputs: float | None = None
+
+    def lost_at(self, bound: float) -> str:
+        """The layer from which on less than a share of the labels is left for good."""
+        kept = [index for index, (_, share) in enumerate(self.shares) if share >= bound]
+        return self.shares[min(kept[-1] + 1 if kept else 0, len(self.shares) - 1)][0]
+
+
+def what_is_left(seen: Signals, labels: Any) -> Left:
+    """What the last hidden features tell of the labels and of the inputs."""
+    given = seen.input_sketch
+    features = [each for each in seen.features if given is not None and len(each) == len(given)]
+    if given is None or len(given) < _FEW or not features:
+        return Left()
+    axes = principal(given)
+    inputs = max(read_off(each, axes) or 0.0 for each in features)
     answers = _answers(labels)
-    if answers is None or seen.input_sketch is None or not seen.features:
-        return
-    given = _read(seen.input_sketch, answers)
-    if given is None or given < _READABLE:
-        return
-    best = max((_read(each, answers) or 0.0) for each in seen.features) / given
-    severity = judge.severity("labels_lost", best, below=True)
-    if severity is None:
-        return
-    if not judge.remedies.plain:  # a pooled or normalized network may yet come to tell them apart
-        severity = "warning"
-    bound = judge.limits["labels_lost"].warning
-    hidden = [
-        layer for layer in seen.layers if layer.weighted and not layer.answer and layer.sketch is not None
-    ]
-    shares = [(_read(layer.sketch, answers) or 0.0) / given for layer in hidden]
-    # Where it is lost for good: behind the last layer that still has it.
-    kept = [index for index, share in enumerate(shares) if share >= bound]
-    first = hidden[min(kept[-1] + 1 if kept else 0, len(hidden) - 1)].path if hidden else "the last features"
-    yield Finding(
-        "labels_lost",
-        severity,
-        first,
-        f"The labels can be read off the inputs, {given:.0%} of the way from guessing to certainty, and "
-        f"hardly any more from here on: {best * given:.0%} off the last hidden features.",
-        {"inputs": given, "features": best * given, "ratio": best},
-        judge.remedies.scale,
+    readable = None if answers is None else _read(given, answers)
+    if readable is None or readable < _READABLE:
+        return Left(inputs=inputs)
+    best = max(_read(each, answers) or 0.0 for each in features)
+    hidden = [layer for layer in seen.layers if layer.weighted and not layer.answer]
+    shares = tuple(
+        (layer.path, (_read(layer.sketch, answers) or 0.0) / readable)
+        for layer in (hidden if best < 0.5 * readable else [])
+        if layer.sketch is not None
     )
+    return Left(best / readable, readable, shares, inputs)
 
 
 def _answers(labels: Any) -> Any:

@@ -74,7 +74,7 @@ def _look_at_units(seen: Seen, given: Any, units: Any, ends: tuple[float, float]
     # given what lies far beyond where its activation answers.
     low, high = given.min(axis=0), given.max(axis=0)
     varies = high - low > _ROUNDING * np.maximum(np.abs(low), np.abs(high))
-    far = (np.minimum(np.abs(low), np.abs(high)) > _FAR) & (low * high > 0)
+    far = (np.minimum(np.abs(low), np.abs(high)) > _FAR) & (np.sign(low) == np.sign(high))
     dead = (units.max(axis=0) == units.min(axis=0)) & (varies | far)
     seen.dead = float(np.mean(dead))
     if ends is not None:
