@@ -88,7 +88,8 @@ def diagnose(
             break
         stepped: dict[str, Any] = {"watched": starts.waiting, "values": starts.values}
         seen = signals(model, anatomy.slots, batch, compare, answers=answers, **stepped)
-    judge = Judge(limits, Remedies(anatomy), what_is_left(seen, batch.labels))
+    left = what_is_left(seen, batch.labels)
+    judge = Judge(limits, Remedies(anatomy), left)
     ends = [slot for branch in branches(anatomy) for slot in branch.last]
     check = WeightCheck(limits, starts, small=[*(kernel.slot for kernel in last), *ends])
     check.look(anatomy.slots)
@@ -103,8 +104,18 @@ def diagnose(
     unknown = [_UNKNOWN.format(slot.path) for slot in anatomy.slots if slot.unseen]
     rows = tuple(_row(layer) for layer in seen.layers)
     notes = tuple(seen.notes + never + unknown)
-    weights, rests = tuple(check.rows), _rests_on(batch)
-    return Report(tuple(findings), rows, weights, first.loss, guess.best, str(batch), notes, rests)
+    return Report(
+        tuple(findings),
+        rows,
+        tuple(check.rows),
+        first.loss,
+        guess.best,
+        str(batch),
+        notes,
+        left.labels,
+        left.inputs,
+        _rests_on(batch),
+    )
 
 
 def _rests_on(batch: Batch) -> str:

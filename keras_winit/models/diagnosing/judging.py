@@ -120,8 +120,8 @@ class Judge:
             yield from self._first_beyond("exploding_gradient", graded, ratios, "_elsewhere")
             return
         yield from self._first_beyond("vanishing_gradient", graded, _lasting(ratios))
-        # What all layers learn adds up, so that in longer chains less growth is too much. And a gradient may be
-        # large that still tells the inputs apart: linear networks have such ones, and train.
+        # What all layers learn adds up, so that in longer chains less growth is too much. And a gradient may
+        # be large that still tells the inputs apart: linear networks have such ones, and train.
         share = len(graded) / _LONG
         kept = self._left.inputs if self._left.inputs is not None else -1.0
         lost = self.severity("inputs_lost", kept, below=True)
@@ -179,7 +179,8 @@ class Judge:
             severity,
             left.lost_at(warning),
             f"The labels can be read off the inputs, {left.given:.0%} of the way from guessing to certainty, "
-            f"and hardly any more from here on: {max(left.labels, 0.0) * left.given:.0%} off the last features.",
+            f"and hardly any more from here on: {max(left.labels, 0.0) * left.given:.0%} off the last "
+            "features.",
             {"inputs": left.given, "features": left.labels * left.given, "ratio": left.labels},
             self.remedies.scale,
         )

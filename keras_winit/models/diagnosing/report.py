@@ -99,6 +99,11 @@ class Report(Printed):
         loss_of_guessing: that of the best constant guess, or None where it is not known.
         batch: what was sent through the model.
         notes: what could not be looked at, and why.
+        labels_left: how far the labels can be read off the last hidden features, by a ridge regression with
+            each sample left out once, against off the inputs; None without labels, or where they cannot be read
+            off the inputs either.
+        inputs_left: the share of the inputs' variance, along their first ten principal axes, that can be read
+            off the last hidden features, or None.
         rests_on: what the verdict rests on, and what it cannot see.
 
     Example:
@@ -118,6 +123,8 @@ class Report(Printed):
     loss_of_guessing: float | None
     batch: str
     notes: tuple[str, ...] = ()
+    labels_left: float | None = None
+    inputs_left: float | None = None
     rests_on: str = ""
 
     _whole = False
