@@ -146,7 +146,8 @@ def remedies(record, task="dense", every=7):
     source, build, _ = trainability.TASKS[task]
     (x, y), (x_new, y_new) = source()
     failing = [row for row in rows(record) if row[0] == task and row[3] == "fails"]
-    for _, cell, method, _, found in [row for row in failing if not row[4]["with labels"]["ok"]][::every]:
+    found = [(cell, method) for _, cell, method, _, each in failing if not each["with labels"]["ok"]]
+    for cell, method in found[::every]:
         key = f"{task} {cell} {method}"
         if key in record.setdefault("remedies", {}):
             continue

@@ -137,16 +137,21 @@ class Judge:
         known = [layer for layer in hidden if layer.distinct is not None]
         power = seen.input_distinct or next((layer.distinct for layer in known if layer.distinct), None)
         if power and known:
-            falls = _lasting([(layer.distinct or 0.0) / power for layer in known])
+            # What is small in a side branch and whole in what the last layers read has not collapsed.
+            final = max((share or 0.0 for _, share in seen.features), default=0.0) / power
+            shares = [(layer.distinct or 0.0) / power for layer in known]
+            falls = [min(fall, 1 / final if final > 0 else math.inf) for fall in _lasting(shares)]
             yield from self._first_beyond("input_collapse", known, falls)
         yield from self._of_labels()
         ranked = [layer for layer in hidden if layer.rank is not None]
         given = None if seen.input_sketch is None else effective_rank(seen.input_sketch)
         if ranked and given is not None and given > 2 * self.limits["one_direction"].warning:
-            yield from self._of_rank(ranked, given)
+            last = max((effective_rank(each) or 1.0 for each, _ in seen.features), default=1.0)
+            yield from self._of_rank(ranked, given, last)
 
-    def _of_rank(self, ranked: list[Seen], given: float) -> Iterator[Finding]:
-        lasting = list(itertools.accumulate((layer.rank or 1.0 for layer in reversed(ranked)), max))[::-1]
+    def _of_rank(self, ranked: list[Seen], given: float, last: float) -> Iterator[Finding]:
+        ranks = [max(layer.rank or 1.0, last) for layer in ranked]
+        lasting = list(itertools.accumulate(reversed(ranks), max))[::-1]
         severity = self.severity("one_direction", lasting[-1], below=True)
         told = self._left.labels  # what lies on a line may lie there as it should: after training
         if severity and (told is None or told < _TELLING):

@@ -8,7 +8,7 @@ from keras_winit.models.diagnosing.features import chosen_rows, named_right, pri
 from keras_winit.models.diagnosing.signals import Signals
 
 _READABLE = 0.3  # how well labels must be read off the inputs, for what is left of it to tell anything
-_FEW = 64  # samples, below which it is chance
+_FEW = 128  # samples, below which it is chance
 
 
 class Left(NamedTuple):
@@ -38,7 +38,7 @@ class Left(NamedTuple):
 def what_is_left(seen: Signals, labels: Any) -> Left:
     """What the last hidden features tell of the labels and of the inputs."""
     given = seen.input_sketch
-    features = [each for each in seen.features if given is not None and len(each) == len(given)]
+    features = [each for each, _ in seen.features if given is not None and len(each) == len(given)]
     if given is None or len(given) < _FEW or not features:
         return Left()
     axes = principal(given)

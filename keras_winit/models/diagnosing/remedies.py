@@ -30,6 +30,7 @@ class Remedies:
         longest = max(map(depths.of, kernels), default=0)
         # A plain chain: every kernel of the model is in it.
         self.plain = 1 < len(kernels) <= longest and anatomy.trace.reason is None
+        self.plain = self.plain and not any(slot.role == "recurrent" for slot in anatomy.slots)
         records = [slot.configured for slot in kernels if hasattr(slot.configured, ASKED)]
         inner = [each.initializer if isinstance(each, Scaled) else each for each in records]
         self.calibrated = sum(isinstance(each, Scaled) for each in records) > len(kernels) / 2

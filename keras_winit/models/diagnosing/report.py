@@ -99,8 +99,8 @@ class Report(Printed):
         loss_of_guessing: that of the best constant guess, or None where it is not known.
         batch: what was sent through the model.
         notes: what could not be looked at, and why.
-        labels_left: how far the labels can be read off the last hidden features, by a ridge regression with
-            each sample left out once, against off the inputs; None without labels, or where they cannot be read
+        labels_left: how far labels can be read off the last hidden features, by a ridge regression with each
+            sample left out once, against off the inputs; None without labels, or where they cannot be read
             off the inputs either.
         inputs_left: the share of the inputs' variance, along their first ten principal axes, that can be read
             off the last hidden features, or None.

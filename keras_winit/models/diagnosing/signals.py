@@ -35,7 +35,8 @@ class Signals:
     input_std: float = math.nan
     input_distinct: float | None = None
     input_sketch: Any = None
-    features: list[Any] = field(default_factory=list)  # what the layers of the answers read, sketched
+    # What the layers of the answers read, sketched, and the share of it that differs between inputs.
+    features: list[tuple[Any, float | None]] = field(default_factory=list)
     gradients: dict[int, Any] = field(default_factory=dict)  # of watched variables, by their id
     loss: float | None = None
     plain_loss: float | None = None  # the mean of the named loss alone
@@ -220,7 +221,8 @@ class _Watch:
 
         def see(values: Any) -> None:
             if not is_traced(values) and len(values) > 1:
-                self.result.features.append(sketch(rows_of(host_array(values))))
+                array = host_array(values)
+                self.result.features.append((sketch(rows_of(array)), distinct(array)))
 
         return tap(inputs, self.source, see, lambda _: None)
 
