@@ -14,6 +14,7 @@ from keras_winit.models.diagnosing.seen import Seen
 from keras_winit.models.diagnosing.signals import Signals
 from keras_winit.models.diagnosing.thresholds import Threshold
 
+_SEVERAL = 5  # layers: in fewer, an optimizer that adapts makes up for a small gradient
 _LONG = 40  # layers, for which thresholds of whole chains are given
 _HALF, _TELLING = 0.5, 0.7  # of what the labels could be read off the inputs
 _SCALE = 100.0  # a signal of a deviation up to this, and down to its inverse, has a scale to go by
@@ -68,7 +69,8 @@ class Judge:
     def _of_data(self, seen: Signals, weighted: list[Seen]) -> Iterator[Finding]:
         """Data of a scale that no initializer reckons with, and that the first layer hands on."""
         given, first = seen.input_std, weighted[0].std
-        if not given > 0 or not first > 0 or (len(weighted) > 1 and weighted[1].normalized):
+        of_data = weighted[0].path == seen.input_at  # and not of an embedding
+        if not of_data or not given > 0 or not first > 0 or (len(weighted) > 1 and weighted[1].normalized):
             return
         # How far both are from one, in the same direction.
         far = min(given, first) if given > 1 else min(1 / given, 1 / first)
@@ -119,7 +121,9 @@ class Judge:
             yield from self._first_beyond("vanishing_gradient", graded, _lasting(ratios), "_elsewhere")
             yield from self._first_beyond("exploding_gradient", graded, ratios, "_elsewhere")
             return
-        yield from self._first_beyond("vanishing_gradient", graded, _lasting(ratios))
+        for finding in self._first_beyond("vanishing_gradient", graded, _lasting(ratios)):
+            if finding.severity == "error" or len(graded) >= _SEVERAL:
+                yield finding
         # What all layers learn adds up, so that in longer chains less growth is too much. And a gradient may
         # be large that still tells the inputs apart: linear networks have such ones, and train.
         share = len(graded) / _LONG
@@ -173,12 +177,13 @@ class Judge:
         left = self._left
         if left.labels is None or left.given is None or not left.shares:
             return
-        length = min(max(len(left.shares) / _LONG, 1.0), 3.0)
         warning, error = self.limits["labels_lost"][:2]
+        length = len(left.shares) / _LONG
+        warning, error = warning * min(2 * length, 1.0), error * min(length, 3.0)
         if left.labels >= warning:
             return
         # A pooled or normalized network may yet come to tell them apart.
-        severity = "error" if left.labels < error * length and self.remedies.plain else "warning"
+        severity = "error" if left.labels < error and self.remedies.plain else "warning"
         yield Finding(
             "labels_lost",
             severity,
@@ -222,7 +227,7 @@ class Judge:
             ("dead_units", layer.dead, "{:.0%} of its units give the same for every input.", dead),
             (
                 "saturated",
-                layer.saturated,
+                None if layer.answer else layer.saturated,  # what is rare starts near zero
                 "{:.0%} of its activations are at the ends of the function, where it is flat.",
                 self.remedies.size,
             ),

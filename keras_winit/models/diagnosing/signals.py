@@ -32,6 +32,7 @@ class Signals:
 
     layers: list[Seen]
     notes: list[str]
+    input_at: str = ""  # the layer that it enters
     input_std: float = math.nan
     input_distinct: float | None = None
     input_sketch: Any = None
@@ -157,7 +158,7 @@ class _Watch:
                 seen = Seen(layer.path or layer.name, name_of(layer), weighted=False)
                 passed = self._tapped(arguments[0], seen, layer, apply=call)
                 return call(passed, *arguments[1:], **options)
-            self._see_input(arguments[0])
+            self._see_input(layer, arguments[0])
             arguments = (self._with_features(layer, arguments[0]), *arguments[1:])
             own = getattr(layer, "activation", None)
             if type(layer).call not in LINEAR:
@@ -205,11 +206,12 @@ class _Watch:
 
         return tap(tensor, self.source, see, see_gradient)
 
-    def _see_input(self, inputs: Any) -> None:
+    def _see_input(self, layer: Any, inputs: Any) -> None:
         """What enters the first layer is what everything else is measured against."""
         if not math.isnan(self.result.input_std) or not _is_float(inputs) or is_traced(inputs):
             return
         array = host_array(inputs)
+        self.result.input_at = layer.path or layer.name
         self.result.input_std = moments(inputs).std
         self.result.input_distinct = distinct(array)
         self.result.input_sketch = sketch(rows_of(array))

@@ -60,7 +60,7 @@ THRESHOLDS = {
         0.4,
         0.12,
         "How far labels can be read off the last hidden features against off the inputs. The error is for "
-        "chains of forty layers, and grows in proportion to the length in longer ones.",
+        "chains of forty layers, the warning for such of twenty and more: for others in proportion.",
     ),
     "inputs_lost": Threshold(
         0.3,

@@ -122,7 +122,14 @@ class WeightCheck:
                     )
                 )
                 return
-        if exact and slot.role == "kernel" and not isinstance(slot.configured, Scheme) and expected:
+        by_fans = isinstance(slot.configured, keras.initializers.VarianceScaling)
+        if (
+            exact
+            and slot.role == "kernel"
+            and by_fans
+            and not isinstance(slot.configured, Scheme)
+            and expected
+        ):
             ratio = exact[0] / expected
             if self._severity("wrong_fans", ratio):
                 self.findings.append(
