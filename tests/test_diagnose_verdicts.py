@@ -270,7 +270,56 @@ def no_softmax():
     return compiled(plain(), "sparse_categorical_crossentropy")
 
 
+def gated(bias):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((16,))
+    gate = layers.Dense(24, bias_initializer=keras.initializers.Constant(bias))(inputs)
+    x = ops.sigmoid(gate) * layers.Dense(24)(inputs)
+    return compiled(keras.Model(inputs, layers.Dense(3)(x)), LOGITS)
+
+
+def cell(kind, gate, value):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((16,))
+    layer = kind(8)
+    model = keras.Model(inputs, layers.Dense(3)(layer(layers.Reshape((4, 4))(inputs))))
+    bias = array(layer.cell.bias.value).copy()
+    bias[..., 8 * gate : 8 * gate + 8] = value
+    layer.cell.bias.assign(bias)
+    return compiled(model, LOGITS)
+
+
+def attention(size=1.0, *, equal=False):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((16,))
+    x = layers.Rescaling(size)(layers.Reshape((4, 4))(inputs))
+    layer = layers.MultiHeadAttention(2, 4)
+    model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(layer(x, x))))
+    if equal:
+        layer.key_dense.kernel.assign(layer.query_dense.kernel.value)
+    return compiled(model, LOGITS)
+
+
+def large_epsilon(layer):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((16,))
+    x = layer(layers.Dense(24, kernel_initializer=keras.initializers.RandomNormal(stddev=1e-4))(inputs))
+    return compiled(keras.Model(inputs, layers.Dense(3)(layers.ReLU()(x))), LOGITS)
+
+
 MISSED = {
+    "a gate that is shut": (lambda: gated(-12), "stuck_gate", "error"),
+    "a gate that is open": (lambda: gated(12), "stuck_gate", "error"),
+    "an input gate that is shut": (lambda: cell(layers.LSTM, 0, -20), "stuck_gate", "error"),
+    "an update gate that keeps everything": (lambda: cell(layers.GRU, 0, 20), "stuck_gate", "error"),
+    "attention that sees one key": (lambda: attention(20.0), "one_hot_attention", "error"),
+    "equal queries and keys": (lambda: attention(equal=True), "equal_tensors", "warning"),
+    "ε above a batch's variance": (
+        lambda: large_epsilon(layers.BatchNormalization()),
+        "epsilon",
+        "error",
+    ),
+    "ε above a sample's variance": (lambda: large_epsilon(layers.LayerNormalization()), "epsilon", "error"),
     "a loss of one's own, far above that of constant outputs": (loud, "initial_loss", "error"),
     "penalties": (penalized, "penalties", "error"),
     "outputs that are all zero": (silent, "dead_units", "error"),
@@ -288,8 +337,15 @@ def test_what_was_missed_is_found(name):
     assert found[code].remedy
 
 
+def test_gates_and_normalizations_as_they_are_drawn_are_fine():
+    chrono = cell(layers.LSTM, 1, 7.0)
+    for model in (gated(0), gated(-2), chrono, cell(layers.GRU, 0, 1.0), attention()):
+        codes = {finding.code for finding in winit.diagnose(model, X, Y).findings}
+        assert not codes & {"stuck_gate", "one_hot_attention", "epsilon", "equal_tensors"}, codes
+
+
 def test_a_verdict_says_what_it_rests_on():
-    model = plain()
+    model = plain(depth=1)
     with_labels, without = winit.diagnose(model, X, Y, LOGITS), winit.diagnose(model, X)
     assert "128 samples, with their labels" in str(with_labels)
     assert "without labels" in str(without)

@@ -38,7 +38,7 @@ FOLDERS = {
     "models.calibrating": "calibration leaving answers targets bounds moving_statistics rescaling replaying "
     "gates centring one_pass calibrate",
     "models.diagnosing": "thresholds report taps guessing features seen signals units starting "
-    "reading remedies weights judging answering diagnose",
+    "reading remedies weights judging answering gating diagnose",
 }
 _INSIDE = [
     f"{folder}.{name}".strip(".")

@@ -9,6 +9,7 @@ from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.branches import branches
 from keras_winit.models.anatomy.outputs import output_kernels
 from keras_winit.models.diagnosing.answering import findings_of_loss, findings_of_outputs
+from keras_winit.models.diagnosing.gating import findings_inside
 from keras_winit.models.diagnosing.guessing import guess_of, loss_of
 from keras_winit.models.diagnosing.judging import Judge
 from keras_winit.models.diagnosing.reading import what_is_left
@@ -93,7 +94,7 @@ def diagnose(
     ends = [slot for branch in branches(anatomy) for slot in branch.last]
     check = WeightCheck(limits, starts, small=[*(kernel.slot for kernel in last), *ends])
     check.look(anatomy.slots)
-    findings = [*check.findings, *judge.findings(seen)]
+    findings = [*check.findings, *judge.findings(seen), *findings_inside(anatomy, seen, judge)]
     width = first.outputs[0].shape[-1] if first.outputs and first.outputs[0].ndim else 1
     guess = guess_of(model, loss, batch.labels, width)
     if compare is not None:

@@ -132,3 +132,16 @@ def name_of(activation: Any) -> str | None:
     except (TypeError, ValueError):
         return type(activation).__name__
     return None if found.name == "linear" else found.name
+
+
+def variance_read_by(layer: Any, values: Any) -> float:
+    """The mean of the variances, or squares, that a normalization divides by."""
+    array = host_array(ops.cast(values, "float32")).astype("float64")
+    if isinstance(layer, (layers.RMSNormalization, layers.UnitNormalization)):
+        return float(np.mean(np.square(array)))
+    if isinstance(layer, layers.BatchNormalization):
+        axis = layer.axis % array.ndim
+        others = tuple(each for each in range(array.ndim) if each != axis)
+        return float(np.mean(array.var(axis=others)))
+    axes = tuple(range(1, array.ndim)) if isinstance(layer, layers.GroupNormalization) else (-1,)
+    return float(np.mean(array.var(axis=axes)))

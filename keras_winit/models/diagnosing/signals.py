@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -14,7 +15,7 @@ from keras import layers, ops
 from keras_winit.models.anatomy.slots import CELLS, Slot
 from keras_winit.models.diagnosing.features import rows_of, sketch
 from keras_winit.models.diagnosing.guessing import LossOf
-from keras_winit.models.diagnosing.seen import Seen, distinct, is_elementwise, look, name_of
+from keras_winit.models.diagnosing.seen import Seen, distinct, is_elementwise, look, name_of, variance_read_by
 from keras_winit.models.diagnosing.taps import gradient, tap
 from keras_winit.models.running.batch import Batch, call_on
 from keras_winit.models.running.moments import moments
@@ -39,6 +40,7 @@ class Signals:
     # What the layers of the answers read, sketched, and the share of it that differs between inputs.
     features: list[tuple[Any, float | None]] = field(default_factory=list)
     gradients: dict[int, Any] = field(default_factory=dict)  # of watched variables, by their id
+    normalized: dict[Any, float] = field(default_factory=dict)  # what normalizations divide by: variances
     loss: float | None = None
     plain_loss: float | None = None  # the mean of the named loss alone
     outputs: list[Any] = field(default_factory=list)  # of real numbers
@@ -128,7 +130,7 @@ class _Watch:
             if isinstance(layer, ACTIVATION_LAYERS) and id(layer) not in owned:
                 self.hooks[layer] = self._hook(layer)
             elif isinstance(layer, NORMALIZATIONS):
-                self.hooks[layer] = self._normalized
+                self.hooks[layer] = partial(self._normalized, layer)
 
     def keep_loss(self, name: str, value: Any) -> Any:
         """Note the value of a loss as it passes."""
@@ -171,9 +173,16 @@ class _Watch:
 
         return hook
 
-    def _normalized(self, call: Any, *arguments: Any, **options: Any) -> Any:
+    def _normalized(self, layer: Any, call: Any, *arguments: Any, **options: Any) -> Any:
         """After the first normalization, the scale of the data is no longer that of the signal."""
         self._normalizes = True
+
+        def see(values: Any) -> None:
+            if not is_traced(values):
+                self.result.normalized.setdefault(layer, variance_read_by(layer, values))
+
+        if arguments and _is_float(arguments[0]) and hasattr(layer, "epsilon"):
+            arguments = (tap(arguments[0], self.source, see, lambda _: None), *arguments[1:])
         return call(*arguments, **options)
 
     def _tapped_output(self, layer: Any, output: Any) -> Any:

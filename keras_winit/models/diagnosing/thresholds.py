@@ -101,6 +101,10 @@ THRESHOLDS = {
         30.0,
         "The first loss against that of the best constant guess: 1.2 times is usual, 2 for a regression.",
     ),
+    "one_hot_attention": Threshold(
+        8.0, 30.0, "The deviation of queries times keys. At 8 the largest of 16 weights is 0.98 on average."
+    ),
+    "epsilon": Threshold(1.0, 100.0, "A normalization's ε against the variance that it divides by."),
     "penalties": Threshold(
         2.0, 10.0, "What regularizers add to the first loss, against what it is without them."
     ),
