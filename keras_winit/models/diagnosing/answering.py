@@ -34,16 +34,15 @@ def findings_of_loss(
         if severity:
             text = f"The first loss is {plain:.4g}; that of the best constant guess is {fair:.4g}."
             yield _initial(model, severity, text, plain, fair)
-    more = seen.loss - plain
-    severity = judge.severity("penalties", more / max(plain, fair or 0.0)) if more > 0 and plain > 0 else None
+    more, measure = seen.penalties, max(plain, fair or 0.0)
+    severity = judge.severity("penalties", more / measure) if measure > 0 else None
     if severity:
         yield Finding(
             "penalties",
             severity,
             model.name,
-            f"Of the first loss of {seen.loss:.4g}, {more:.4g} is penalties: training starts by "
-            "making weights small.",
-            {"loss": seen.loss, "penalties": more},
+            f"Penalties add {more:.4g} to a first loss of {plain:.4g}: training starts by making weights small.",
+            {"loss": plain, "penalties": more},
             "Lower the factors of the regularizers, as `kernel_regularizer=keras.regularizers.L2(1e-4)`.",
         )
 

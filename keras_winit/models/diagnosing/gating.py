@@ -98,8 +98,8 @@ def _attention(anatomy: Anatomy, seen: Signals, judge: Judge) -> Iterator[Findin
                 "one_hot_attention",
                 severity,
                 layer.path or layer.name,
-                f"Its queries times its keys have a deviation of about {size:.3g}: their softmax is one for one "
-                "key and zero for the rest, and lets no gradient pass.",
+                f"Its queries times its keys have a deviation of about {size:.3g}: their softmax is one for "
+                "one key and zero for the rest, and lets no gradient pass.",
                 {"deviation": size},
                 "Normalize what it reads, `keras.layers.LayerNormalization()`, or draw smaller embeddings, "
                 '`initialize(model, {"embedding": "keep", ".*": "auto"})`.',

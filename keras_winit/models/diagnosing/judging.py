@@ -56,12 +56,14 @@ class Judge:
                 "non_finite", "error", broken.path, "What it computes is NaN or infinite.", {}, remedy
             )
         healthy = [layer for layer in seen.layers if layer.finite]
+        weighted = [layer for layer in healthy if layer.weighted]
+        unscaled = list(self._of_data(seen, weighted)) if weighted else []
+        yield from unscaled
+        if any(finding.severity == "error" for finding in unscaled):
+            return  # all else follows from it, or is seen once it is mended
         for layer in healthy:
             yield from self._of_units(layer)
-        weighted = [layer for layer in healthy if layer.weighted]
         if weighted:
-            unscaled = list(self._of_data(seen, weighted))
-            yield from unscaled
             yield from self._of_signal(weighted, seen.input_std)
             yield from self._of_gradient(weighted)
             yield from self._of_differences(weighted, seen)

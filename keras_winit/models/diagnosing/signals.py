@@ -43,6 +43,7 @@ class Signals:
     normalized: dict[Any, float] = field(default_factory=dict)  # what normalizations divide by: variances
     loss: float | None = None
     plain_loss: float | None = None  # the mean of the named loss alone
+    penalties: float = 0.0  # what layers add to the loss
     outputs: list[Any] = field(default_factory=list)  # of real numbers
     nest: Any = None  # that the outputs come in
 
@@ -99,6 +100,8 @@ def signals(
                     return _projected(outputs)
                 if loss.plain is not None:
                     watch.keep_loss("plain_loss", loss.plain(batch, outputs))
+                if model.losses:
+                    watch.keep_loss("penalties", ops.sum(ops.stack([ops.sum(each) for each in model.losses])))
                 return watch.keep_loss("loss", loss.total(batch, outputs)) * batch.samples
 
         gradient(objective)
