@@ -41,7 +41,7 @@ def findings_of_loss(
             "penalties",
             severity,
             model.name,
-            f"Penalties add {more:.4g} to a first loss of {plain:.4g}: training starts by making weights small.",
+            f"Penalties add {more:.4g} to a first loss of {plain:.4g}: it starts by making weights small.",
             {"loss": plain, "penalties": more},
             "Lower the factors of the regularizers, as `kernel_regularizer=keras.regularizers.L2(1e-4)`.",
         )
