@@ -49,11 +49,11 @@ def zero():
 
 # A network that fails, and the data it is given.
 FAILING = {
-    "gelu, 12 layers by default": (lambda: plain("gelu", 12), X),
-    "relu, 16 layers by default": (lambda: plain("relu", 16), X),
-    "sigmoid, 8 layers by default": (lambda: plain("sigmoid", 8), X),
-    "tanh, 16 layers, too large": (lambda: drawn("tanh", 16, 1.0), X),
-    "relu, 12 layers, too small": (lambda: drawn("relu", 12, 0.05), X),
+    "gelu, 10 layers by default": (lambda: plain("gelu", 10), X),
+    "relu, 12 layers by default": (lambda: plain("relu", 12), X),
+    "sigmoid, 6 layers by default": (lambda: plain("sigmoid", 6), X),
+    "tanh, 10 layers, too large": (lambda: drawn("tanh", 10, 1.0), X),
+    "relu, 8 layers, too small": (lambda: drawn("relu", 8, 0.05), X),
     "a dead layer": (dead, X),
     "a zero layer": (zero, X),
     "data of a deviation of 1e-4": (lambda: plain("relu", 2), 1e-4 * X),
@@ -93,16 +93,16 @@ def test_the_finding_goes(name):
     data = FAILING[name][1]
     report = winit.diagnose(made(name), data, Y, LOSS)
     assert report.errors
-    trained = {}
+    done: dict[str, tuple[set[str], float]] = {}
     for finding in report.errors:
         call = call_of(finding.remedy)
-        mended = made(name)
-        apply(call, mended, data)
-        after = winit.diagnose(mended, data, Y, LOSS)
-        assert finding.code not in {each.code for each in after.errors}, (str(finding), str(after.findings))
-        if call not in trained:
-            trained[call] = accuracy(mended, data)
-        _trained.append(trained[call])
+        if call not in done:
+            mended = made(name)
+            apply(call, mended, data)
+            left = {each.code for each in winit.diagnose(mended, data, Y, LOSS).errors}
+            done[call] = left, accuracy(mended, data)
+        assert finding.code not in done[call][0], (str(finding), done[call])
+        _trained.append(done[call][1])
 
 
 def test_most_then_train(capsys):
@@ -116,11 +116,11 @@ def test_most_then_train(capsys):
 
 def test_without_the_remedy_they_do_not_train():
     """Else the remedies would prove nothing."""
-    assert accuracy(made("gelu, 12 layers by default"), X) < TRAINED
+    assert accuracy(made("gelu, 10 layers by default"), X) < TRAINED
 
 
 def test_a_remedy_never_names_what_was_just_done():
-    model = plain("tanh", 60)
+    model = plain("tanh", 30)
     for call in ("calibrate(model, data)", 'initialize(model, "looks_linear")'):
         apply(call, model, X)
         for finding in winit.diagnose(model, X, Y, LOSS).findings:

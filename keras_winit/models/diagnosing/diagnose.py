@@ -42,6 +42,12 @@ def diagnose(
     batch goes through the model, forwards and backwards, as a training step would send it. The
     model and its state are left as they are.
 
+    Of each layer it is noted how large its signal and a sample's gradient are, what share of its power
+    differs between inputs, and how many directions that fills (its effective rank); of the last features,
+    how well the labels, and the inputs themselves, can still be read off them. Weights that start at zero
+    are judged by their gradient: one that differs between units learns, and is a note. What they keep from
+    the rest of the model is seen in a second pass, after a first step of theirs, and a third at most.
+
     Args:
         model: a built model of any kind.
         data: as `calibrate` takes it; None stands for a probe. A data set that has labels brings

@@ -34,7 +34,7 @@ class Finding:
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, kernel_initializer="zeros")])
     >>> finding = diagnose(model).findings[0]
     >>> finding.code, finding.severity
-    ('zero', 'error')
+    ('zero', 'note')
     """
 
     code: str
