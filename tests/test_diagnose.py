@@ -24,7 +24,7 @@ CODES = {
 # Those that test_diagnose_verdicts.py is about.
 MORE = {
     *("unscaled_data", "one_direction", "labels_lost", "penalties", "softmax_twice", "no_probabilities"),
-    *("stuck_gate", "one_hot_attention", "epsilon"),
+    *("stuck_gate", "one_hot_attention", "epsilon", "inputs_lost"),
 }
 
 
@@ -236,7 +236,7 @@ def test_the_rates(capsys):
 
 def test_every_code_can_be_found():
     assert {code for _, code, _ in FAULTS.values()} | {"initial_loss"} == CODES
-    kinds = {name.removesuffix("_elsewhere") for name in THRESHOLDS} - {"wrong_fans", "inputs_lost"}
+    kinds = {name.removesuffix("_elsewhere") for name in THRESHOLDS} - {"wrong_fans"}
     assert kinds <= CODES | MORE
     for threshold in THRESHOLDS.values():
         assert threshold.reason

@@ -344,6 +344,14 @@ def test_gates_and_normalizations_as_they_are_drawn_are_fine():
         assert not codes & {"stuck_gate", "one_hot_attention", "epsilon", "equal_tensors"}, codes
 
 
+def test_a_chain_that_scatters_its_inputs_is_found_without_labels():
+    keras.utils.set_random_seed(0)
+    wide = keras.initializers.RandomNormal(stddev=2 / np.sqrt(24))
+    hidden = [layers.Dense(24, "tanh", kernel_initializer=wide) for _ in range(42)]
+    model = keras.Sequential([keras.Input((16,)), *hidden, layers.Dense(3)])
+    assert "inputs_lost" in {finding.code for finding in winit.diagnose(model, X).errors}
+
+
 def test_a_verdict_says_what_it_rests_on():
     model = plain(depth=1)
     with_labels, without = winit.diagnose(model, X, Y, LOGITS), winit.diagnose(model, X)

@@ -126,6 +126,7 @@ class Judge:
         for finding in self._first_beyond("vanishing_gradient", graded, _lasting(ratios)):
             if finding.severity == "error" or len(graded) >= _SEVERAL:
                 yield finding
+        yield from self._of_inputs(len(graded), ratios[-1])
         # What all layers learn adds up, so that in longer chains less growth is too much. And a gradient may
         # be large that still tells the inputs apart: linear networks have such ones, and train.
         share = len(graded) / _LONG
@@ -136,6 +137,22 @@ class Judge:
             milder = "warning" if lost == "warning" else finding.severity
             if lost:
                 yield replace(finding, severity=milder, figures=figures)
+
+    def _of_inputs(self, length: int, growth: float) -> Iterator[Finding]:
+        """Without labels: long chains that scatter inputs, so that nothing of them is read off the end."""
+        left = self._left
+        if left.labels is not None or left.inputs is None or length < _LONG or growth <= 1:
+            return
+        if self.severity("inputs_lost", left.inputs, below=True) == "error":
+            yield Finding(
+                "inputs_lost",
+                "error",
+                "the last hidden features",
+                f"Of the inputs' variance, {max(left.inputs, 0.0):.0%} can be read off them: what is near "
+                "comes to lie far apart.",
+                {"inputs": left.inputs},
+                self.remedies.scale,
+            )
 
     def _of_differences(self, weighted: list[Seen], seen: Signals) -> Iterator[Finding]:
         """Whether different inputs still look different at depth, and in more than one way."""

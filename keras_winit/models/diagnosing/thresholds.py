@@ -66,11 +66,12 @@ THRESHOLDS = {
         0.3,
         0.05,
         "The share of the inputs' variance, along their first ten principal axes, that can be read off the "
-        "last hidden features. Only where the gradient explodes is it a finding, of that.",
+        "last hidden features. It is a finding without labels, in chains of forty layers and more whose "
+        "gradient grows; elsewhere it tells which gradients explode.",
     ),
     "vanishing_gradient": Threshold(
         0.1,
-        0.03,
+        0.04,
         "The size of a sample's gradient at a pre-activation against that at the last hidden one, in a plain "
         "chain of kernels. Of those that trained, 1 in 100 had 0.05 or less.",
     ),
