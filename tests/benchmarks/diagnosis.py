@@ -136,7 +136,10 @@ def show(record):
 
 def apply(remedy, model, x):
     """Do what a remedy says: the call between its backquotes."""
-    call = remedy.split("`")[1]
+    calls = [part for part in remedy.split("`")[1::2] if part.startswith(("initialize", "calibrate"))]
+    if not calls:  # it asks for another model
+        return
+    (call,) = calls[:1]
     names = {"initialize": winit.initialize, "calibrate": winit.calibrate, "model": model, "data": x}
     eval(call, {"__builtins__": {}}, names)
 
