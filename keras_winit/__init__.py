@@ -105,4 +105,4 @@ __all__ = [
     "trace",
 ]
 
-__doc__ = described(__doc__, __all__, globals())
+__doc__ = __doc__ and described(__doc__, __all__, globals())  # python -OO has none

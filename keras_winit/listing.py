@@ -32,10 +32,8 @@ def listed(names: Iterable[str], namespace: Mapping[str, Any]) -> dict[str, list
     return groups
 
 
-def described(text: str | None, names: Iterable[str], namespace: Mapping[str, Any]) -> str | None:
+def described(text: str, names: Iterable[str], namespace: Mapping[str, Any]) -> str:
     """A module's docstring with the list of its public names."""
-    if text is None:
-        return None
     parts = [text.rstrip()]
     for group, pairs in listed(names, namespace).items():
         lines = [f"\n\n{group}:\n"]

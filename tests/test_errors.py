@@ -27,6 +27,7 @@ BAD = {
     "mode": ("fan", None, 3, "FAN_IN"),
     "distribution": ("gaussian", None, 3),
     "truncated": (1, "yes", None),
+    "exact": (1, "yes", None),
     "first": (1, "yes", None),
     "gain": NUMBERS,
     "negative_slope": NUMBERS,

@@ -42,7 +42,8 @@ FOLDERS = {
     "models.calibrating": "calibration leaving answers targets bounds moving_statistics rescaling replaying "
     "gates centring one_pass calibrate",
     "models.comparing": "comparison batches randomness putting_back training starts compare",
-    "models.diagnosing": "thresholds report taps guessing signals weights diagnose",
+    "models.diagnosing": "thresholds report taps guessing features seen signals units starting "
+    "reading remedies weights judging answering gating diagnose",
 }
 _INSIDE = [
     f"{folder}.{name}".strip(".")

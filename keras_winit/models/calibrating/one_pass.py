@@ -225,15 +225,17 @@ class Pass:
         return True
 
     def _record(self, slot: Slot, factors: list[float]) -> None:
-        """Let the layer's own initializer say what its kernel is: a factor times what it was."""
+        """Let the layer's own initializer say what its kernel is: a factor times what it was.
+
+        The gates of a kernel, whose factors differ by little, have one of the same power together.
+        """
         initializer = slot.configured
-        if len(factors) > 1 or not slot.attribute:
+        if not slot.attribute or not isinstance(initializer, keras.initializers.Initializer):
             return
-        if not isinstance(initializer, keras.initializers.Initializer):
-            return
-        config = {"initializer": initializer, "factor": factors[0]}
+        factor = factors[0] if len(factors) == 1 else math.sqrt(sum(f * f for f in factors) / len(factors))
+        config = {"initializer": initializer, "factor": factor}
         if isinstance(initializer, Scaled):
-            config = {**initializer.get_config(), "factor": initializer.factor * factors[0]}
+            config = {**initializer.get_config(), "factor": initializer.factor * factor}
         record = Scaled(**config)
         remember(record, slot.asked)
         self._undo.set_attribute(slot.layer, slot.attribute, record)

@@ -19,6 +19,32 @@ class LossOf(NamedTuple):
     total: Callable[[Any, Any], Any]
     plain: Callable[[Any, Any], Any] | None
 
+    def of_constants(self, batch: Any, outputs: Any) -> float | None:
+        """The least loss of outputs that are the same for all samples: zero, or the batch's mean; or None.
+
+        Penalties are no part of it, where they can be told apart.
+        """
+        found = []
+        for constant in (np.zeros_like, _mean):
+            same = keras.tree.map_structure(lambda each, of=constant: _tensor(of(each)), outputs)
+            try:
+                found.append(float(ops.mean((self.plain or self.total)(batch, same))))
+            except Exception:  # a loss of the user's own that wants what only the model's call gives
+                return None
+        good = [loss for loss in found if math.isfinite(loss)]
+        return min(good) if good else None
+
+
+class Guess(NamedTuple):
+    """The loss of the best constant; and of no preference, if that is more: what a first loss is held to."""
+
+    best: float | None
+    fair: float | None
+
+
+def _mean(output: Any) -> Any:
+    return np.broadcast_to(output.mean(axis=0, keepdims=True), output.shape).astype(output.dtype)
+
 
 def loss_of(model: keras.Model, loss: Any) -> LossOf:
     """The loss that is asked for: the one given, else the compiled one.
@@ -82,6 +108,19 @@ def _plain(loss: Any) -> Callable[[Any, Any], Any]:
         return total
 
     return mean
+
+
+def guess_of(model: keras.Model, loss: Any, labels: Any, width: int) -> Guess:
+    """What guessing would cost by a loss.
+
+    Args:
+        model: whose compiled loss counts where none is given.
+        loss: the one that is given.
+        labels: what is guessed, or None.
+        width: how many numbers the first output has side by side.
+    """
+    best = loss_of_guessing(model, loss, labels)
+    return Guess(best, None if best is None else max(best, loss_of_indifference(model, loss, width)))
 
 
 def loss_of_guessing(model: keras.Model, loss: Any, labels: Any) -> float | None:

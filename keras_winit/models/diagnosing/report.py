@@ -6,9 +6,12 @@ from typing import Any
 from keras_winit.models.showing.printing import Printed, Table, number, share
 from keras_winit.support.checks import Shape
 
-_LAYER_HEADINGS = ("layer", "activation", "mean", "deviation", "gradient", "distinct", "dead", "saturated")
+_LAYER_HEADINGS = (
+    *("layer", "activation", "mean", "deviation", "gradient", "directions"),
+    *("distinct", "dead", "saturated"),
+)
 
-SEVERITIES = ("error", "warning")
+SEVERITIES = ("error", "warning", "note")
 
 
 @dataclass(frozen=True)
@@ -17,7 +20,8 @@ class Finding:
 
     Attributes:
         code: what kind of thing, such as "vanishing_signal".
-        severity: "error" for what keeps a network from learning, "warning" for what may slow it.
+        severity: "error" for what keeps a network from learning, "warning" for what may slow it, "note" for
+            what looks odd and is no hindrance.
         path: the variable or layer, or the model's name.
         message: what was seen, with its figures.
         figures: the figures by name.
@@ -30,7 +34,7 @@ class Finding:
     >>> model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(3, kernel_initializer="zeros")])
     >>> finding = diagnose(model).findings[0]
     >>> finding.code, finding.severity
-    ('zero', 'error')
+    ('zero', 'note')
     """
 
     code: str
@@ -57,6 +61,8 @@ class LayerRow:
         dead: the share of its units that give the same for every input, whatever they are given.
         saturated: the share of its activations at the ends of a bounded function.
         gradient: the size of the gradient there, of one sample.
+        rank: how many directions the differences between inputs fill in its activations, their effective
+            rank; at an output, before its activation.
     """
 
     path: str
@@ -67,6 +73,7 @@ class LayerRow:
     dead: float | None
     saturated: float | None
     gradient: float | None
+    rank: float | None = None
 
 
 @dataclass(frozen=True)
@@ -92,6 +99,12 @@ class Report(Printed):
         loss_of_guessing: that of the best constant guess, or None where it is not known.
         batch: what was sent through the model.
         notes: what could not be looked at, and why.
+        labels_left: how far labels can be read off the last hidden features, by a ridge regression with each
+            sample left out once, against off the inputs; None without labels, or where they cannot be read
+            off the inputs either.
+        inputs_left: the share of the inputs' variance, along their first ten principal axes, that can be read
+            off the last hidden features, or None.
+        rests_on: what the verdict rests on, and what it cannot see.
 
     Example:
 
@@ -110,6 +123,9 @@ class Report(Printed):
     loss_of_guessing: float | None
     batch: str
     notes: tuple[str, ...] = ()
+    labels_left: float | None = None
+    inputs_left: float | None = None
+    rests_on: str = ""
 
     _whole = False
 
@@ -141,14 +157,18 @@ class Report(Printed):
         return plot_report(self)
 
     def _line(self) -> str:
-        errors, warnings = len(self.errors), len(self.findings) - len(self.errors)
+        errors, warnings, remarks = (
+            sum(finding.severity == severity for finding in self.findings) for severity in SEVERITIES
+        )
         state = "healthy" if self.ok else "not healthy"
-        line = f"{state}: {errors} errors, {warnings} warnings, on {self.batch}"
+        counts = f"{errors} errors, {warnings} warnings" + (f", {remarks} notes" if remarks else "")
+        line = f"{state}: {counts}, on {self.batch}"
         if self.loss is not None:
             line += f"; loss {self.loss:.4g}"
         if self.loss is not None and self.loss_of_guessing is not None:
             line += f" (guessing: {self.loss_of_guessing:.4g})"
-        return "\n".join([line, *(f"not seen: {note}" for note in self.notes)])
+        rests = [self.rests_on] if self.rests_on else []
+        return "\n".join([line, *rests, *(f"not seen: {note}" for note in self.notes)])
 
     def _tables(self) -> list[Table]:
         findings = [(f.severity, f.code, f.path, f.message, f.remedy) for f in self.findings]
@@ -156,7 +176,7 @@ class Report(Printed):
             (
                 row.path,
                 row.activation or "–",
-                *(number(figure) for figure in (row.mean, row.std, row.gradient)),
+                *(number(figure) for figure in (row.mean, row.std, row.gradient, row.rank)),
                 *(share(figure) for figure in (row.distinct, row.dead, row.saturated)),
             )
             for row in self.layers

@@ -2,8 +2,10 @@
 
 import contextlib
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -11,7 +13,9 @@ import numpy as np
 from keras import layers, ops
 
 from keras_winit.models.anatomy.slots import CELLS, Slot
+from keras_winit.models.diagnosing.features import rows_of, sketch
 from keras_winit.models.diagnosing.guessing import LossOf
+from keras_winit.models.diagnosing.seen import Seen, distinct, is_elementwise, look, name_of, variance_read_by
 from keras_winit.models.diagnosing.taps import gradient, tap
 from keras_winit.models.running.batch import Batch, call_on
 from keras_winit.models.running.moments import moments
@@ -21,44 +25,45 @@ from keras_winit.models.running.watching import as_written, having, intercepted,
 from keras_winit.models.tracing.kinds import ACTIVATION_LAYERS, LINEAR, NORMALIZATIONS
 from keras_winit.support.host import host_array, is_traced
 from keras_winit.support.progress import progress as progress_bar
-from keras_winit.theory.activations import Activation, resolve
-
-_ROUNDING = 1e-5  # of a number, which is no difference
-_ENDS = 1 / 80  # of the range of a bounded function
-
-
-@dataclass
-class Seen:
-    """What was seen of one layer, at its first call."""
-
-    path: str
-    activation: str | None
-    weighted: bool
-    normalized: bool = False
-    mean: float = math.nan
-    std: float = math.nan
-    finite: bool = True
-    distinct: float | None = None
-    dead: float | None = None
-    saturated: float | None = None
-    gradient: float | None = None
 
 
 @dataclass
 class Signals:
-    """What was seen of a model: each layer, the input of the first, and the loss."""
+    """What was seen of a model: each layer, what enters the first, what the last ones read, and the loss."""
 
     layers: list[Seen]
     notes: list[str]
+    input_at: str = ""  # the layer that it enters
     input_std: float = math.nan
     input_distinct: float | None = None
+    input_sketch: Any = None
+    # What the layers of the answers read, sketched, and the share of it that differs between inputs.
+    features: list[tuple[Any, float | None]] = field(default_factory=list)
+    gradients: dict[int, Any] = field(default_factory=dict)  # of watched variables, by their id
+    normalized: dict[Any, float] = field(default_factory=dict)  # what normalizations divide by: variances
     loss: float | None = None
     plain_loss: float | None = None  # the mean of the named loss alone
-    width: int = 0  # of the first output
+    penalties: float = 0.0  # what layers add to the loss
+    outputs: list[Any] = field(default_factory=list)  # of real numbers
+    nest: Any = None  # that the outputs come in
+
+    @property
+    def packed(self) -> Any:
+        """The outputs in their nest; None where some are not of real numbers."""
+        if not self.outputs or len(keras.tree.flatten(self.nest)) != len(self.outputs):
+            return None
+        return keras.tree.pack_sequence_as(self.nest, self.outputs)
 
 
 def signals(
-    model: keras.Model, slots: list[Slot], batch: Batch, loss: LossOf | None, *, outputs: list[Any]
+    model: keras.Model,
+    slots: list[Slot],
+    batch: Batch,
+    loss: LossOf | None,
+    *,
+    answers: list[Any],
+    watched: Iterable[Any] = (),
+    values: Mapping[int, Any] = MappingProxyType({}),
 ) -> Signals:
     """Send a batch through a model, forwards and backwards, and watch.
 
@@ -67,10 +72,12 @@ def signals(
         slots: its variables.
         batch: what to send.
         loss: what to send back, or None for random numbers.
-        outputs: the layers that the model's outputs come out of. What differs between inputs is seen there
+        answers: the layers that the model's outputs come out of. What differs between inputs is seen there
             before a sigmoid or softmax, which makes what is nearly the same of what is small.
+        watched: variables whose gradient is wanted.
+        values: what variables are to be instead of what they are, by their ids.
     """
-    watch = _Watch(slots, model, outputs)
+    watch = _Watch(slots, model, answers)
     with contextlib.ExitStack() as stack:
         stack.enter_context(untouched(model))
         stack.enter_context(as_written(model))
@@ -78,19 +85,24 @@ def signals(
             stack.enter_context(handed_on(model))
         watch.advance = stack.enter_context(progress_bar("diagnosing", 2 * len(watch.hooks)))
         stack.enter_context(intercepted(watch.hooks))
-        # Statistics and seeds change in this scope alone.
-        values = [(variable, exact_value(variable)) for variable in model.variables]
-        stack.enter_context(surely_left(keras.StatelessScope(state_mapping=values)))
+        wanted = {id(variable) for variable in watched}
 
         def objective(source: Any) -> Any:
             watch.source = source
-            outputs = call_on(model, batch, training=True)
-            if loss is None:
-                return _projected(outputs)
-            watch.result.width = keras.tree.flatten(outputs)[0].shape[-1]
-            if loss.plain is not None:
-                watch.keep_loss("plain_loss", loss.plain(batch, outputs))
-            return watch.keep_loss("loss", loss.total(batch, outputs)) * batch.samples
+            state = []
+            for variable in model.variables:
+                value = values.get(id(variable), exact_value(variable))
+                state.append((variable, watch.kernel(variable, value) if id(variable) in wanted else value))
+            # Statistics and seeds change in this scope alone.
+            with surely_left(keras.StatelessScope(state_mapping=state)):
+                outputs = watch.outputs(call_on(model, batch, training=True))
+                if loss is None:
+                    return _projected(outputs)
+                if loss.plain is not None:
+                    watch.keep_loss("plain_loss", loss.plain(batch, outputs))
+                if model.losses:
+                    watch.keep_loss("penalties", ops.sum(ops.stack([ops.sum(each) for each in model.losses])))
+                return watch.keep_loss("loss", loss.total(batch, outputs)) * batch.samples
 
         gradient(objective)
     missed = [layer for layer in watch.unseen if not isinstance(layer, ACTIVATION_LAYERS)]
@@ -101,9 +113,9 @@ def signals(
 class _Watch:
     """The hooks, and what they have seen."""
 
-    def __init__(self, slots: list[Slot], model: keras.Model, outputs: list[Any]) -> None:
+    def __init__(self, slots: list[Slot], model: keras.Model, answers: list[Any]) -> None:
         self.result = Signals([], [])
-        self._outputs = {id(layer) for layer in outputs}
+        self._answers = {id(layer) for layer in answers}
         self.source: Any = None
         self.advance: Callable[[], None] = lambda: None
         self.hooks: dict[Any, Any] = {}
@@ -121,7 +133,7 @@ class _Watch:
             if isinstance(layer, ACTIVATION_LAYERS) and id(layer) not in owned:
                 self.hooks[layer] = self._hook(layer)
             elif isinstance(layer, NORMALIZATIONS):
-                self.hooks[layer] = self._normalized
+                self.hooks[layer] = partial(self._normalized, layer)
 
     def keep_loss(self, name: str, value: Any) -> Any:
         """Note the value of a loss as it passes."""
@@ -131,6 +143,15 @@ class _Watch:
 
         return tap(ops.mean(value), self.source, see, lambda _: None)
 
+    def kernel(self, variable: Any, value: Any) -> Any:
+        """A variable's value, whose gradient is noted."""
+
+        def see_gradient(values: Any) -> None:
+            if not is_traced(values):
+                self.result.gradients[id(variable)] = host_array(values).astype("float64")
+
+        return tap(value, self.source, lambda _: None, see_gradient)
+
     def _hook(self, layer: Any) -> Any:
         self.unseen.append(layer)
 
@@ -139,24 +160,32 @@ class _Watch:
                 return call(*arguments, **options)
             self.unseen.remove(layer)
             if isinstance(layer, ACTIVATION_LAYERS):
-                seen = Seen(layer.path or layer.name, _name(layer), weighted=False)
+                seen = Seen(layer.path or layer.name, name_of(layer), weighted=False)
                 passed = self._tapped(arguments[0], seen, layer, apply=call)
                 return call(passed, *arguments[1:], **options)
-            self._see_input(arguments[0])
+            self._see_input(layer, arguments[0])
+            arguments = (self._with_features(layer, arguments[0]), *arguments[1:])
             own = getattr(layer, "activation", None)
             if type(layer).call not in LINEAR:
                 return self._tapped_output(layer, call(*arguments, **options))
             with having(layer, activation=keras.activations.linear):
                 output = call(*arguments, **options)
-            seen = Seen(layer.path or layer.name, _name(own), weighted=True, normalized=self._normalizes)
+            seen = Seen(layer.path or layer.name, name_of(own), weighted=True, normalized=self._normalizes)
             passed = self._tapped(output, seen, layer, apply=own)
             return passed if own is None else own(passed)
 
         return hook
 
-    def _normalized(self, call: Any, *arguments: Any, **options: Any) -> Any:
+    def _normalized(self, layer: Any, call: Any, *arguments: Any, **options: Any) -> Any:
         """After the first normalization, the scale of the data is no longer that of the signal."""
         self._normalizes = True
+
+        def see(values: Any) -> None:
+            if not is_traced(values):
+                self.result.normalized.setdefault(layer, variance_read_by(layer, values))
+
+        if arguments and _is_float(arguments[0]) and hasattr(layer, "epsilon"):
+            arguments = (tap(arguments[0], self.source, see, lambda _: None), *arguments[1:])
         return call(*arguments, **options)
 
     def _tapped_output(self, layer: Any, output: Any) -> Any:
@@ -167,7 +196,7 @@ class _Watch:
         return self._tapped(output, seen, layer, apply=None) if ops.is_tensor(output) else output
 
     def _tapped(self, tensor: Any, seen: Seen, layer: Any, *, apply: Any) -> Any:
-        if not keras.backend.is_float_dtype(keras.backend.standardize_dtype(tensor.dtype)):
+        if not _is_float(tensor):
             return tensor
         channels = 1 if getattr(layer, "data_format", None) == "channels_first" else -1
 
@@ -175,9 +204,8 @@ class _Watch:
             if is_traced(values):
                 self.result.notes.append(f"{seen.path}: called inside a compiled loop, and not seen")
                 return
-            self._look(seen, values, apply, channels, elementwise=_elementwise(layer, apply))
-            if id(layer) in self._outputs:
-                seen.distinct = _distinct(host_array(values))
+            seen.answer = id(layer) in self._answers
+            look(seen, values, apply, channels, elementwise=is_elementwise(layer, apply))
             self.result.layers.append(seen)
             self.advance()
 
@@ -190,98 +218,53 @@ class _Watch:
 
         return tap(tensor, self.source, see, see_gradient)
 
-    def _see_input(self, inputs: Any) -> None:
+    def _see_input(self, layer: Any, inputs: Any) -> None:
         """What enters the first layer is what everything else is measured against."""
-        if not math.isnan(self.result.input_std) or not ops.is_tensor(inputs) or is_traced(inputs):
+        if not math.isnan(self.result.input_std) or not _is_float(inputs) or is_traced(inputs):
             return
-        if keras.backend.is_float_dtype(keras.backend.standardize_dtype(inputs.dtype)):
-            self.result.input_std = moments(inputs).std
-            self.result.input_distinct = _distinct(host_array(inputs))
+        array = host_array(inputs)
+        self.result.input_at = layer.path or layer.name
+        self.result.input_std = moments(inputs).std
+        self.result.input_distinct = distinct(array)
+        self.result.input_sketch = sketch(rows_of(array))
 
-    @staticmethod
-    def _look(seen: Seen, values: Any, apply: Any, channels: int, *, elementwise: bool) -> None:
-        found = moments(values)
-        seen.mean, seen.std = found.mean, found.std
-        seen.finite = math.isfinite(found.std)
-        if not seen.finite:
-            return
-        linear = apply is None or apply is keras.activations.linear
-        activated = host_array(values if linear else apply(values)).astype("float32", copy=False)
-        seen.distinct = _distinct(activated)
-        if linear or activated.ndim < 2 or len(activated) < 2:
-            return
-        if activated.shape != tuple(values.shape):  # a gated activation, say
-            return
-        units = _by_unit(activated, channels)
-        # A unit that is given the same for every input is not to blame for putting out the same.
-        given = _by_unit(host_array(values), channels)
-        low, high = given.min(axis=0), given.max(axis=0)
-        varies = high - low > _ROUNDING * np.maximum(np.abs(low), np.abs(high))
-        dead = (units.max(axis=0) == units.min(axis=0)) & varies
-        seen.dead = float(np.mean(dead))
-        ends = _ends(apply) if elementwise else None
-        if ends is not None:
-            low, high = ends[0] + _ENDS * (ends[1] - ends[0]), ends[1] - _ENDS * (ends[1] - ends[0])
-            seen.saturated = float(np.mean((units < low) | (units > high)))
+    def _with_features(self, layer: Any, inputs: Any) -> Any:
+        """What enters the layer of an answer are the last features, noted as they pass."""
+        if id(layer) not in self._answers or not _is_float(inputs):
+            return inputs
 
+        def see(values: Any) -> None:
+            if not is_traced(values) and len(values) > 1:
+                array = host_array(values)
+                self.result.features.append((sketch(rows_of(array)), distinct(array)))
 
-def _distinct(array: Any) -> float | None:
-    """The share of an array's power that differs from sample to sample."""
-    if len(array) < 2 or array.ndim < 2:
-        return None
-    flat = array.reshape(len(array), -1).astype("float32", copy=False)
-    scale = float(np.max(np.abs(flat), initial=0))
-    if scale == 0 or not math.isfinite(scale):
-        return None
-    common = flat.mean(axis=0)
-    differing = sum(float(np.square((row - common) / scale).sum(dtype="float64")) for row in flat)
-    power = sum(float(np.square(row / scale).sum(dtype="float64")) for row in flat)
-    return differing / power
+        return tap(inputs, self.source, see, lambda _: None)
+
+    def outputs(self, outputs: Any) -> Any:
+        """What the model puts out, noted as it passes."""
+
+        def note(output: Any) -> Any:
+            return tap(output, self.source, see, lambda _: None) if _is_float(output) else output
+
+        def see(values: Any) -> None:
+            if not is_traced(values):
+                self.result.outputs.append(host_array(values))
+
+        self.result.nest = keras.tree.map_structure(lambda _: 0, outputs)
+        return keras.tree.map_structure(note, outputs)
 
 
-def _by_unit(array: Any, channels: int) -> Any:
-    """The array as a matrix with a column for each unit."""
-    return np.moveaxis(array, channels, -1).reshape(-1, array.shape[channels])
-
-
-def _ends(apply: Any) -> tuple[float, float] | None:
-    """The ends of a function that is bounded on both sides and runs from one to the other, or None."""
-    try:
-        values = host_array(apply(ops.convert_to_tensor([[-1e4, -0.5, 0.5, 1e4]], "float32"))).reshape(-1)
-    except Exception:  # one that only takes the layer's own shape
-        return None
-    if values.size != 4:
-        return None
-    low, below, above, high = (float(value) for value in values)
-    if not (math.isfinite(low) and math.isfinite(high)) or abs(low) > 10 or abs(high) > 10:
-        return None
-    return (low, high) if low < below < above < high else None
-
-
-def _elementwise(layer: Any, apply: Any) -> bool:
-    """Whether an activation can be tried on four numbers."""
-    names = ("softmax", "log_softmax", "sparsemax", "glu")
-    if isinstance(layer, layers.Activation):
-        apply = layer.activation
-    kinds = (layers.PReLU, layers.Softmax)
-    joins = isinstance(layer, kinds) or isinstance(apply, kinds)
-    return not joins and getattr(apply, "__name__", "") not in names
-
-
-def _name(activation: Any) -> str | None:
-    try:
-        found: Activation = resolve(activation)
-    except (TypeError, ValueError):
-        return type(activation).__name__
-    return None if found.name == "linear" else found.name
+def _is_float(tensor: Any) -> bool:
+    if not ops.is_tensor(tensor):
+        return False
+    return bool(keras.backend.is_float_dtype(keras.backend.standardize_dtype(tensor.dtype)))
 
 
 def _projected(outputs: Any) -> Any:
     """The outputs times random signs: a gradient of the same size everywhere."""
     rng = np.random.default_rng(0)
     total: Any = ops.zeros(())
-    for output in filter(ops.is_tensor, keras.tree.flatten(outputs)):
-        if keras.backend.is_float_dtype(keras.backend.standardize_dtype(output.dtype)):
-            signs = rng.choice([-1.0, 1.0], size=tuple(output.shape)).astype("float32")
-            total = total + ops.sum(ops.cast(output, "float32") * ops.convert_to_tensor(signs))
+    for output in filter(_is_float, keras.tree.flatten(outputs)):
+        signs = rng.choice([-1.0, 1.0], size=tuple(output.shape)).astype("float32")
+        total = total + ops.sum(ops.cast(output, "float32") * ops.convert_to_tensor(signs))
     return total

@@ -8,9 +8,11 @@ import keras
 import numpy as np
 
 from keras_winit.models.anatomy.slots import Slot
+from keras_winit.models.diagnosing.remedies import draw_anew
 from keras_winit.models.diagnosing.report import Finding, WeightRow
+from keras_winit.models.diagnosing.starting import Starts
 from keras_winit.models.diagnosing.thresholds import Threshold
-from keras_winit.models.initializing.asked import asked_for
+from keras_winit.models.diagnosing.units import columns
 from keras_winit.models.initializing.fitting import expected_std
 from keras_winit.models.running.moments import moments
 from keras_winit.models.running.undo import exact_value
@@ -20,23 +22,26 @@ from keras_winit.schemes.icnr import ICNR
 from keras_winit.schemes.structured import Bilinear
 from keras_winit.support.host import host_array
 from keras_winit.theory.fans import Fans
-from keras_winit.theory.matrix_view import MatrixView
 
 _DRAWN = ("kernel", "recurrent", "embedding")
 _STANDARD_ERRORS = 5
 _EMBEDDINGS = (0.01, 1.0)  # from what language models draw to what PyTorch does
 
 _INITIALIZE = "Draw it anew: `initialize(model)`."
-_OVERWRITE = "Draw it anew, for {}: `initialize(model, overwrite=True)`."
 
 
 class WeightCheck:
     """Looks at each weight in turn and keeps what it finds."""
 
-    def __init__(self, thresholds: Mapping[str, Threshold]) -> None:
+    def __init__(
+        self, thresholds: Mapping[str, Threshold], starts: Starts, *, small: Iterable[Slot] = ()
+    ) -> None:
+        """Take the thresholds, the weights that start at zero, and those that may be small: the last ones."""
         self.findings: list[Finding] = []
         self.rows: list[WeightRow] = []
         self._thresholds = thresholds
+        self._starts = starts
+        self._small = set(small)
         self._seen: dict[tuple[Any, ...], list[tuple[Slot, Any]]] = {}
 
     def look(self, slots: Iterable[Slot]) -> None:
@@ -61,6 +66,12 @@ class WeightCheck:
                     )
                 )
                 return
+        if (
+            slot in self._starts.zero
+            and slot.role == "norm"
+            and id(slot.variable) not in self._starts.learning
+        ):
+            self._one_value(slot, 0.0)
         if slot.role not in _DRAWN or array.size < 2:
             return
         array = array.astype("float32", copy=False)
@@ -71,21 +82,21 @@ class WeightCheck:
         if slot.kept:  # frozen: it is what it is meant to be
             return
         if low == high:
-            code = "zero" if low == 0 else "constant"
-            self.findings.append(
-                Finding(
-                    code,
-                    "error",
-                    slot.path,
-                    f"All {array.size} values are {low:g}: its units stay equal, or get no gradient.",
-                    {"value": low},
-                    _OVERWRITE.format(asked_for(slot)) if asked_for(slot) else _INITIALIZE,
-                )
-            )
+            self._one_value(slot, low)
             return
         self._against_theory(slot, std, expected)
         self._repeated_units(slot, array)
         self._equal_tensors(slot, array)
+
+    def _one_value(self, slot: Slot, value: float) -> None:
+        learns = id(slot.variable) in self._starts.learning
+        size = math.prod(slot.shape)
+        message = f"All {size} values are {value:g}: its units stay equal, or get no gradient."
+        if learns:
+            message = f"All {size} values are 0, and its gradient differs between its units: it learns."
+        remedy = "None is needed, if that is meant." if learns else draw_anew(slot)
+        code, severity = "constant" if value else "zero", "note" if learns else "error"
+        self.findings.append(Finding(code, severity, slot.path, message, {"value": value}, remedy))
 
     def _against_theory(self, slot: Slot, std: float, expected: float | None) -> None:
         exact = _exact_range(slot)
@@ -96,6 +107,8 @@ class WeightCheck:
         theory = f"{expected:.3g} by its initializer" if expected else "its fans give " + _range(bounds)
         for code, ratio in (("too_small", min(bounds) / std), ("too_large", std / max(bounds))):
             severity = self._severity(code, ratio / noise)
+            if severity and code == "too_small" and slot in self._small:
+                severity = "note"  # an end of the model, or of a branch, may start near zero
             if severity:
                 self.findings.append(
                     Finding(
@@ -109,7 +122,14 @@ class WeightCheck:
                     )
                 )
                 return
-        if exact and slot.role == "kernel" and not isinstance(slot.configured, Scheme) and expected:
+        by_fans = isinstance(slot.configured, keras.initializers.VarianceScaling)
+        if (
+            exact
+            and slot.role == "kernel"
+            and by_fans
+            and not isinstance(slot.configured, Scheme)
+            and expected
+        ):
             ratio = exact[0] / expected
             if self._severity("wrong_fans", ratio):
                 self.findings.append(
@@ -127,17 +147,17 @@ class WeightCheck:
     def _repeated_units(self, slot: Slot, array: Any) -> None:
         if _repeats_by_design(slot.configured):
             return
-        columns = _columns(slot, array)
-        if columns.shape[0] < 2 or columns.shape[1] < 2:
+        units = columns(slot, array)
+        if units.shape[0] < 2 or units.shape[1] < 2:
             return
         rng = np.random.default_rng(0)
-        keys = columns.T @ rng.standard_normal(columns.shape[0]).astype("float32")
+        keys = units.T @ rng.standard_normal(units.shape[0]).astype("float32")
         order = np.argsort(keys, kind="stable")
         close = np.diff(keys[order]) <= 1e-5 * np.abs(keys).max()
         equal = np.zeros(len(keys), bool)
         for index in np.flatnonzero(close):
             one, other = order[index], order[index + 1]
-            if np.allclose(columns[:, one], columns[:, other], rtol=1e-6, atol=0):
+            if np.allclose(units[:, one], units[:, other], rtol=1e-6, atol=0):
                 equal[[one, other]] = True
         share = float(equal.mean())
         severity = self._severity("repeated_units", share)
@@ -194,17 +214,6 @@ def _exact_range(slot: Slot) -> tuple[float, float] | None:
 def _range(bounds: Iterable[float]) -> str:
     values = sorted(bounds)
     return f"{values[0]:.3g} to {values[-1]:.3g}"
-
-
-def _columns(slot: Slot, array: Any) -> Any:
-    """The weights as a matrix with a column for each unit."""
-    rank = array.ndim
-    inputs, outputs = slot.axes or (list(range(rank - 1)), [rank - 1])
-    if slot.depthwise:  # each channel is a unit of its own
-        outputs = [axis for axis in range(rank) if axis not in inputs]
-    view = MatrixView(slot.shape, list(inputs), list(outputs))
-    order = [*view.inputs, *view.others, *view.outputs]
-    return np.transpose(array, order).reshape(-1, view.columns)
 
 
 def _repeats_by_design(initializer: Any) -> bool:

@@ -54,7 +54,8 @@ def plot_report(report: Any) -> Any:
     _draw_signals(top, report)
     _draw_weights(middle, report)
     _draw_shares(bottom, report)
-    errors, warnings = len(report.errors), len(report.findings) - len(report.errors)
+    errors = len(report.errors)
+    warnings = sum(finding.severity == "warning" for finding in report.findings)
     figure.suptitle(
         f"{'healthy' if report.ok else 'not healthy'}: {errors} errors, {warnings} warnings, "
         f"on {report.batch}",

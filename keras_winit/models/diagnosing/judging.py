@@ -1,0 +1,266 @@
+"""Findings from what each layer does with a batch."""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from keras_winit.models.diagnosing.features import effective_rank
+from keras_winit.models.diagnosing.reading import Left
+from keras_winit.models.diagnosing.remedies import Remedies
+from keras_winit.models.diagnosing.report import Finding
+from keras_winit.models.diagnosing.seen import Seen
+from keras_winit.models.diagnosing.signals import Signals
+from keras_winit.models.diagnosing.thresholds import Threshold
+
+_SEVERAL = 5  # layers: in fewer, an optimizer that adapts makes up for a small gradient
+_LONG = 40  # layers, for which thresholds of whole chains are given
+_HALF, _TELLING = 0.5, 0.7  # of what the labels could be read off the inputs
+_SCALE = 100.0  # a signal of a deviation up to this, and down to its inverse, has a scale to go by
+
+_FALLS = "falls to 1/{0} of {1} here, and to 1/{2} at {3}."
+_GROWS = "grows to {0} times {1} here, and to {2} times at {3}."
+_SIGNAL, _GRADIENT = "what enters the model", "the last hidden layer's"
+# What is seen, and against what.
+_WHAT = {
+    "vanishing_signal": (f"The signal {_FALLS}", _SIGNAL),
+    "exploding_signal": (f"The signal {_GROWS}", _SIGNAL),
+    "input_collapse": (f"What differs between inputs {_FALLS}", "its share in the inputs"),
+    "vanishing_gradient": (f"The gradient {_FALLS}", _GRADIENT),
+    "exploding_gradient": (f"The gradient {_GROWS}", _GRADIENT),
+}
+_DOWNWARDS = ("vanishing_signal", "vanishing_gradient", "input_collapse")
+
+
+class Judge:
+    """Says of figures whether they are findings.
+
+    Args:
+        limits: the thresholds.
+        remedies: those of the model.
+        left: what is left of what the inputs tell.
+    """
+
+    def __init__(self, limits: Mapping[str, Threshold], remedies: Remedies, left: Left) -> None:
+        self.limits = limits
+        self.remedies = remedies
+        self._left = left
+
+    def findings(self, seen: Signals) -> Iterator[Finding]:
+        """What is wrong with the signals and gradients of a model."""
+        broken = next((layer for layer in seen.layers if not layer.finite), None)
+        if broken is not None:
+            remedy = "Look at its weights and at what feeds it, then draw it anew: `initialize(model)`."
+            yield Finding(
+                "non_finite", "error", broken.path, "What it computes is NaN or infinite.", {}, remedy
+            )
+        healthy = [layer for layer in seen.layers if layer.finite]
+        weighted = [layer for layer in healthy if layer.weighted]
+        unscaled = list(self._of_data(seen, weighted)) if weighted else []
+        yield from unscaled
+        if any(finding.severity == "error" for finding in unscaled):
+            return  # all else follows from it, or is seen once it is mended
+        for layer in healthy:
+            yield from self._of_units(layer)
+        if weighted:
+            yield from self._of_signal(weighted, seen.input_std)
+            yield from self._of_gradient(weighted)
+            yield from self._of_differences(weighted, seen)
+
+    def _of_data(self, seen: Signals, weighted: list[Seen]) -> Iterator[Finding]:
+        """Data of a scale that no initializer reckons with, and that the first layer hands on."""
+        given, first = seen.input_std, weighted[0].std
+        of_data = weighted[0].path == seen.input_at  # and not of an embedding
+        if not of_data or not given > 0 or not first > 0 or (len(weighted) > 1 and weighted[1].normalized):
+            return
+        # How far both are from one, in the same direction.
+        far = min(given, first) if given > 1 else min(1 / given, 1 / first)
+        severity = self.severity("unscaled_data", far)
+        if severity:
+            yield Finding(
+                "unscaled_data",
+                severity,
+                weighted[0].path,
+                f"What enters it has a deviation of {given:.3g}, and it hands that on: {first:.3g}.",
+                {"input": given, "first": first},
+                "Standardize the data: put `keras.layers.Normalization()`, adapted to it, before this layer; "
+                "or fit the kernels to it, `calibrate(model, data)`.",
+            )
+
+    def _of_signal(self, weighted: list[Seen], input_std: float) -> Iterator[Finding]:
+        """How the signal grows or falls along depth, answers apart, which have a size of their own."""
+        start, behind = self._starts(weighted, input_std)
+        hidden = [layer for layer in weighted if not layer.answer]
+        if not start > 0 or not hidden:
+            return
+        normal = min(start, behind) if behind > 0 else start
+        ratios = [layer.std / (normal if layer.normalized else start) for layer in hidden]
+        yield from self._first_beyond("vanishing_signal", hidden, _lasting(ratios))
+        yield from self._first_beyond("exploding_signal", hidden, ratios)
+
+    @staticmethod
+    def _starts(weighted: list[Seen], input_std: float) -> tuple[float, float]:
+        """The deviation that signals start with, and that of the first signal behind a normalization."""
+        first = weighted[0].std
+        start = first if 1 / _SCALE <= first <= _SCALE else input_std if input_std > 0 else first
+        return start, next((layer.std for layer in weighted if layer.normalized), 0.0)
+
+    def _of_gradient(self, weighted: list[Seen]) -> Iterator[Finding]:
+        """How the gradient of a sample grows or falls from the last hidden layer to the first."""
+        graded = [layer for layer in reversed(weighted) if layer.gradient is not None and not layer.answer]
+        last = next((layer.gradient for layer in graded if layer.gradient), None)
+        if last is None:
+            return
+        start, behind = self._starts(weighted, weighted[0].std)
+        normal = min(start, behind)
+        ratios = []
+        for layer in graded:
+            # Before a normalization, a gradient is as much smaller as the signal is larger.
+            share = layer.std / normal if behind > 0 and not layer.normalized else 1.0
+            ratios.append((layer.gradient or 0.0) / last * max(share, 1.0))
+        if not self.remedies.plain:
+            yield from self._first_beyond("vanishing_gradient", graded, _lasting(ratios), "_elsewhere")
+            yield from self._first_beyond("exploding_gradient", graded, ratios, "_elsewhere")
+            return
+        for finding in self._first_beyond("vanishing_gradient", graded, _lasting(ratios)):
+            if finding.severity == "error" or len(graded) >= _SEVERAL:
+                yield finding
+        yield from self._of_inputs(len(graded), ratios[-1])
+        # What all layers learn adds up, so that in longer chains less growth is too much. And a gradient may
+        # be large that still tells the inputs apart: linear networks have such ones, and train.
+        share = len(graded) / _LONG
+        kept = self._left.inputs if self._left.inputs is not None else -1.0
+        lost = self.severity("inputs_lost", kept, below=True)
+        for finding in self._first_beyond("exploding_gradient", graded, [share * each for each in ratios]):
+            figures = {name: each / share for name, each in finding.figures.items()}
+            milder = "warning" if lost == "warning" else finding.severity
+            if lost:
+                yield replace(finding, severity=milder, figures=figures)
+
+    def _of_inputs(self, length: int, growth: float) -> Iterator[Finding]:
+        """Without labels: long chains that scatter inputs, so that nothing of them is read off the end."""
+        left = self._left
+        if left.labels is not None or left.inputs is None or length < _LONG or growth <= 1:
+            return
+        if self.severity("inputs_lost", left.inputs, below=True) == "error":
+            yield Finding(
+                "inputs_lost",
+                "error",
+                "the last hidden features",
+                f"Of the inputs' variance, {max(left.inputs, 0.0):.0%} can be read off them: what is near "
+                "comes to lie far apart.",
+                {"inputs": left.inputs},
+                self.remedies.scale,
+            )
+
+    def _of_differences(self, weighted: list[Seen], seen: Signals) -> Iterator[Finding]:
+        """Whether different inputs still look different at depth, and in more than one way."""
+        hidden = [layer for layer in weighted if not layer.answer]
+        known = [layer for layer in hidden if layer.distinct is not None]
+        power = seen.input_distinct or next((layer.distinct for layer in known if layer.distinct), None)
+        if power and known:
+            # What is small in a side branch and whole in what the last layers read has not collapsed.
+            final = max((share or 0.0 for _, share in seen.features), default=0.0) / power
+            shares = [(layer.distinct or 0.0) / power for layer in known]
+            falls = [min(fall, 1 / final if final > 0 else math.inf) for fall in _lasting(shares)]
+            yield from self._first_beyond("input_collapse", known, falls)
+        yield from self._of_labels()
+        ranked = [layer for layer in hidden if layer.rank is not None]
+        given = None if seen.input_sketch is None else effective_rank(seen.input_sketch)
+        if ranked and given is not None and given > 2 * self.limits["one_direction"].warning:
+            last = max((effective_rank(each) or 1.0 for each, _ in seen.features), default=1.0)
+            yield from self._of_rank(ranked, given, last)
+
+    def _of_rank(self, ranked: list[Seen], given: float, last: float) -> Iterator[Finding]:
+        ranks = [max(layer.rank or 1.0, last) for layer in ranked]
+        lasting = list(itertools.accumulate(reversed(ranks), max))[::-1]
+        severity = self.severity("one_direction", lasting[-1], below=True)
+        told = self._left.labels  # what lies on a line may lie there as it should: after training
+        if severity and (told is None or told < _TELLING):
+            severity = severity if told is None or told < _HALF else "warning"
+            bound = getattr(self.limits["one_direction"], severity)
+            first = next(layer for layer, rank in zip(ranked, lasting, strict=True) if rank < bound)
+            yield Finding(
+                "one_direction",
+                severity,
+                first.path,
+                f"All inputs come to lie near a line: their differences, which fill {given:.3g} directions "
+                f"in the inputs, fill {first.rank:.3g} here, and {ranked[-1].rank:.3g} at {ranked[-1].path}.",
+                {"rank": first.rank or 1.0, "worst": lasting[-1], "input": given},
+                self.remedies.scale,
+            )
+
+    def _of_labels(self) -> Iterator[Finding]:
+        """Labels that can be read off the inputs, and no longer off the last hidden features."""
+        left = self._left
+        if left.labels is None or left.given is None or not left.shares:
+            return
+        warning, error = self.limits["labels_lost"][:2]
+        length = len(left.shares) / _LONG
+        warning, error = warning * min(2 * length, 1.0), error * min(length, 3.0)
+        if left.labels >= warning:
+            return
+        # A pooled or normalized network may yet come to tell them apart.
+        severity = "error" if left.labels < error and self.remedies.plain else "warning"
+        yield Finding(
+            "labels_lost",
+            severity,
+            left.lost_at(warning),
+            f"The labels can be read off the inputs, {left.given:.0%} of the way from guessing to certainty, "
+            f"and hardly any more from here on: {max(left.labels, 0.0) * left.given:.0%} off the last "
+            "features.",
+            {"inputs": left.given, "features": left.labels * left.given, "ratio": left.labels},
+            self.remedies.scale,
+        )
+
+    def severity(self, code: str, figure: float, *, below: bool = False) -> str | None:
+        """How severe a figure is above its threshold, or below it; None where it is none."""
+        warning, error = self.limits[code][:2]
+        if below:
+            figure, warning, error = -figure, -warning, -error
+        return "error" if figure > error else "warning" if figure > warning else None
+
+    def _first_beyond(
+        self, code: str, layers: list[Seen], figures: list[float], suffix: str = ""
+    ) -> Iterator[Finding]:
+        """The first layer whose figure is beyond the threshold, with how far it goes."""
+        limit = self.limits[code + suffix]
+        warning, error = limit.warning, limit.error
+        if code in _DOWNWARDS:
+            warning, error = (1 / bound if bound > 0 else math.inf for bound in (warning, error))
+        worst = max(figures)
+        if not worst > warning:
+            return
+        severity, bound = ("error", error) if worst > error else ("warning", warning)
+        first = next(index for index, figure in enumerate(figures) if figure > bound)
+        message, against = _WHAT[code]
+        at = layers[figures.index(worst)].path
+        text = message.format(f"{figures[first]:.3g}", against, f"{worst:.3g}", at)
+        figure = {"ratio": figures[first], "worst": worst}
+        yield Finding(code, severity, layers[first].path, text, figure, self.remedies.scale)
+
+    def _of_units(self, layer: Seen) -> Iterator[Finding]:
+        dead = "Draw it anew with biases of zero, `initialize(model)`, or use leaky_relu."
+        for code, figure, message, remedy in (
+            ("dead_units", layer.dead, "{:.0%} of its units give the same for every input.", dead),
+            (
+                "saturated",
+                None if layer.answer else layer.saturated,  # what is rare starts near zero
+                "{:.0%} of its activations are at the ends of the function, where it is flat.",
+                self.remedies.size,
+            ),
+        ):
+            severity = None if figure is None else self.severity(code, figure)
+            if severity and figure is not None:
+                yield Finding(code, severity, layer.path, message.format(figure), {"share": figure}, remedy)
+
+
+def _lasting(ratios: list[float]) -> list[float]:
+    """How far each figure has fallen for good: by the largest that is still to come.
+
+    What is small in a side branch, such as a gate or a scaled residual, and is whole again after it,
+    has not vanished.
+    """
+    peaks: list[Any] = list(itertools.accumulate(reversed(ratios), max))[::-1]
+    return [1 / peak if peak > 0 else math.inf for peak in peaks]

@@ -1,0 +1,78 @@
+"""How much of what the inputs tell is left at depth: about the labels, and about themselves."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from keras_winit.models.diagnosing.features import chosen_rows, named_right, principal, read_off
+from keras_winit.models.diagnosing.signals import Signals
+
+_READABLE = 0.3  # how well labels must be read off the inputs, for what is left of it to tell anything
+_FEW = 128  # samples, below which it is chance
+
+
+class Left(NamedTuple):
+    """What is left of what the inputs tell.
+
+    Attributes:
+        labels: r(features) / r(inputs), with r the share of the way from guessing to certainty that a ridge
+            regression of the labels gets to; None without labels, or with such as cannot be read off the
+            inputs either.
+        given: r(inputs).
+        shares: the same as `labels` for each hidden layer, where little is left.
+        inputs: the share of the variance along the inputs' first ten principal axes that is read off the last
+            features; None where that is not known.
+    """
+
+    labels: float | None = None
+    given: float | None = None
+    shares: tuple[tuple[str, float], ...] = ()
+    inputs: float | None = None
+
+    def lost_at(self, bound: float) -> str:
+        """The layer from which on less than a share of the labels is left for good."""
+        kept = [index for index, (_, share) in enumerate(self.shares) if share >= bound]
+        return self.shares[min(kept[-1] + 1 if kept else 0, len(self.shares) - 1)][0]
+
+
+def what_is_left(seen: Signals, labels: Any) -> Left:
+    """What the last hidden features tell of the labels and of the inputs."""
+    given = seen.input_sketch
+    features = [each for each, _ in seen.features if given is not None and len(each) == len(given)]
+    if given is None or len(given) < _FEW or not features:
+        return Left()
+    axes = principal(given)
+    inputs = max(read_off(each, axes) or 0.0 for each in features)
+    answers = _answers(labels)
+    readable = None if answers is None else _read(given, answers)
+    if readable is None or readable < _READABLE:
+        return Left(inputs=inputs)
+    best = max(_read(each, answers) or 0.0 for each in features)
+    hidden = [layer for layer in seen.layers if layer.weighted and not layer.answer]
+    shares = tuple(
+        (layer.path, (_read(layer.sketch, answers) or 0.0) / readable)
+        for layer in (hidden if best < 0.5 * readable else [])
+        if layer.sketch is not None
+    )
+    return Left(best / readable, readable, shares, inputs)
+
+
+def _answers(labels: Any) -> Any:
+    """What is to be read, as classes (integers) or numbers (a matrix); None for what is neither."""
+    if not hasattr(labels, "shape") or labels.ndim not in (1, 2) or len(labels) < _FEW:
+        return None
+    labels = labels[chosen_rows(len(labels))]
+    if labels.ndim == 2 and labels.shape[1] == 1:
+        labels = labels[:, 0]
+    if labels.ndim == 2:
+        one_hot = np.all((labels == 0) | (labels == 1)) and np.all(labels.sum(axis=1) == 1)
+        return labels.argmax(axis=1) if one_hot else labels.astype("float64")
+    whole = np.all(labels == np.round(labels))
+    few = len(np.unique(labels)) <= len(labels) / 4
+    return labels.astype("int64") if whole and few else labels.astype("float64")[:, None]
+
+
+def _read(sketch: Any, answers: Any) -> float | None:
+    if len(sketch) != len(answers):
+        return None
+    return named_right(sketch, answers) if answers.ndim == 1 else read_off(sketch, answers)

@@ -1,0 +1,147 @@
+"""The figures of one layer: what it computes before its activation, and what its activation makes of it."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from keras_winit.models.diagnosing.features import effective_rank, rows_of, sketch
+from keras_winit.models.running.moments import moments
+from keras_winit.support.host import host_array
+from keras_winit.theory.activations import Activation, resolve
+
+_ROUNDING = 1e-5  # of a number, which is no difference
+_ENDS = 1 / 80  # of the range of a bounded function
+_FAR = 1e3
+
+
+@dataclass
+class Seen:
+    """What was seen of one layer, at its first call."""
+
+    path: str
+    activation: str | None
+    weighted: bool
+    normalized: bool = False
+    answer: bool = False  # whether an output of the model comes out of it
+    mean: float = math.nan
+    std: float = math.nan
+    finite: bool = True
+    distinct: float | None = None
+    rank: float | None = None
+    dead: float | None = None
+    saturated: float | None = None
+    gradient: float | None = None
+    sketch: Any = field(default=None, repr=False)  # of its activations
+
+
+def look(seen: Seen, values: Any, apply: Any, channels: int, *, elementwise: bool) -> None:
+    """Note the figures of what a layer computes.
+
+    Args:
+        seen: where they are noted.
+        values: what it computes before its activation.
+        apply: its activation, or None.
+        channels: the axis of its units.
+        elementwise: whether the activation can be tried on a few numbers.
+    """
+    found = moments(values)
+    seen.mean, seen.std = found.mean, found.std
+    seen.finite = math.isfinite(found.std)
+    if not seen.finite:
+        return
+    linear = apply is None or apply is keras.activations.linear
+    given = host_array(values)
+    activated = given if linear else host_array(apply(values)).astype("float32", copy=False)
+    shown = given if seen.answer else activated
+    seen.distinct = distinct(shown)
+    if shown.ndim > 1 and len(shown) > 1:
+        seen.sketch = sketch(rows_of(shown))
+        seen.rank = effective_rank(seen.sketch)
+    if linear or activated.ndim < 2 or len(activated) < 2:
+        return
+    if activated.shape != given.shape:  # a gated activation, say
+        return
+    ends = _ends(apply) if elementwise else None
+    _look_at_units(seen, by_unit(given, channels), by_unit(activated, channels), ends)
+
+
+def _look_at_units(seen: Seen, given: Any, units: Any, ends: tuple[float, float] | None) -> None:
+    # A unit that is given the same for every input is not to blame for putting out the same, unless it is
+    # given what lies far beyond where its activation answers.
+    low, high = given.min(axis=0), given.max(axis=0)
+    varies = high - low > _ROUNDING * np.maximum(np.abs(low), np.abs(high))
+    far = (np.minimum(np.abs(low), np.abs(high)) > _FAR) & (np.sign(low) == np.sign(high))
+    dead = (units.max(axis=0) == units.min(axis=0)) & (varies | far)
+    seen.dead = float(np.mean(dead))
+    if ends is not None:
+        low, high = ends[0] + _ENDS * (ends[1] - ends[0]), ends[1] - _ENDS * (ends[1] - ends[0])
+        seen.saturated = float(np.mean((units < low) | (units > high)))
+
+
+def distinct(array: Any) -> float | None:
+    """The share of an array's power that differs from sample to sample."""
+    if len(array) < 2 or array.ndim < 2:
+        return None
+    flat = array.reshape(len(array), -1).astype("float32", copy=False)
+    scale = float(np.max(np.abs(flat), initial=0))
+    if scale == 0 or not math.isfinite(scale):
+        return None
+    common = flat.mean(axis=0)
+    differing = sum(float(np.square((row - common) / scale).sum(dtype="float64")) for row in flat)
+    power = sum(float(np.square(row / scale).sum(dtype="float64")) for row in flat)
+    return differing / power
+
+
+def by_unit(array: Any, channels: int) -> Any:
+    """The array as a matrix with a column for each unit."""
+    return np.moveaxis(array, channels, -1).reshape(-1, array.shape[channels])
+
+
+def _ends(apply: Any) -> tuple[float, float] | None:
+    """The ends of a function that is bounded on both sides and runs from one to the other, or None."""
+    try:
+        values = host_array(apply(ops.convert_to_tensor([[-1e4, -0.5, 0.5, 1e4]], "float32"))).reshape(-1)
+    except Exception:  # one that only takes the layer's own shape
+        return None
+    if values.size != 4:
+        return None
+    low, below, above, high = (float(value) for value in values)
+    if not (math.isfinite(low) and math.isfinite(high)) or abs(low) > 10 or abs(high) > 10:
+        return None
+    return (low, high) if low < below < above < high else None
+
+
+def is_elementwise(layer: Any, apply: Any) -> bool:
+    """Whether an activation can be tried on four numbers."""
+    names = ("softmax", "log_softmax", "sparsemax", "glu")
+    if isinstance(layer, layers.Activation):
+        apply = layer.activation
+    kinds = (layers.PReLU, layers.Softmax)
+    joins = isinstance(layer, kinds) or isinstance(apply, kinds)
+    return not joins and getattr(apply, "__name__", "") not in names
+
+
+def name_of(activation: Any) -> str | None:
+    """The name of an activation; None for none."""
+    try:
+        found: Activation = resolve(activation)
+    except (TypeError, ValueError):
+        return type(activation).__name__
+    return None if found.name == "linear" else found.name
+
+
+def variance_read_by(layer: Any, values: Any) -> float:
+    """The mean of the variances, or squares, that a normalization divides by."""
+    array = host_array(ops.cast(values, "float32")).astype("float64")
+    if isinstance(layer, (layers.RMSNormalization, layers.UnitNormalization)):
+        return float(np.mean(np.square(array)))
+    if isinstance(layer, layers.BatchNormalization):
+        axis = layer.axis % array.ndim
+        others = tuple(each for each in range(array.ndim) if each != axis)
+        return float(np.mean(array.var(axis=others)))
+    axes = tuple(range(1, array.ndim)) if isinstance(layer, layers.GroupNormalization) else (-1,)
+    return float(np.mean(array.var(axis=axes)))

@@ -1,0 +1,363 @@
+"""diagnose: what trains is not condemned, and what does not is found, in models as people build them."""
+
+import keras
+import numpy as np
+import pytest
+from helpers import array
+from keras import layers, ops
+
+import keras_winit as winit
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((128, 16)).astype("float32")
+Y = np.argmax(X[:, :3], axis=1)
+LOGITS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+NEAR_ZERO = keras.initializers.RandomNormal(stddev=0.001, seed=1)
+
+
+def plain(activation="relu", depth=4, *, zero=(), head="glorot_uniform"):
+    """A plain stack; the hidden layers in `zero` start at zero."""
+    keras.utils.set_random_seed(0)
+    kernels = ["zeros" if place in zero else "he_normal" for place in range(depth)]
+    hidden = [layers.Dense(24, activation, kernel_initializer=kernel) for kernel in kernels]
+    return keras.Sequential([keras.Input((16,)), *hidden, layers.Dense(3, kernel_initializer=head)])
+
+
+def residual(*, kernel="he_normal", gamma="ones", depth=4):
+    """Blocks x + BN(W·relu(W·x)), whose last kernels or γ may be zero."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((16,))
+    x = layers.Dense(24)(inputs)
+    for _ in range(depth):
+        y = layers.Dense(24, "relu")(layers.LayerNormalization()(x))
+        y = layers.Dense(24, kernel_initializer=kernel)(y)
+        x = x + layers.BatchNormalization(gamma_initializer=gamma)(y)
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
+def discriminator():
+    """DCGAN's: all kernels N(0, 0.02²), no normalization, and narrow."""
+    keras.utils.set_random_seed(0)
+    small = keras.initializers.RandomNormal(stddev=0.02)
+    convolutions = [
+        layer
+        for width in (16, 32, 64)
+        for layer in (
+            layers.Conv2D(width, 4, 2, padding="same", kernel_initializer=small),
+            layers.LeakyReLU(0.2),
+        )
+    ]
+    head = layers.Dense(1, kernel_initializer=small)
+    return keras.Sequential([keras.Input((16, 16, 3)), *convolutions, layers.Flatten(), head])
+
+
+def prior():
+    """A sigmoid output that starts at the prior of 0.2 % positives."""
+    model = plain()
+    bias = keras.initializers.Constant(np.log(0.002 / 0.998))
+    output = layers.Dense(1, "sigmoid", bias_initializer=bias)(model.layers[-2].output)
+    return keras.Model(model.inputs, output)
+
+
+TRAINS = {
+    "zero head": lambda: plain(head="zeros"),
+    "head near zero": lambda: plain(head=NEAR_ZERO),
+    "PPO's head": lambda: plain("tanh", 2, head=keras.initializers.Orthogonal(0.01)),
+    "zero last kernels of branches": lambda: residual(kernel="zeros"),
+    "zero last kernels and a zero head": lambda: zeroed_head(residual(kernel="zeros")),
+    "zero γ": lambda: residual(gamma="zeros"),
+    "zero first layer before tanh": lambda: plain("tanh", zero=(0,)),
+    "a discriminator at 0.02": discriminator,
+    "an output at the prior": prior,
+}
+FAILS = {
+    "a zero kernel in the midst of a ReLU stack": lambda: plain(zero=(2,)),
+    "two zero layers in a row": lambda: plain("tanh", zero=(1, 2)),
+    "a zero first layer before ReLU": lambda: plain(zero=(0,)),
+    "a zero head behind a zero layer": lambda: plain("tanh", zero=(3,), head="zeros"),
+}
+
+
+def zeroed_head(model):
+    model.layers[-1].kernel.assign(0 * array(model.layers[-1].kernel.value))
+    return model
+
+
+@pytest.mark.parametrize("name", TRAINS)
+def test_what_trains_is_at_most_a_note(name):
+    model = TRAINS[name]()
+    data = X if model.input_shape[1:] == (16,) else RNG.standard_normal((32, *model.input_shape[1:]))
+    report = winit.diagnose(model, data)
+    assert {finding.severity for finding in report.findings} <= {"note"}, report.findings
+
+
+@pytest.mark.parametrize("name", FAILS)
+def test_zeros_that_do_not_learn_are_errors(name):
+    report = winit.diagnose(FAILS[name](), X, Y, LOGITS)
+    assert "zero" in {finding.code for finding in report.errors}
+    mended = FAILS[name]()
+    winit.initialize(mended, overwrite=True, seed=0)
+    assert "zero" not in {finding.code for finding in winit.diagnose(mended, X, Y, LOGITS).findings}
+
+
+def text_cnn():
+    tokens = layers.Embedding(200, 16)(keras.Input((20,), dtype="int32", name="t"))
+    inputs = tokens._keras_history.operation.input
+    pools = [layers.GlobalMaxPooling1D()(layers.Conv1D(16, k, activation="relu")(tokens)) for k in (3, 5)]
+    return keras.Model(inputs, layers.Dense(1, "sigmoid")(layers.Concatenate()(pools)))
+
+
+def bilstm():
+    inputs = keras.Input((20,), dtype="int32")
+    x = layers.Bidirectional(layers.LSTM(16, return_sequences=True))(layers.Embedding(200, 16)(inputs))
+    return keras.Model(inputs, layers.Dense(1, "sigmoid")(layers.Bidirectional(layers.LSTM(16))(x)))
+
+
+def vae():
+    inputs = keras.Input((12, 12, 1))
+    x = layers.Conv2D(8, 3, 2, padding="same", activation="relu")(inputs)
+    x = layers.Dense(16, "relu")(layers.Flatten()(x))
+    mean, spread = layers.Dense(2)(x), layers.Dense(2)(x)
+    z = mean + ops.exp(0.5 * spread)
+    y = layers.Reshape((6, 6, 4))(layers.Dense(144, "relu")(z))
+    y = layers.Conv2DTranspose(8, 3, 2, padding="same", activation="relu")(y)
+    return keras.Model(inputs, [layers.Conv2D(1, 3, padding="same", activation="sigmoid")(y), mean, spread])
+
+
+def retina():
+    inputs = keras.Input((32, 32, 3))
+    x = layers.Conv2D(8, 3, 2, padding="same", activation="relu")(inputs)
+    y = layers.Conv2D(16, 3, 2, padding="same", activation="relu")(x)
+    lateral = layers.Conv2D(16, 1)(y) + layers.Conv2D(16, 1, 2)(x)
+    small = keras.initializers.RandomNormal(stddev=0.01)
+    for _ in range(2):
+        lateral = layers.Conv2D(16, 3, padding="same", activation="relu", kernel_initializer=small)(lateral)
+    bias = keras.initializers.Constant(-np.log(99.0))
+    classes = layers.Conv2D(9, 3, padding="same", kernel_initializer=small, bias_initializer=bias)(lateral)
+    boxes = layers.Conv2D(36, 3, padding="same", kernel_initializer=small)(lateral)
+    return keras.Model(inputs, [classes, boxes])
+
+
+def ocr():
+    inputs = keras.Input((16, 40, 1))
+    x = layers.Conv2D(8, 3, padding="same", activation="relu")(inputs)
+    x = layers.Conv2D(16, 3, padding="same", activation="relu")(layers.MaxPooling2D()(x))
+    x = layers.Reshape((20, 128))(ops.transpose(x, (0, 2, 1, 3)))
+    x = layers.Bidirectional(layers.LSTM(16, return_sequences=True))(layers.Dense(16, "relu")(x))
+    return keras.Model(inputs, layers.Dense(12, "softmax")(x))
+
+
+def seq2seq():
+    source, target = keras.Input((10, 12)), keras.Input((8, 12))
+    _, h, c = layers.LSTM(16, return_state=True)(source)
+    x = layers.LSTM(16, return_sequences=True)(target, initial_state=[h, c])
+    return keras.Model([source, target], layers.Dense(12, "softmax")(x))
+
+
+def numbers_for(model):
+    rng = np.random.default_rng(0)
+
+    def draw(tensor):
+        shape = (64, *tensor.shape[1:])
+        whole = "int" in tensor.dtype
+        return rng.integers(0, 200, shape) if whole else rng.random(shape).astype("float32")
+
+    return keras.tree.map_structure(draw, model.inputs if len(model.inputs) > 1 else model.inputs[0])
+
+
+@pytest.mark.parametrize(
+    "make", [text_cnn, bilstm, vae, retina, ocr, seq2seq], ids=lambda make: make.__name__
+)
+def test_defaults_of_published_models_are_healthy(make):
+    keras.utils.set_random_seed(0)
+    model = make()
+    report = winit.diagnose(model, numbers_for(model))
+    assert report.ok, report.errors
+    assert not {"input_collapse", "unscaled_data"} & {finding.code for finding in report.findings}
+
+
+# --- what was made by calibrate, and data of any scale ------------------------------------------------
+
+
+def dense():
+    hidden = [layers.Dense(32, "relu") for _ in range(2)]
+    return keras.Sequential([keras.Input((16,)), *hidden, layers.Dense(1)])
+
+
+def over_time(*kinds):
+    return keras.Sequential([keras.Input((6, 16)), *kinds, layers.Dense(1)])
+
+
+def pictures():
+    convolution = layers.ConvLSTM2D(4, 3, padding="same")
+    return keras.Sequential([keras.Input((3, 6, 6, 2)), convolution, layers.Flatten(), layers.Dense(1)])
+
+
+CALIBRATED = {
+    **{f"dense, {scale:g}": (dense, scale) for scale in (1e-6, 1e-3, 1.0, 255.0, 1e5)},
+    **{
+        f"{name}, {scale:g}": (make, scale)
+        for name, make in {
+            "lstm": lambda: over_time(layers.LSTM(24)),
+            "gru": lambda: over_time(layers.GRU(24)),
+            "bidirectional": lambda: over_time(layers.Bidirectional(layers.LSTM(12))),
+            "conv lstm": pictures,
+        }.items()
+        for scale in (0.01, 100.0)
+    },
+}
+
+
+@pytest.mark.parametrize("name", CALIBRATED)
+def test_what_calibrate_made_is_fine(name):
+    make, scale = CALIBRATED[name]
+    keras.utils.set_random_seed(0)
+    model = make()
+    data = (scale * np.random.default_rng(0).standard_normal((64, *model.input_shape[1:]))).astype("float32")
+    winit.calibrate(model, data, seed=0)
+    report = winit.diagnose(model, data)
+    assert not report.findings, report.findings
+
+
+@pytest.mark.parametrize("data", [X * 1e4, X * 1e-4, RNG.integers(0, 256, (128, 16)).astype("float32")])
+def test_unscaled_data_is_said_once_with_a_remedy_that_helps(data):
+    keras.utils.set_random_seed(0)
+    model = dense()
+    codes = [finding.code for finding in winit.diagnose(model, data).findings]
+    assert codes == ["unscaled_data"]
+    winit.calibrate(model, data, seed=0)
+    assert not winit.diagnose(model, data).findings
+
+
+# --- what was missed ----------------------------------------------------------------------------------
+
+
+def compiled(model, loss):
+    model.compile("sgd", loss)
+    return model
+
+
+def own_loss(y_true, y_pred):
+    return ops.mean(ops.square(y_pred) - 2 * y_pred * ops.cast(y_true[..., None], "float32") + 1.0)
+
+
+def loud():
+    keras.utils.set_random_seed(0)
+    model = compiled(plain(), own_loss)
+    model.layers[-1].kernel.assign(30 * array(model.layers[-1].kernel.value))
+    return model
+
+
+def penalized():
+    keras.utils.set_random_seed(0)
+    hidden = [layers.Dense(64, "relu", kernel_regularizer=keras.regularizers.L2(0.3)) for _ in range(3)]
+    return compiled(keras.Sequential([keras.Input((16,)), *hidden, layers.Dense(3)]), LOGITS)
+
+
+def silent():
+    model = plain()
+    bias = keras.initializers.Constant(-1e6)
+    output = layers.Dense(3, "relu", bias_initializer=bias, name="out")(model.layers[-2].output)
+    return compiled(keras.Model(model.inputs, output), LOGITS)
+
+
+def softmax_twice():
+    model = plain()
+    return compiled(keras.Model(model.inputs, layers.Softmax()(model.layers[-1].output)), LOGITS)
+
+
+def no_softmax():
+    return compiled(plain(), "sparse_categorical_crossentropy")
+
+
+def gated(bias):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((16,))
+    gate = layers.Dense(24, bias_initializer=keras.initializers.Constant(bias))(inputs)
+    x = ops.sigmoid(gate) * layers.Dense(24)(inputs)
+    return compiled(keras.Model(inputs, layers.Dense(3)(x)), LOGITS)
+
+
+def cell(kind, gate, value):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((16,))
+    layer = kind(8)
+    model = keras.Model(inputs, layers.Dense(3)(layer(layers.Reshape((4, 4))(inputs))))
+    bias = array(layer.cell.bias.value).copy()
+    bias[..., 8 * gate : 8 * gate + 8] = value
+    layer.cell.bias.assign(bias)
+    return compiled(model, LOGITS)
+
+
+def attention(size=1.0, *, equal=False):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((16,))
+    x = layers.Rescaling(size)(layers.Reshape((4, 4))(inputs))
+    layer = layers.MultiHeadAttention(2, 4)
+    model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(layer(x, x))))
+    if equal:
+        layer.key_dense.kernel.assign(layer.query_dense.kernel.value)
+    return compiled(model, LOGITS)
+
+
+def large_epsilon(layer):
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((16,))
+    x = layer(layers.Dense(24, kernel_initializer=keras.initializers.RandomNormal(stddev=1e-4))(inputs))
+    return compiled(keras.Model(inputs, layers.Dense(3)(layers.ReLU()(x))), LOGITS)
+
+
+MISSED = {
+    "a gate that is shut": (lambda: gated(-12), "stuck_gate", "error"),
+    "a gate that is open": (lambda: gated(12), "stuck_gate", "error"),
+    "an input gate that is shut": (lambda: cell(layers.LSTM, 0, -20), "stuck_gate", "error"),
+    "an update gate that keeps everything": (lambda: cell(layers.GRU, 0, 20), "stuck_gate", "error"),
+    "attention that sees one key": (lambda: attention(20.0), "one_hot_attention", "error"),
+    "equal queries and keys": (lambda: attention(equal=True), "equal_tensors", "warning"),
+    "ε above a batch's variance": (
+        lambda: large_epsilon(layers.BatchNormalization()),
+        "epsilon",
+        "error",
+    ),
+    "ε above a sample's variance": (lambda: large_epsilon(layers.LayerNormalization()), "epsilon", "error"),
+    "a loss of one's own, far above that of constant outputs": (loud, "initial_loss", "error"),
+    "penalties": (penalized, "penalties", "error"),
+    "outputs that are all zero": (silent, "dead_units", "error"),
+    "a softmax before a loss on logits": (softmax_twice, "softmax_twice", "warning"),
+    "logits before a loss on probabilities": (no_softmax, "no_probabilities", "error"),
+}
+
+
+@pytest.mark.parametrize("name", MISSED)
+def test_what_was_missed_is_found(name):
+    make, code, severity = MISSED[name]
+    found = {finding.code: finding for finding in winit.diagnose(make(), X, Y).findings}
+    assert code in found, found
+    assert found[code].severity == severity, found[code]
+    assert found[code].remedy
+
+
+def test_gates_and_normalizations_as_they_are_drawn_are_fine():
+    chrono = cell(layers.LSTM, 1, 7.0)
+    for model in (gated(0), gated(-2), chrono, cell(layers.GRU, 0, 1.0), attention()):
+        codes = {finding.code for finding in winit.diagnose(model, X, Y).findings}
+        assert not codes & {"stuck_gate", "one_hot_attention", "epsilon", "equal_tensors"}, codes
+
+
+def test_a_chain_that_scatters_its_inputs_is_found_without_labels():
+    keras.utils.set_random_seed(0)
+    wide = keras.initializers.RandomNormal(stddev=2 / np.sqrt(24))
+    hidden = [layers.Dense(24, "tanh", kernel_initializer=wide) for _ in range(42)]
+    model = keras.Sequential([keras.Input((16,)), *hidden, layers.Dense(3)])
+    assert "inputs_lost" in {finding.code for finding in winit.diagnose(model, X).errors}
+
+
+def test_a_verdict_says_what_it_rests_on():
+    model = plain(depth=1)
+    with_labels, without = winit.diagnose(model, X, Y, LOGITS), winit.diagnose(model, X)
+    assert "128 samples, with their labels" in str(with_labels)
+    assert "without labels" in str(without)
+    assert "learning rate" in str(without)
+    assert with_labels.labels_left > 0.4
+    assert without.labels_left is None
+    assert 0 < without.inputs_left <= 1
