@@ -6,7 +6,7 @@ from typing import Any
 import keras
 
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.branches import branches
+from keras_winit.models.anatomy.branches import branches_of
 from keras_winit.models.anatomy.outputs import output_kernels
 from keras_winit.models.diagnosing.answering import findings_of_loss, findings_of_outputs
 from keras_winit.models.diagnosing.gating import findings_inside
@@ -97,7 +97,7 @@ def diagnose(
         seen = signals(model, anatomy.slots, batch, compare, answers=answers, **stepped)
     left = what_is_left(seen, batch.labels)
     judge = Judge(limits, Remedies(anatomy), left)
-    ends = [slot for branch in branches(anatomy) for slot in branch.last]
+    ends = [slot for branch in branches_of(anatomy) for slot in branch.last]
     check = WeightCheck(limits, starts, small=[*(kernel.slot for kernel in last), *ends])
     check.look(anatomy.slots)
     findings = [*check.findings, *judge.findings(seen), *findings_inside(anatomy, seen, judge)]
