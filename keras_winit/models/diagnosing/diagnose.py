@@ -96,8 +96,10 @@ def diagnose(
         stepped: dict[str, Any] = {"watched": starts.waiting, "values": starts.values}
         seen = signals(model, anatomy.slots, batch, compare, answers=answers, **stepped)
     left = what_is_left(seen, batch.labels)
-    judge = Judge(limits, Remedies(anatomy), left)
-    ends = [slot for branch in branches_of(anatomy) for slot in branch.last]
+    found = branches_of(anatomy)
+    inside = {str(slot.layer.path) for branch in found for slot in branch.kernels}
+    judge = Judge(limits, Remedies(anatomy), left, inside)
+    ends = [slot for branch in found for slot in branch.last]
     check = WeightCheck(limits, starts, small=[*(kernel.slot for kernel in last), *ends])
     check.look(anatomy.slots)
     findings = [*check.findings, *judge.findings(seen), *findings_inside(anatomy, seen, judge)]

@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -40,9 +40,17 @@ class Judge:
         limits: the thresholds.
         remedies: those of the model.
         left: what is left of what the inputs tell.
+        inside: the paths of layers in residual branches, whose gradients are as small as their branch.
     """
 
-    def __init__(self, limits: Mapping[str, Threshold], remedies: Remedies, left: Left) -> None:
+    def __init__(
+        self,
+        limits: Mapping[str, Threshold],
+        remedies: Remedies,
+        left: Left,
+        inside: Container[str] = (),
+    ) -> None:
+        self._inside = inside
         self.limits = limits
         self.remedies = remedies
         self._left = left
@@ -109,7 +117,8 @@ class Judge:
     def _of_gradient(self, weighted: list[Seen]) -> Iterator[Finding]:
         """How the gradient of a sample grows or falls from the last hidden layer to the first."""
         graded = [layer for layer in reversed(weighted) if layer.gradient is not None and not layer.answer]
-        last = next((layer.gradient for layer in graded if layer.gradient), None)
+        outside = [layer for layer in graded if layer.path not in self._inside]
+        last = next((layer.gradient for layer in (*outside, *graded) if layer.gradient), None)
         if last is None:
             return
         start, behind = self._starts(weighted, weighted[0].std)
