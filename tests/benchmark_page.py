@@ -8,6 +8,8 @@ import json
 import statistics
 from pathlib import Path
 
+from peers import COMPARISON, PEERS
+
 FOLDER = Path(__file__).parent / "benchmarks"
 RESULTS = FOLDER / "results"
 PAGE = FOLDER / "README.md"
@@ -114,6 +116,11 @@ def published_table() -> str:
     return "\n".join(lines)
 
 
+def peers_table() -> str:
+    lines = [f"| | {' | '.join(PEERS)} |", "|---" * (len(PEERS) + 1) + "|"]
+    return "\n".join([*lines, *(f"| {row} | {' | '.join(cells)} |" for row, cells in COMPARISON.items())])
+
+
 # Each benchmark, in the order of the page: the table of what it found, and the pictures that it drew.
 BENCHMARKS = {
     "published": (published_table, ()),
@@ -125,6 +132,8 @@ BENCHMARKS = {
     "memory": (None, ()),
     "calibration": (None, ()),
     "whole_model": (None, ()),
+    "diagnosis": (None, ()),
+    "comparing": (None, ()),
     "tracing": (None, ()),
     "importing": (None, ()),
 }
@@ -135,6 +144,11 @@ What the figures of this project come from. Each is a script that says how to ru
 `results/`, and the tables and pictures below are made of that. Times are ratios of pairs measured in turn.
 This page is generated: `python tests/readme_tables.py`.
 """
+
+_PEERS = """What others offer: Keras 3.15, PyTorch 2.13, JAX 0.10, AutoInit of Bingham & Miikkulainen
+(arXiv:2109.08958), which is for Keras 2, and the package `lsuv` for PyTorch. "By axes": it is told which
+axes are inputs. "In whole models": one instance with a seed, handed to an attention layer, draws query, key
+and value equal, as Keras asks of initializers; `initialize` and `calibrate` give each a seed of its own."""
 
 
 def page() -> str:
@@ -148,4 +162,5 @@ def page() -> str:
         for pattern in pictures:
             for path in sorted(RESULTS.glob(f"{pattern}.png")):
                 parts.append(f"![{path.stem.replace('_', ' ')}](results/{path.name})\n")
+    parts.append(f"## peers\n\n{_PEERS}\n\n{peers_table()}\n")
     return "\n".join(parts)

@@ -4,32 +4,23 @@ import re
 from pathlib import Path
 
 from benchmark_page import PAGE, page
-from peers import COMPARISON, PEERS
 
 import keras_winit as winit
-from keras_winit.schemes import scheme_class
+from keras_winit.listing import listed
 
 README = Path(__file__).parents[1] / "README.md"
 
 
-def schemes_table() -> str:
-    lines = ["| name (aliases) | draws | source |", "|---|---|---|"]
-    for name in winit.names():
-        scheme = scheme_class(name)
-        aliases = f" ({', '.join(f'`{alias}`' for alias in scheme.aliases)})" if scheme.aliases else ""
-        lines.append(f"| `{name}`{aliases} | {scheme.formula.replace('|', '∣')} | {scheme.source} |")
-    return "\n".join(lines)
+def names_table() -> str:
+    """Every public name with its claim."""
+    lines = []
+    for group, pairs in listed(winit.__all__, vars(winit)).items():
+        lines += ["", f"| {group} | |", "|---|---|"]
+        lines += [f"| `{name}` | {claim.replace('|', '∣')} |" for name, claim in pairs]
+    return "\n".join(lines[1:])
 
 
-def peers_table() -> str:
-    lines = [f"| | {' | '.join(PEERS)} |", "|---" * (len(PEERS) + 1) + "|"]
-    return "\n".join([*lines, *(f"| {row} | {' | '.join(cells)} |" for row, cells in COMPARISON.items())])
-
-
-TABLES = {
-    "schemes": schemes_table,
-    "peers": peers_table,
-}
+TABLES = {"names": names_table}
 
 
 def section(text: str, name: str) -> re.Match:

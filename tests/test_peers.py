@@ -1,4 +1,4 @@
-"""The README's comparison with peers, every cell that can be seen here."""
+"""The comparison with peers, every cell that can be seen here."""
 
 import inspect
 import json
@@ -7,10 +7,10 @@ import statistics
 import keras
 import numpy as np
 import pytest
+from benchmark_page import RESULTS
 from helpers import BACKEND, array
 from keras import layers
 from peers import COMPARISON, PEERS, cell
-from readme_tables import RESULTS
 
 import keras_winit as winit
 

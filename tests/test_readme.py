@@ -1,27 +1,58 @@
 """The README: its code runs, its tables are what the code says, its commands exist."""
 
+import doctest
 import re
 
 import pytest
+from benchmark_page import PAGE, RESULTS, page
 from readme_tables import README, TABLES, section
 
 from keras_winit.__main__ import main
 
 TEXT = README.read_text(encoding="utf-8")
+FLAGS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE
 
 
 def blocks(language):
     return re.findall(rf"^```{language}\n(.*?)^```", TEXT, re.DOTALL | re.MULTILINE)
 
 
-def test_python_blocks_run_in_order(tmp_path, monkeypatch, capsys):
+# A block of code, and what it prints where that comes next.
+CODE = re.compile(r"^```python\n(.*?)^```\n(?:\n```text\n(.*?)^```$)?", re.DOTALL | re.MULTILINE)
+
+
+def test_python_blocks_run_in_order_and_print_what_it_says(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    names = {}
-    for block in blocks("python"):
+    names, compared = {}, 0
+    for block, expected in CODE.findall(TEXT):
         exec(compile(block, "README.md", "exec"), names)
-    printed = capsys.readouterr().out
-    assert "winit>he_uniform" in printed
-    assert "HeUniform()" in printed
+        printed = capsys.readouterr().out
+        if expected:
+            wanted = expected.replace("…", "...")
+            same = doctest.OutputChecker().check_output(wanted, printed, FLAGS)
+            assert same, f"{block}\nsays it prints\n{expected}\nand prints\n{printed}"
+            compared += 1
+    assert compared >= 8
+
+
+def test_it_is_short():
+    assert len(TEXT.splitlines()) <= 350
+
+
+def test_the_page_of_benchmarks_is_generated_and_whole():
+    text = PAGE.read_text("utf-8")
+    assert text == page(), "run tests/readme_tables.py"
+    for path in RESULTS.glob("*.png"):
+        assert f"(results/{path.name})" in text, path.name
+    for path in PAGE.parent.glob("*.py"):
+        assert path.stem == "measure" or f"\n## {path.stem}\n" in text, path.name
+
+
+def test_its_links_lead_somewhere():
+    for place in re.findall(r"\]\(([^)]+)\)", TEXT):
+        path, _, anchor = place.partition("#")
+        assert (README.parent / path).exists(), place
+        assert not anchor or f"\n## {anchor}\n" in (README.parent / path).read_text("utf-8"), place
 
 
 @pytest.mark.parametrize("name", TABLES)
