@@ -102,7 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("--labels", metavar="Y.npy", help="what the outputs are compared with")
     calibrate.add_argument("--loss", help="the name of a loss; default: the compiled one")
     calibrate.add_argument(
-        "--target-std", type=float, help="default: 1 in chains of ten or more kernels, 0.5 in shorter ones"
+        "--target-std", type=float, help="default: 1 in chains of ten or more kernels, 0.35 in shorter ones"
     )
     calibrate.add_argument("--seed", type=int, help="the root seed; without it one is drawn and printed")
     calibrate.set_defaults(run=_calibrate)

@@ -144,3 +144,11 @@ def test_statistics_that_were_learned_stay():
     assert not winit.calibrate(model, DATA, scheme="keep", seed=0, progress=False).statistics
     np.testing.assert_array_equal(array(mean), 0.5)
     assert len(winit.calibrate(model, DATA, seed=0, progress=False).statistics) == 2  # which resets it first
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_answers_are_made_no_larger_than_glorots(bias):
+    stack = [layers.Dense(40, "relu") for _ in range(6)]
+    model = keras.Sequential([keras.Input((32,)), *stack, layers.Dense(6, use_bias=bias, name="last")])
+    rows(model)
+    assert array(model.get_layer("last").kernel).std() <= 1.01 * (2 / 46) ** 0.5

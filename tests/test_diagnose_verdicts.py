@@ -361,3 +361,42 @@ def test_a_verdict_says_what_it_rests_on():
     assert with_labels.labels_left > 0.4
     assert without.labels_left is None
     assert 0 < without.inputs_left <= 1
+
+
+def test_a_compiled_model_of_two_outputs_keeps_its_means():
+    inputs = keras.Input((16,))
+    hidden = layers.Dense(12, "relu")(inputs)
+    model = keras.Model(
+        inputs, {"a": layers.Dense(3, name="a")(hidden), "b": layers.Dense(1, name="b")(hidden)}
+    )
+    model.compile("sgd", {"a": LOGITS, "b": "mse"})
+    labels = {"a": Y, "b": X[:, :1]}
+    model.fit(X, labels, verbose=0)
+    before = [array(variable).copy() for variable in model.metrics_variables]
+    winit.diagnose(model, X, labels)
+    for one, other in zip(before, model.metrics_variables, strict=True):
+        np.testing.assert_array_equal(one, array(other))
+
+
+def test_an_embedding_of_zeros_learns():
+    tokens = keras.Input((10,), dtype="int32")
+    x = layers.Embedding(50, 12, embeddings_initializer="zeros", name="words")(tokens)
+    model = keras.Model(tokens, layers.Dense(3)(layers.Dense(16, "tanh")(layers.Flatten()(x))))
+    report = winit.diagnose(model, RNG.integers(0, 50, (128, 10)), Y, LOGITS)
+    assert [finding.severity for finding in report.findings if finding.code == "zero"] == ["note"]
+
+
+def test_layers_are_shown_as_they_are():
+    """A zero kernel is let take a step, to see what comes then; the figures are of the model before it."""
+    report = winit.diagnose(plain(head="zeros"), X, Y, LOGITS)
+    assert report.layers[-1].std == 0
+
+
+def test_epsilon_is_held_against_what_a_normalization_divides_by():
+    inputs = keras.Input((6, 8))
+    x = layers.LayerNormalization(axis=1, epsilon=1e-3, name="norm")(inputs)
+    model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(x)))
+    level = RNG.normal(size=(128, 1, 8))  # differs between units, along the axis that is not normalized
+    data = (level + 1e-3 * RNG.normal(size=(128, 6, 8))).astype("float32")
+    codes = {finding.code: finding.path for finding in winit.diagnose(model, data, Y, LOGITS).findings}
+    assert codes.get("epsilon", "").endswith("norm")

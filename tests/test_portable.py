@@ -96,6 +96,12 @@ def test_a_twin_has_the_same_deviation(case):
         assert sample.std() == pytest.approx(std, rel=std_tolerance("normal", sample.size))
 
 
+def test_the_twin_of_gates_with_factors_has_their_power():
+    gates = winit.PerGate(winit.RandomNormal(stddev=0.1), gates=4, factors=(1.0, 1.0, 1.0, 3.0), seed=3)
+    sample, own = (array(scheme((50, 400))) for scheme in (twin(gates), gates))
+    assert sample.std() == pytest.approx(own.std(), rel=2 * std_tolerance("normal", sample.size))
+
+
 @pytest.mark.parametrize(
     ("scheme", "kind"),
     [

@@ -474,3 +474,66 @@ def test_recipes_are_listed():
         assert claim
     with pytest.raises(ValueError, match='Did you mean "gpt2"'):
         winit.initialize(post_norm(), "gpt")
+
+
+def normalized_blocks(gamma=True):
+    """Two blocks that a batch normalization ends, with γ or without."""
+    inputs = keras.Input((12,))
+    x = layers.Dense(20, name="stem")(inputs)
+    for index in range(2):
+        y = layers.Dense(20, name=f"last_{index}")(layers.Dense(28, "relu")(x))
+        x = x + layers.BatchNormalization(scale=gamma, name=f"end_{index}")(y)
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
+def test_after_a_recipe_auto_gives_normalizations_what_their_layers_ask_for():
+    model = normalized_blocks()
+    winit.initialize(model, "zero_gamma", seed=0)
+    np.testing.assert_array_equal(array(model.get_layer("end_0").gamma), 0)
+    winit.initialize(model, seed=0)
+    np.testing.assert_array_equal(array(model.get_layer("end_0").gamma), 1)
+
+
+def test_where_a_normalization_has_no_gamma_the_last_kernel_is_zero():
+    model = normalized_blocks(gamma=False)
+    winit.initialize(model, "zero_gamma", seed=0)
+    assert not array(model.get_layer("last_1").kernel).any()
+    assert array(model.get_layer("stem").kernel).any()
+
+
+def test_fixup_takes_a_branch_of_one_kernel_that_does_not_end_it():
+    inputs = keras.Input((8,)), keras.Input((8,))
+    x = layers.Dense(8, name="stem")(inputs[0])
+    x = x + layers.Multiply()([inputs[1], layers.Dense(8, "sigmoid", name="gate")(x)])
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    plan = winit.initialize(model, "fixup", seed=0)
+    assert "alone in branch 1 of 1" in next(row.reason for row in plan.rows if row.path == "gate/kernel")
+
+
+def test_deepnorm_sees_a_stream_that_a_layer_rescales():
+    alpha = (2 * LAYERS) ** 0.25
+    inputs = keras.Input((LENGTH, WIDTH))
+    x = inputs
+    for _ in range(LAYERS):
+        for branch in (layers.MultiHeadAttention(HEADS, SIZE), None):
+            y = branch(x, x) if branch else layers.Dense(WIDTH)(layers.Dense(INNER, "gelu")(x))
+            x = layers.LayerNormalization()(layers.Rescaling(alpha)(x) + y)
+    reasons = " ".join(
+        row.reason for row in winit.initialize(keras.Model(inputs, x), "deepnorm", seed=0).rows
+    )
+    assert "last kernel" in reasons
+    assert "the stream is" not in reasons
+
+
+@pytest.mark.parametrize("options", [{"output_shape": 24}, {"value_dim": 12}])
+def test_mimetic_wants_values_and_outputs_of_one_size(options):
+    inputs = keras.Input((LENGTH, 16))
+    x = layers.MultiHeadAttention(2, 8, **options)(inputs, inputs)
+    model = keras.Model(inputs, layers.Dense(3)(x))
+    before = snapshot(model)
+    if "value_dim" in options:  # 2·12 numbers to 16 and back: of one size
+        winit.initialize(model, "mimetic", seed=0)
+        return
+    with pytest.raises(ValueError, match="size of what it reads"):
+        winit.initialize(model, "mimetic", seed=0)
+    assert_unchanged(model, before)

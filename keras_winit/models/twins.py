@@ -11,7 +11,7 @@ from keras_winit.drawing.sampling import TRUNCATED_STD
 from keras_winit.schemes import Scheme
 from keras_winit.schemes.basic import Constant, Ones, RandomNormal, RandomUniform, TruncatedNormal, Zeros
 from keras_winit.schemes.bias import PriorBias
-from keras_winit.schemes.compose import Scaled, Summed, Wrapper
+from keras_winit.schemes.compose import PerGate, Scaled, Summed, Wrapper
 from keras_winit.schemes.orthogonal import DeltaOrthogonal, Orthogonal
 from keras_winit.schemes.structured import Sparse
 from keras_winit.schemes.variance_scheme import VarianceScheme
@@ -100,6 +100,8 @@ def _wrapper_twin(scheme: Wrapper) -> Any:
     factor = 1.0
     if isinstance(scheme, Scaled):
         factor = scheme.factor if constant else abs(scheme.factor)
+    elif isinstance(scheme, PerGate) and scheme.factors:
+        factor = math.sqrt(sum(each**2 for each in scheme.factors) / scheme.gates)
     elif isinstance(scheme, Summed):
         factor = scheme.terms if constant else math.sqrt(scheme.terms)
     if factor == 0:

@@ -65,8 +65,9 @@ def calibrate(
         loss: a name, a function or a `keras.losses.Loss`; None takes the compiled one.
         target_std: the deviation to reach, a positive number. None is for one in chains of ten or more
             kernels with nothing that normalizes or adds between. In shorter ones, which learn faster from
-            smaller kernels, it is for 0.35, and only a kernel that reads the data is made larger than its
-            fans say: there signals may end smaller. Answers have a size of their own.
+            smaller kernels, it is for 0.35, and a kernel that does not read the data is made no larger
+            than its fans say, unless it is recurrent or centred: there signals may end smaller. Ends of
+            branches get a share, and answers have a size of their own.
         scheme: what to draw from first, as `initialize` takes it; "keep" rescales the weights as they are.
             What a layer asks for on purpose keeps its size, and its bias. A mapping is about what it names:
             all else is neither drawn nor rescaled, and no statistic of it changes.

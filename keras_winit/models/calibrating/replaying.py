@@ -123,10 +123,10 @@ class Replayer:
                 self._settle(slot, [found.std], None, NO_VARIANCE if found.std == 0 else NOT_FINITE)
             return output
         product = [slot for slot in slots if slot.use is not None and slot.use.product]
-        done = True
+        done, then = True, found.std * behind * factor
         for slot in slots:  # of a product of kernels each takes its share
             share = factor ** (1 / len(product)) if slot in product else factor
-            done = self._settle(slot, [found.std * behind], [share], "", wanted=wanted) and done
+            done = self._settle(slot, [found.std * behind], [share], "", wanted=wanted, after=then) and done
         return output * keras.ops.cast(factor, output.dtype) if done else output
 
 

@@ -111,15 +111,14 @@ class Rescaler:
         if not found.varies:
             self._settle(slot, [found.std], None, NO_VARIANCE if math.isfinite(found.std) else NOT_FINITE)
             return output
-        offset, target, wanted = self._offset(output), self._target(slot), None
+        offset, target = self._offset(output), self._target(slot)
         if self.whole:
             part = found if offset is None else moments(output - offset)
             found = Moments(part.mean, math.hypot(part.mean, part.std))
-            factor: float | None = target / found.std if found.varies else math.inf
-        else:
-            wanted = target / found.std
-            target = min(target, found.std * self.most(slot))
-            factor = target / found.std if offset is None else _factor(output, offset, target)
+        wanted = target / found.std
+        target = min(target, found.std * self.most(slot))
+        straight = self.whole or offset is None
+        factor = target / found.std if straight else _factor(output, offset, target)
         if factor is None or not 0 < factor < math.inf:
             self._settle(slot, [found.std], None, BIASED if factor is None else NOT_FINITE)
             return output

@@ -144,7 +144,7 @@ def _rates(model: keras.Model, rates: Any) -> list[float | None]:
         raise ValueError("`learning_rates` must have at least one rate. Received none.")
     check_fits("learning_rates", found, "float32")
     names = list(optimizers_of(model))
-    if len(names) != 1:
+    if len(names) != 1 or model.optimizer is None:
         raise ValueError(
             f"`learning_rates` are for a model with one optimizer. {model.name!r} has {len(names)}: "
             f"{', '.join(names) or 'none'}. Compile it with each rate instead."

@@ -1,6 +1,7 @@
 """Say what is wrong with a model's weights, signals and gradients, and what to do about it."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -88,9 +89,8 @@ def diagnose(
     answers = [kernel.slot.layer for kernel in last]
     starts = Starts(anatomy.slots)
     first = seen = signals(model, anatomy.slots, batch, compare, answers=answers, watched=starts.waiting)
-    for _ in range(
-        _MORE_PASSES
-    ):  # what a zero kernel keeps the gradient from is seen once it has taken a step
+    # What a zero kernel keeps the gradient from is seen once it has taken a step.
+    for _ in range(_MORE_PASSES):
         if not starts.step(seen.gradients):
             break
         stepped: dict[str, Any] = {"watched": starts.waiting, "values": starts.values}
@@ -111,7 +111,8 @@ def diagnose(
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     never = [f"{name}: never called, and has no weights yet" for name in unbuilt(model)]
     unknown = [_UNKNOWN.format(slot.path) for slot in anatomy.slots if slot.unseen]
-    rows = tuple(_row(layer) for layer in seen.layers)
+    gradients = {layer.path: layer.gradient for layer in seen.layers}
+    rows = tuple(_row(replace(each, gradient=gradients.get(each.path))) for each in first.layers)
     notes = tuple(seen.notes + never + unknown)
     return Report(
         tuple(findings),

@@ -101,6 +101,6 @@ def _attention(anatomy: Anatomy, seen: Signals, judge: Judge) -> Iterator[Findin
                 f"Its queries times its keys have a deviation of about {size:.3g}: their softmax is one for "
                 "one key and zero for the rest, and lets no gradient pass.",
                 {"deviation": size},
-                "Normalize what it reads, `keras.layers.LayerNormalization()`, or draw smaller embeddings, "
-                '`initialize(model, {"embedding": "keep", ".*": "auto"})`.',
+                "Normalize what it reads, `keras.layers.LayerNormalization()`, or draw smaller kernels: "
+                "`initialize(model)`.",
             )

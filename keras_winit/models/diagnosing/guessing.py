@@ -28,7 +28,8 @@ class LossOf(NamedTuple):
         for constant in (np.zeros_like, _mean):
             same = keras.tree.map_structure(lambda each, of=constant: _tensor(of(each)), outputs)
             try:
-                found.append(float(ops.mean((self.plain or self.total)(batch, same))))
+                with keras.StatelessScope():  # a compiled loss keeps means of what it was given
+                    found.append(float(ops.mean((self.plain or self.total)(batch, same))))
             except Exception:  # a loss of the user's own that wants what only the model's call gives
                 return None
         good = [loss for loss in found if math.isfinite(loss)]

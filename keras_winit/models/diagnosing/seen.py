@@ -143,5 +143,9 @@ def variance_read_by(layer: Any, values: Any) -> float:
         axis = layer.axis % array.ndim
         others = tuple(each for each in range(array.ndim) if each != axis)
         return float(np.mean(array.var(axis=others)))
-    axes = tuple(range(1, array.ndim)) if isinstance(layer, layers.GroupNormalization) else (-1,)
-    return float(np.mean(array.var(axis=axes)))
+    if isinstance(layer, layers.GroupNormalization):
+        array = np.moveaxis(array, layer.axis, 1)
+        groups = array.shape[1] if layer.groups == -1 else layer.groups
+        return float(np.mean(array.reshape(len(array), groups, -1).var(axis=-1)))
+    axes = getattr(layer, "axis", -1)
+    return float(np.mean(array.var(axis=tuple(axes) if isinstance(axes, (list, tuple)) else axes)))

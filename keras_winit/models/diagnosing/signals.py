@@ -181,8 +181,8 @@ class _Watch:
         self._normalizes = True
 
         def see(values: Any) -> None:
-            if not is_traced(values):
-                self.result.normalized.setdefault(layer, variance_read_by(layer, values))
+            if layer not in self.result.normalized and not is_traced(values):
+                self.result.normalized[layer] = variance_read_by(layer, values)
 
         if arguments and _is_float(arguments[0]) and hasattr(layer, "epsilon"):
             arguments = (tap(arguments[0], self.source, see, lambda _: None), *arguments[1:])

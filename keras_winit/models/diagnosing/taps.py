@@ -28,7 +28,7 @@ def _tap_tensorflow(tensor: Any, source: Any, see: See, see_gradient: See) -> An
 
     def identity(x: Any, scalar: Any) -> Any:
         def back(upstream: Any) -> Any:
-            see_gradient(upstream)
+            see_gradient(tf.convert_to_tensor(upstream))  # that of a look-up is one of rows alone
             return upstream, tf.zeros_like(scalar)
 
         return tf.identity(x), back

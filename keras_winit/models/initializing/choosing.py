@@ -90,11 +90,11 @@ class Chooser:
         if isinstance(rule.scheme, str) and rule.scheme in recipes():
             return self._by_recipe(slot, rule)
         if rule.scheme == "configured":
-            return _own(slot, "the layer's own initializer, drawn afresh")
+            return _own(slot, "the layer's own initializer, drawn afresh", slot.configured)
         if not isinstance(rule.scheme, str) and rule.names_the_variable(slot):
             return Choice(rule.scheme, "the rule names this variable", forget_bias=False)
         if slot.use is not None and slot.use.bent:
-            return _own(slot, "the model computes a function of it: its initial value")
+            return _own(slot, "the model computes a function of it: its initial value", slot.asked)
         if slot.role == "recurrent" and len(slot.shape) > 1:
             return Choice(get("orthogonal"), "recurrent: keeps the length of the state, gate by gate")
         if slot.role == "bias":
@@ -102,7 +102,7 @@ class Chooser:
         if slot.role == "statistic" and slot.variable.name not in STATISTICS:
             return Choice(None, "not trained: a state of its layer, which only a reset draws")
         if slot.role not in ("kernel", "embedding", "recurrent"):
-            return _own(slot, "its initial value")
+            return _own(slot, "its initial value", slot.asked)
         return self._for_kernel(slot, rule)
 
     def _by_recipe(self, slot: Slot, rule: Rule) -> Choice:
@@ -115,7 +115,7 @@ class Chooser:
             forget = recipe.forget_bias
             return Choice(drawn.initializer, drawn.reason, forget_bias=forget, pair=drawn.pair)
         if recipe.otherwise == "own":
-            return _own(slot, "its initial value")
+            return _own(slot, "its initial value", slot.asked)
         choice = self._by_rule(slot, rule._replace(scheme="auto"))
         if slot.role not in ("kernel", "embedding"):
             return choice
@@ -235,8 +235,7 @@ def _asks_for_less(slot: Slot) -> bool:
     return asked is not None and _SMALLER[0] < asked / orthogonal < _SMALLER[1]
 
 
-def _own(slot: Slot, reason: str) -> Choice:
-    configured = slot.configured
+def _own(slot: Slot, reason: str, configured: Any) -> Choice:
     if configured is None:
         return Choice(None, NOTHING_KNOWN)
     if slot.unseen:

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from keras_winit.models.anatomy.branch import Branch
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.recipes.recipe import Draw, Recipe, bias, place, recipe, side_by_side
@@ -34,7 +36,7 @@ class DeepNorm(Recipe):
                 "is for post-norm transformers, where a normalization reads each sum; "
                 f"branch {other.number} of {other.count} of this model is {other.kind}."
             )
-        if self.around.branches[-1].stream > 1:
+        if any(branch.stream > 1 for branch in self.around.branches):
             self.refuse("is for an encoder or a decoder alone, and this model has more than one stream.")
 
     def draw(self, slot: Slot) -> Draw | None:
@@ -70,14 +72,20 @@ def _xavier(factor: float, fans: Any = None) -> VarianceScaling:
     return VarianceScaling(scale=factor**2, mode="fan_avg", distribution="normal", fans=fans)
 
 
+_MULTIPLYING = ("Multiply", "Divide", "TrueDivide", "Cast", "Rescaling")
+
+
 def _multiplied(branch: Branch) -> float:
     """The number that a stream is multiplied by before a branch is added to it."""
     factor, value = 1.0, branch.carried
-    while value.step is not None and value.step.kind in ("Multiply", "Divide", "TrueDivide", "Cast"):
-        number = number_in(value.step)
-        if number:
-            factor = factor * number if value.step.kind == "Multiply" else factor / number
-        elif value.step.kind != "Cast":
+    while (step := value.step) is not None and step.kind in _MULTIPLYING:
+        if step.kind == "Rescaling":
+            if np.ndim(step.operation.scale) or np.any(step.operation.offset):
+                break
+            factor *= float(step.operation.scale)
+        elif number := number_in(step):
+            factor = factor * number if step.kind == "Multiply" else factor / number
+        elif step.kind != "Cast":
             break
-        value = value.step.inputs[0]
+        value = step.inputs[0]
     return factor

@@ -51,6 +51,8 @@ class Fixup(Recipe):
         if branch is None:
             return Draw(HeNormal(fans=(fan_out, fan_out)), "outside of branches, He by fan_out")
         kernels = len(branch.kernels)
+        if kernels == 1:  # a gate of what is added: the rule has no power for it
+            return Draw(HeNormal(fans=(fan_out, fan_out)), f"alone in {place(branch)}, He by fan_out")
         factor = branch.count ** (-1 / (2 * kernels - 2))
         # He's variance is 2/n: what multiplies the deviation divides n.
         scheme = HeNormal(fans=(fan_out / factor**2, fan_out))

@@ -47,15 +47,21 @@ class Mimetic(Recipe):
         return Draw(scheme, "value·output 0.4·Z/√d − 0.4·I", value.slot)
 
     def _check(self, attention: Attention) -> None:
-        found = attention.query, attention.key, attention.value
-        if None in found or attention.output is None:
+        found, output = (attention.query, attention.key, attention.value), attention.output
+        if None in found or output is None:
             self.refuse(
                 "needs to see the kernels of query, key, value and output, and does not in this model."
             )
+            return
         query, key, value = (each.slot for each in found if each is not None)
         if len({query, key, value}) < len(found):
             self.refuse(
                 f"needs query, key and value in kernels of their own, and {query.path!r} has several."
+            )
+        if _rows(value) != _columns(output) or _columns(value) != _rows(output):
+            self.refuse(
+                f"is for attention whose output has the size of what it reads, and {value.path!r} and "
+                f"{output.path!r} do not lead there and back."
             )
         if _columns(query) != _columns(key) or _rows(query) != _rows(key):
             self.refuse(

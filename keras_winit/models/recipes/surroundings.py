@@ -131,10 +131,12 @@ class Surroundings:
         Empty where the order is not known.
         """
         found = self.projections.get(slot, {})
-        if len(found) < 2 and all(each.parts == 1 for each in found.values()):
+        if len(found) < 2:
             return None
         order = {projection.part: name for name, projection in found.items()}
         parts = next(iter(found.values())).parts
+        if len(order) < len(found):  # two are told to be in one place
+            return []
         return [order[part] for part in range(parts)] if set(order) == set(range(parts)) else []
 
     def is_added_scalar(self, slot: Slot) -> bool:

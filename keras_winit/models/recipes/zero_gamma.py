@@ -1,5 +1,7 @@
 """Branches that start at zero."""
 
+from functools import cached_property
+
 from keras_winit.models.anatomy.branch import Branch
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.recipes.recipe import Draw, Recipe, recipe
@@ -24,13 +26,19 @@ class ZeroGamma(Recipe):
     def check(self) -> None:
         self.need_branches()
 
+    @cached_property
+    def _with_gain(self) -> set[int]:
+        """The numbers of the branches whose last normalization has a γ that can be drawn."""
+        found = (self._ended_by_gain(slot) for slot in self.around.anatomy.slots if not slot.kept)
+        return {branch.number for branch in found if branch is not None}
+
     def draw(self, slot: Slot) -> Draw | None:
         ended = self._ended_by_gain(slot)
         if ended is not None:
             return Draw(Zeros(), f"γ of the normalization that ends branch {ended.number} of {ended.count}")
         kernel = self.around.kernel_of(slot) if slot.role == "bias" else slot
         branch = None if kernel is None else self.around.ended_by(kernel)
-        if branch is None or branch.ends is not None:
+        if branch is None or branch.number in self._with_gain:
             return None
         what = "bias" if slot.role == "bias" else "kernel"
         return Draw(Zeros(), f"last {what} of branch {branch.number} of {branch.count}")

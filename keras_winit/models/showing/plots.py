@@ -34,9 +34,11 @@ def plot_calibration(calibration: Any) -> Any:
     if calibration.normalized:
         size = [row.before if row.normalized else math.nan for row in rows]
         _line(axes, places, size, "divided out by a normalization", _GREY, marker="D", style="")
-    axes.axhline(calibration.target_std or 1.0, color=_GREY, linewidth=0.8, linestyle=":")
+    targets = [calibration.target_std] if calibration.target_std else []
+    for target in targets:
+        axes.axhline(target, color=_GREY, linewidth=0.8, linestyle=":")
     axes.set_yscale("log")
-    _decade(axes, [*[row.before for row in rows], calibration.target_std or 1.0])
+    _decade(axes, [*[row.before for row in rows], *targets])
     axes.set_ylabel("deviation of the pre-activation")
     axes.set_title(f"Calibrated on {calibration.batch}", loc="left")
     axes.legend(frameon=False)
