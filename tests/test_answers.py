@@ -140,7 +140,7 @@ def test_a_bias_that_was_given_stays_and_the_kernel_is_small():
     x = POSITIVE * 255
     winit.calibrate(model, x, YES, seed=0, progress=False)
     logits = np.log(array(model(x)) / (1 - array(model(x))))
-    assert np.sqrt(np.mean(np.square(logits + 3))) == pytest.approx(YES_STD, rel=0.02)
+    assert 0.5 * YES_STD < np.sqrt(np.mean(np.square(logits + 3))) <= 1.02 * YES_STD  # or as Glorot's
     assert array(model.layers[-1].bias)[0] == -3
 
 

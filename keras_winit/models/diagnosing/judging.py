@@ -187,7 +187,9 @@ class Judge:
         severity = self.severity("one_direction", lasting[-1], below=True)
         told = self._left.labels  # what lies on a line may lie there as it should: after training
         if severity and (told is None or told < _TELLING):
-            severity = severity if told is None or told < _HALF else "warning"
+            # Measured in plain chains: few units behind a recurrent layer may lie near a line, and learn.
+            if not self.remedies.plain or (told is not None and told >= _HALF):
+                severity = "warning"
             bound = getattr(self.limits["one_direction"], severity)
             first = next(layer for layer, rank in zip(ranked, lasting, strict=True) if rank < bound)
             yield Finding(
