@@ -6,6 +6,7 @@ from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.ancestry import Ancestry
 from keras_winit.models.anatomy.contractions import contraction
 from keras_winit.models.tracing.kinds import (
+    ADDING,
     ELEMENTWISE_OPERATIONS,
     ENLARGING,
     ENLARGING_OPERATIONS,
@@ -14,6 +15,7 @@ from keras_winit.models.tracing.kinds import (
 )
 from keras_winit.models.tracing.trace import Step, Value
 
+_MASKS = 3  # that are added to scores, at most, before a softmax
 _ERRORS = {"Square", "Power", "Abs", "Absolute", "Multiply"}  # of a difference, as a loss has it
 
 
@@ -51,10 +53,12 @@ def is_spread(value: Value, total: Value) -> bool:
 
 def weighs(total: Value) -> bool:
     """Whether a sum is that of attention's scores: a softmax makes weights of it, for other signals."""
-    waiting, seen = [total], set[int]()
+    waiting, seen = [(total, 0)], set[int]()
     while waiting:
-        for step in waiting.pop().readers:
-            if step.index in seen:
+        value, sums = waiting.pop()
+        for step in value.readers:
+            passed = sums + (step.kind in ADDING)
+            if step.index in seen or passed > _MASKS:
                 continue
             seen.add(step.index)
             if step.kind == "Softmax":
@@ -66,7 +70,7 @@ def weighs(total: Value) -> bool:
                 or step.kind in PROPORTIONAL_OPERATIONS
                 or step.kind == "Cast"
             ):
-                waiting += step.outputs
+                waiting += [(each, passed) for each in step.outputs]
     return False
 
 

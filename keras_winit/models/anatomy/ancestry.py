@@ -49,6 +49,7 @@ class Ancestry:
         self._count = len(anatomy.trace.steps)
         self._inputs: dict[int, int] = {}
         self._before: dict[int, int] = {}
+        self._signals: dict[int, list[Value]] = {}  # that each step reads
         for step in anatomy.trace.steps:
             bits = 1 << step.index
             for value in self.signals(step):
@@ -57,8 +58,13 @@ class Ancestry:
 
     def signals(self, step: Step) -> list[Value]:
         """The signals of real numbers that a step reads, each once."""
-        found = dict.fromkeys(step.inputs)
-        return [v for v in found if self._anatomy.uses.is_signal(v) and keras.backend.is_float_dtype(v.dtype)]
+        if id(step) not in self._signals:
+            given = dict.fromkeys(step.inputs)
+            self._signals[id(step)] = [value for value in given if self._is_real(value)]
+        return self._signals[id(step)]
+
+    def _is_real(self, value: Value) -> bool:
+        return self._anatomy.uses.is_signal(value) and bool(keras.backend.is_float_dtype(value.dtype))
 
     def written(self, step: Step) -> list[Value]:
         """Of the signals that a step reads, those that it writes on."""
