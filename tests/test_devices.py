@@ -65,7 +65,7 @@ def test_every_scheme_honours_a_layout():
 @pytest.mark.skipif(BACKEND != "jax", reason="layouts are JAX's")
 def test_only_small_orthogonal_matrices_are_drawn_whole():
     whole = {found["case"].partition("(")[0] for found in answer("layouts", "all") if found["whole"]}
-    assert whole == {"orthogonal", "delta_orthogonal", "looks_linear", "per_gate"}
+    assert whole == {"orthogonal", "delta_orthogonal", "looks_linear"}
 
 
 @pytest.mark.skipif(BACKEND == "jax", reason="JAX has layouts")
