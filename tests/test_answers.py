@@ -132,15 +132,23 @@ def test_without_labels_it_is_near_that_of_knowing_nothing(name, method):
         assert max(found) <= 1.2 * nothing
 
 
-def test_a_bias_that_was_given_stays_and_the_kernel_is_small():
+@pytest.mark.parametrize("depth", [0, 10])
+def test_a_bias_that_was_given_stays_and_the_kernel_is_small(depth):
+    """As large as the first loss lets it be, if it reads the data; elsewhere no larger than Glorot's."""
     prior = keras.initializers.Constant(-3.0)
     model = stack(
-        *dense(10), head=[layers.Dense(1, "sigmoid", bias_initializer=prior)], loss="binary_crossentropy"
+        *dense(depth), head=[layers.Dense(1, "sigmoid", bias_initializer=prior)], loss="binary_crossentropy"
     )
     x = POSITIVE * 255
     winit.calibrate(model, x, YES, seed=0, progress=False)
     logits = np.log(array(model(x)) / (1 - array(model(x))))
-    assert 0.5 * YES_STD < np.sqrt(np.mean(np.square(logits + 3))) <= 1.02 * YES_STD  # or as Glorot's
+    size = np.sqrt(np.mean(np.square(logits + 3)))
+    kernel = np.sqrt(np.mean(np.square(array(model.layers[-1].kernel))))
+    if depth == 0:
+        assert size == pytest.approx(YES_STD, rel=0.02)
+    else:
+        assert size < YES_STD
+        assert kernel == pytest.approx(np.sqrt(2 / 65), rel=1e-4)
     assert array(model.layers[-1].bias)[0] == -3
 
 

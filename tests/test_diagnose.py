@@ -206,13 +206,7 @@ def calibrated_application(name):
     "name",
     ["VGG16"]
     if BACKEND == "jax"
-    else [
-        *("VGG16", "MobileNetV2", "ConvNeXtTiny"),
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in ("ResNet50", "EfficientNetB0", "DenseNet121")
-        ),
-    ],
+    else ["VGG16", "ResNet50", "MobileNetV2", "EfficientNetB0", "DenseNet121", "ConvNeXtTiny"],
 )
 def test_calibrated_applications_have_no_errors(name):
     model = calibrated_application(name)

@@ -53,14 +53,14 @@ def is_spread(value: Value, total: Value) -> bool:
 
 def weighs(total: Value) -> bool:
     """Whether a sum is that of attention's scores: a softmax makes weights of it, for other signals."""
-    waiting, seen = [(total, 0)], set[int]()
+    waiting, seen = [(total, 0)], dict[int, int]()  # by how few sums each step was reached
     while waiting:
         value, sums = waiting.pop()
         for step in value.readers:
             passed = sums + (step.kind in ADDING)
-            if step.index in seen or passed > _MASKS:
+            if passed >= seen.get(step.index, _MASKS + 1):
                 continue
-            seen.add(step.index)
+            seen[step.index] = passed
             if step.kind == "Softmax":
                 return any(
                     contraction(reader) is not None for each in step.outputs for reader in _readers(each)

@@ -11,16 +11,10 @@ _RIDGES = (1e-3, 1e-1)  # of the mean eigenvalue: the better one counts
 _CLASSES = 0.25  # of the samples: labels that are as many different numbers are no classes
 
 
-def rows_of(array: Any, *, by_place: bool = False) -> Any:
-    """The samples of an array as the rows of a matrix, at most 256 of them, spread over all.
-
-    Args:
-        array: samples first.
-        by_place: whether each place of a sample, all axes but the last, is a sample of its own.
-    """
+def rows_of(array: Any) -> Any:
+    """The samples of an array as the rows of a matrix, at most 256 of them, spread over all."""
     array = np.asarray(array)
-    array = array.reshape(-1, array.shape[-1]) if by_place else array.reshape(len(array), -1)
-    return array[chosen_rows(len(array))]
+    return array.reshape(len(array), -1)[chosen_rows(len(array))]
 
 
 def chosen_rows(count: int) -> Any:
