@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from branch_models import APPLICATIONS, CASES, SLOW_APPLICATIONS, Expected, pre_norm, resnet
 from helpers import array
-from keras import layers
+from keras import layers, ops
 
 import keras_winit as winit
 from keras_winit.models.anatomy.anatomy import Anatomy
@@ -137,3 +137,22 @@ def test_a_part_that_is_not_looked_into_is_a_branch_without_known_kernels():
 def test_what_is_no_model_is_refused(bad):
     with pytest.raises(TypeError):
         winit.branches(bad)
+
+
+class Biased(layers.Layer):
+    """Attention whose scores get a bias that is computed from the same signal, and a mask."""
+
+    def build(self, shape):
+        for name, units in {"query": 12, "key": 12, "value": 20, "place": shape[1]}.items():
+            setattr(self, name, self.add_weight(name=name, shape=(shape[-1], units)))
+
+    def call(self, x):
+        scores = (x @ self.query) @ ops.transpose(x @ self.key, (0, 2, 1)) + x @ self.place
+        return ops.softmax(scores + ops.mean(x, axis=-1, keepdims=True)) @ (x @ self.value)
+
+
+def test_sums_of_scores_are_no_branches():
+    inputs = keras.Input((6, 20))
+    found = winit.branches(keras.Model(inputs, inputs + Biased()(inputs)))
+    assert [slot.variable.name for branch in found for slot in branch.last] == ["value"]
+    assert len([each for each in found.others if "scores" in each.reason]) == 2
