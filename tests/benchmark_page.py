@@ -138,6 +138,14 @@ BENCHMARKS = {
     "importing": (None, ()),
 }
 
+# What is older than the code that it is about.
+_OLDER = {
+    "architectures": "Recorded before answers, branches and short chains got sizes of their own.",
+    "trainability": "`calibrate` was recorded before answers got sizes of their own.",
+    "sampling": "The rows of orthogonal were recorded when each matrix was drawn from the Haar distribution.",
+    "comparing": "Recorded before `calibrate` left kernels in short chains as small as they are drawn.",
+}
+
 _INTRODUCTION = """# Benchmarks
 
 What the figures of this project come from. Each is a script that says how to run it; what it found is in
@@ -157,6 +165,8 @@ def page() -> str:
     for name, (table, pictures) in BENCHMARKS.items():
         described = ast.get_docstring(ast.parse((FOLDER / f"{name}.py").read_text("utf-8")))
         parts.append(f"## {name}\n\n{described}\n")
+        if name in _OLDER:
+            parts.append(f"{_OLDER[name]}\n")
         if table is not None:
             parts.append(table() + "\n")
         for pattern in pictures:
