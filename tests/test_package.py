@@ -32,8 +32,8 @@ FOLDERS = {
     "models.showing": "printing plots",
     "models.tracing": "kinds ownership inputs trace symbols loops interception opening tracer",
     "models.anatomy": "convolutions contractions views passing mixing uses layer_fans fresh slots anatomy "
-    "normalizing following depth writing ancestry branch branch_parts additions branches attention outputs "
-    "links",
+    "normalizing following depth writing ancestry branch branch_parts additions tables branches attention "
+    "outputs links",
     "models.running": "watching undo moments probe batch",
     "models.recipes": "surroundings recipe torch_defaults torch zero_gamma fixup gpt2 bert vit deepnorm "
     "depth_scaled small_wang t5 mimetic",

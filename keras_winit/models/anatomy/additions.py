@@ -1,9 +1,8 @@
-"""What an addition is, where it ends no branch: of tables, of attention's scores, of unlike shapes."""
+"""What an addition is, where it ends no branch: of a table, of attention's scores, of unlike shapes."""
 
 from keras import tree
 
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.ancestry import Ancestry
 from keras_winit.models.anatomy.contractions import contraction
 from keras_winit.models.tracing.kinds import (
     ADDING,
@@ -25,23 +24,6 @@ def adds_a_table(anatomy: Anatomy, step: Step) -> bool:
     tables = [each for each in given if not isinstance(each, Value) or not anatomy.uses.is_signal(each)]
     shapes = [tuple(getattr(each, "shape", ())) for each in tables]
     return any(len(shape) > 1 and shape[-2] > 1 and shape[-1] > 1 for shape in shapes)
-
-
-def is_looked_up(anatomy: Anatomy, ancestry: Ancestry, value: Value) -> bool:
-    """Whether a value is what an embedding puts out, or a sum of such."""
-    waiting, seen = [value], set[int]()
-    tables = {id(step) for slot in anatomy.slots if slot.role == "embedding" for step in anatomy.steps(slot)}
-    while waiting:
-        step = waiting.pop().step
-        if step is None or id(step) in ancestry.kernels:
-            return False
-        if id(step) not in tables and step.index not in seen:
-            seen.add(step.index)
-            signals = ancestry.signals(step)
-            if not signals:
-                return False
-            waiting += signals
-    return True
 
 
 def is_spread(value: Value, total: Value) -> bool:

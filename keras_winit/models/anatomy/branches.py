@@ -9,7 +9,6 @@ from keras_winit.models.anatomy.additions import (
     adds_a_table,
     enlarges,
     is_compared,
-    is_looked_up,
     is_spread,
     shown,
     weighs,
@@ -19,6 +18,7 @@ from keras_winit.models.anatomy.ancestry import Ancestry, Meeting
 from keras_winit.models.anatomy.branch import Addition, Branch, Branches
 from keras_winit.models.anatomy.branch_parts import begins, behind, end_of, inside, kernels_in
 from keras_winit.models.anatomy.slots import Slot
+from keras_winit.models.anatomy.tables import looked_up
 from keras_winit.models.tracing.kinds import ADDING
 from keras_winit.models.tracing.trace import Step, Value
 
@@ -140,7 +140,7 @@ class _Finder:
             for index, value in enumerate(signals)
         ]
         if not any(meetings):
-            if any(is_looked_up(self._anatomy, self._ancestry, value) for value in signals):
+            if any(looked_up(self._anatomy, self._ancestry, value) for value in signals):
                 return "an embedding is added, such as of positions: it shares no signal with the other"
             return "what is added shares no signal"
         costs = [min((each.kernels for each in found), default=None) for found in meetings]

@@ -11,6 +11,7 @@ from keras_winit.models.anatomy.following import activation_after, activation_be
 from keras_winit.models.anatomy.normalizing import normalizations_after
 from keras_winit.models.anatomy.outputs import answers
 from keras_winit.models.anatomy.slots import ADAPTER, STATISTICS, Slot
+from keras_winit.models.anatomy.tables import added_to
 from keras_winit.models.initializing.asked import asked_for
 from keras_winit.models.initializing.fitting import fit, std_of
 from keras_winit.models.initializing.mirroring import Mirroring
@@ -62,6 +63,7 @@ class Chooser:
         self._anatomy = anatomy
         self._answers: dict[Slot, float] | None = None
         self._shares: dict[Slot, float] | None = None
+        self._fellows: dict[Slot, Slot] | None = None
         self._depths = Depths(anatomy)
         self._recipes: dict[str, Recipe] = {}
         mirrored = [slot for slot in anatomy.slots if getattr(self._rule(slot), "scheme", None) == MIRRORED]
@@ -102,7 +104,7 @@ class Chooser:
         if slot.role == "statistic" and slot.variable.name not in STATISTICS:
             return Choice(None, "not trained: a state of its layer, which only a reset draws")
         if slot.role not in ("kernel", "embedding", "recurrent"):
-            return _own(slot, "its initial value", slot.asked)
+            return self._as_fellow(slot, rule) or _own(slot, "its initial value", slot.asked)
         return self._for_kernel(slot, rule)
 
     def _by_recipe(self, slot: Slot, rule: Rule) -> Choice:
@@ -135,9 +137,9 @@ class Chooser:
             return Choice(get("lecun_normal"), "a vector, which no scheme makes orthogonal")
         # Keras' ±0.05, or what the author gave. Of twelve models in tests/benchmarks/published.py that read
         # embeddings, ones three times as large train four better and five worse, ten times two and eight.
-        chosen = rule.scheme == "auto" or (self._measured and rule.is_about_all)
-        if slot.role == "embedding" and slot.asked is not None and chosen:
-            return Choice(slot.asked, "an embedding: as the layer asks", own=True)
+        if slot.role == "embedding" and slot.asked is not None and self._sizes_tables(rule):
+            as_fellow = self._as_fellow(slot, rule)
+            return as_fellow or Choice(slot.asked, "an embedding: as the layer asks", own=True)
         if not isinstance(rule.scheme, str):
             return Choice(rule.scheme, "as asked")
         choice = self._answer(slot) or self._in_branch(slot, self._by_activation(slot))
@@ -147,6 +149,23 @@ class Chooser:
         if scheme is None:
             return choice._replace(reason=f"{reason}; as auto: {choice.reason}")
         return choice._replace(initializer=scheme, reason=reason)
+
+    def _sizes_tables(self, rule: Rule) -> bool:
+        """Whether the size of embeddings is for us to choose."""
+        return rule.scheme == "auto" or (self._measured and rule.is_about_all)
+
+    def _as_fellow(self, slot: Slot, rule: Rule) -> Choice | None:
+        """A table that is added to a larger one, as positions are to tokens, gets that one's scale."""
+        if self._fellows is None:
+            self._fellows = added_to(self._anatomy)
+        largest = self._fellows.get(slot)
+        if largest is None or not self._sizes_tables(rule):
+            return None
+        std, own = std_of(largest.asked, largest), std_of(slot.asked, slot)
+        if std is None or own is None or math.isclose(std * largest.scale, own * slot.scale, rel_tol=0.01):
+            return None
+        scheme = get("random_normal", stddev=std * abs(largest.scale))
+        return Choice(scheme, f"added to {largest.path}: of the same scale")
 
     def _rule(self, slot: Slot) -> Rule | None:
         return next((rule for rule in self._rules if rule.matches(slot)), None)

@@ -33,6 +33,7 @@ def assign_exactly(variable: Any, value: Any) -> None:
 
 
 _SMALL = 2**12  # of so many numbers a file would take more time than it saves memory
+_HELD = 2**25  # so many numbers in all are held in memory before a file is written to
 
 # Keeps a value, and returns what gives it back.
 Store = Callable[[Any], Callable[[], Any]]
@@ -66,6 +67,21 @@ def _in_file(file: Any) -> Store:
         while rest:
             rest = rest[file.readinto(rest) :]
         return values.view(dtype).reshape(shape)
+
+    return keep
+
+
+def _sparing(file: Any) -> Store:
+    """Hold values while there are few, and write to a file what would make them many."""
+    in_file, room = _in_file(file), _HELD
+
+    def keep(value: Any) -> Callable[[], Any]:
+        nonlocal room
+        size = math.prod(value.shape)
+        if size > room:
+            return in_file(value)
+        room -= size
+        return _in_memory(value)
 
     return keep
 
@@ -124,13 +140,13 @@ def undo_on_failure(*, in_memory: bool = False) -> Iterator[Undo]:
     """All changes made through the `Undo` are taken back if the block raises, an interrupt included.
 
     Args:
-        in_memory: where the old values are until then: in memory, which costs no time; or in a
-            temporary file, for a model that could not be held twice.
+        in_memory: where the old values are until then: all in memory, which costs no time; or those of a
+            large model in a temporary file, since it could not be held twice.
     """
     # No buffer: what a full disk refuses would wait in it, and be in the way of taking back. And nothing
     # of Python's own closes either file, where an interrupt would come too late to take back.
     with io.BytesIO() if in_memory else tempfile.TemporaryFile(buffering=0) as file:
-        undo = Undo(_in_memory if in_memory else _in_file(file))
+        undo = Undo(_in_memory if in_memory else _sparing(file))
         try:
             yield undo
         except BaseException:

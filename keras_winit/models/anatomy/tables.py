@@ -1,0 +1,62 @@
+"""Tables that are looked up, and which of them are added to each other."""
+
+from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.anatomy.ancestry import Ancestry
+from keras_winit.models.anatomy.slots import Slot
+from keras_winit.models.tracing.kinds import ADDING
+from keras_winit.models.tracing.trace import Step, Value
+
+
+def looked_up(anatomy: Anatomy, ancestry: Ancestry, value: Value) -> set[Slot]:
+    """The embeddings whose rows a value is, or is a sum of; none where anything else is in it."""
+    tables = {
+        id(step): slot for slot in anatomy.slots if slot.role == "embedding" for step in anatomy.steps(slot)
+    }
+    found, waiting, seen = set[Slot](), [value], set[int]()
+    while waiting:
+        step = waiting.pop().step
+        if step is None or id(step) in ancestry.kernels:
+            return set()
+        if id(step) in tables:
+            found.add(tables[id(step)])
+        elif step.index not in seen:
+            seen.add(step.index)
+            signals = ancestry.signals(step)
+            if not signals:
+                return set()
+            waiting += signals
+    return found
+
+
+def added_to(anatomy: Anatomy) -> dict[Slot, Slot]:
+    """For each table that is added to a larger one, as positions are to tokens, the one of most rows."""
+    if not any(slot.role == "embedding" for slot in anatomy.slots):
+        return {}
+    ancestry = Ancestry(anatomy)
+    sums: list[set[Slot]] = []
+    for step in anatomy.trace.steps:
+        if step.kind not in ADDING:
+            continue
+        parts = [looked_up(anatomy, ancestry, value) for value in ancestry.signals(step)]
+        tables = set[Slot]().union(*parts)
+        if not parts or not all(parts):  # something else is added, as a branch
+            continue
+        tables |= _added_whole(anatomy, step)
+        sums = [each for each in sums if not each & tables] + [
+            tables.union(*(each for each in sums if each & tables))
+        ]
+    found: dict[Slot, Slot] = {}
+    for tables in sums:
+        largest = max(tables, key=_rows)
+        found |= {slot: largest for slot in tables if slot is not largest}
+    return found
+
+
+def _added_whole(anatomy: Anatomy, step: Step) -> set[Slot]:
+    """The tables that an addition adds as they are, a row for each place."""
+    slots = [slot for slot in anatomy.slots if slot.role == "other" and len(slot.shape) > 1]
+    return {slot for slot in slots if slot.use is not None and slot.use.step is step}
+
+
+def _rows(slot: Slot) -> tuple[bool, int]:
+    return slot.role == "embedding", slot.shape[0]

@@ -1,0 +1,118 @@
+"""Tables that are added to each other, as positions are to tokens, get one scale."""
+
+import math
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+import keras_winit as winit
+
+STD = 0.1 / math.sqrt(12)  # of Keras' own tables, U(±0.05)
+WIDTH, LENGTH = 24, 40
+WIDE = keras.initializers.RandomNormal(stddev=1.0)
+
+
+class Positions(layers.Layer):
+    """A table with a row for each place, added to what it is given, or put out to be added."""
+
+    def __init__(self, *, adds, initializer="glorot_uniform", **options):
+        super().__init__(**options)
+        self.adds, self.initializer = adds, initializer
+
+    def build(self, shape):
+        self.table = self.add_weight(shape=(LENGTH, WIDTH), initializer=self.initializer, name="table")
+
+    def call(self, x):
+        rows = self.table[: x.shape[1]]
+        return x + rows if self.adds else ops.broadcast_to(rows, ops.shape(x))
+
+
+def added(x, _, name):
+    return Positions(adds=True, name=name)(x)
+
+
+def broadcast(x, _, name):
+    return x + Positions(adds=False, name=name)(x)
+
+
+def looked_up(x, places, name):
+    return x + layers.Embedding(LENGTH, WIDTH, embeddings_initializer=WIDE, name=name)(places)
+
+
+def zero(x, _, name):
+    return Positions(adds=True, initializer="zeros", name=name)(x)
+
+
+def behind_a_kernel(x, _, name):
+    return Positions(adds=True, name=name)(layers.Dense(WIDTH)(x))
+
+
+def concatenated(x, places, name):
+    table = layers.Embedding(LENGTH, WIDTH, embeddings_initializer=WIDE, name=name)(places)
+    return layers.Concatenate()([x, table])
+
+
+def model(*positions):
+    tokens, places = keras.Input((LENGTH,), dtype="int32"), keras.Input((LENGTH,), dtype="int32")
+    x = layers.Embedding(300, WIDTH, name="tokens")(tokens)
+    for number, position in enumerate(positions):
+        x = position(x, places, f"table_{number}")
+    x = layers.LayerNormalization()(x)
+    return keras.Model([tokens, places], layers.Dense(3)(x))
+
+
+def tables(model):
+    return [layer.weights[0] for layer in model.layers if layer.name.startswith("table_")]
+
+
+def assert_std(variable, std):
+    """Of a sample: a relative error of 1/√(2n), and four of these."""
+    values = ops.convert_to_numpy(variable)
+    assert values.std() == pytest.approx(std, rel=4 / math.sqrt(2 * values.size))
+
+
+@pytest.mark.parametrize("draw", [winit.initialize, winit.calibrate])
+@pytest.mark.parametrize("positions", [[added], [broadcast], [looked_up], [looked_up, added, broadcast]])
+def test_tables_that_are_added_get_the_scale_of_the_largest(positions, draw):
+    built = model(*positions)
+    draw(built, seed=0)
+    assert len(tables(built)) == len(positions)
+    for table in (built.get_layer("tokens").embeddings, *tables(built)):
+        assert_std(table, STD)
+
+
+def test_the_plan_says_so_the_second_time_too():
+    built = model(looked_up)
+    first, second = (winit.initialize(built, seed=seed) for seed in (0, 1))
+    for plan in (first, second):
+        (row,) = [row for row in plan.rows if "table_0" in row.path]
+        assert row.reason == "added to tokens/embeddings: of the same scale"
+        assert row.scheme == "random_normal"
+
+
+@pytest.mark.parametrize(
+    ("position", "std"),
+    [(behind_a_kernel, math.sqrt(2 / (LENGTH + WIDTH))), (concatenated, 1.0), (zero, 0.0)],
+)
+def test_what_is_added_to_no_table_is_as_its_layer_asks(position, std):
+    built = model(position)
+    winit.initialize(built, seed=0)
+    assert_std(tables(built)[0], std)
+
+
+def test_a_reset_and_a_rule_that_names_it_are_not_concerned():
+    built = model(looked_up)
+    winit.initialize(built, "configured", seed=0)
+    assert_std(tables(built)[0], 1.0)
+    winit.initialize(built, {"table_0": keras.initializers.RandomNormal(stddev=0.5)}, seed=0)
+    assert_std(tables(built)[0], 0.5)
+
+
+def test_a_table_of_the_same_scale_keeps_the_distribution_that_its_layer_asks_for():
+    built = model(lambda x, places, name: x + layers.Embedding(LENGTH, WIDTH, name=name)(places))
+    plan = winit.initialize(built, seed=0)
+    (row,) = [row for row in plan.rows if "table_0" in row.path]
+    assert row.scheme == "RandomUniform"
+    assert np.abs(ops.convert_to_numpy(tables(built)[0])).max() <= 0.05
