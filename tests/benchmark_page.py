@@ -116,6 +116,16 @@ def published_table() -> str:
     return "\n".join(lines)
 
 
+def first_losses_table() -> str:
+    """First losses over that of the best constant, of what tests/benchmarks/first_losses.py recorded."""
+    found = json.loads((RESULTS / "first_losses.json").read_text("utf-8"))["ratios"]
+    methods = list(next(iter(found.values())))
+    lines = [f"| first loss / best constant's | {' | '.join(methods)} |", "|---" * (len(methods) + 1) + "|"]
+    for name, ratios in found.items():
+        lines.append(f"| {name} | {' | '.join(f'{ratios[method]:.2f}' for method in methods)} |")
+    return "\n".join(lines)
+
+
 def peers_table() -> str:
     lines = [f"| | {' | '.join(PEERS)} |", "|---" * (len(PEERS) + 1) + "|"]
     return "\n".join([*lines, *(f"| {row} | {' | '.join(cells)} |" for row, cells in COMPARISON.items())])
@@ -124,6 +134,7 @@ def peers_table() -> str:
 # Each benchmark, in the order of the page: the table of what it found, and the pictures that it drew.
 BENCHMARKS = {
     "published": (published_table, ()),
+    "first_losses": (first_losses_table, ()),
     "architectures": (architectures_table, ("architectures",)),
     "trainability": (trainability_table, ("overview", "trainability_*")),
     "mean_field": (None, ("mean_field_*",)),
