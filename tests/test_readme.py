@@ -32,11 +32,11 @@ def test_python_blocks_run_in_order_and_print_what_it_says(tmp_path, monkeypatch
             same = doctest.OutputChecker().check_output(wanted, printed, FLAGS)
             assert same, f"{block}\nsays it prints\n{expected}\nand prints\n{printed}"
             compared += 1
-    assert compared >= 8
+    assert compared >= 7
 
 
 def test_it_is_short():
-    assert len(TEXT.splitlines()) <= 350
+    assert len(TEXT.splitlines()) <= 250
 
 
 def test_the_page_of_benchmarks_is_generated_and_whole():
