@@ -47,7 +47,7 @@ from keras_winit.schemes.variance import (
 from keras_winit.theory.fans import Fans, compute_fans
 from keras_winit.theory.gains import gain
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ICNR",
