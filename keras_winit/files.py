@@ -35,7 +35,7 @@ def read_model(path: str) -> keras.Model:
     """The model in a file."""
     if not check_model_path(path).is_file():
         raise ValueError(f"There is no file {path!r}.")
-    _check_texts(path)
+    _check_archive(path)
     try:
         with warnings.catch_warnings():
             # Of each compiled model that was saved before it was trained, and so has no state to lose.
@@ -76,8 +76,12 @@ def _unknown(error: Exception) -> str | None:
     )
 
 
-def _check_texts(path: str) -> None:
-    """See that a .keras file holds no configuration that only unpacking makes huge."""
+def _check_archive(path: str) -> None:
+    """See that a .keras file is whole, and holds no configuration that only unpacking makes huge."""
+    if path.endswith(".keras") and not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"Keras cannot load {path!r}: a .keras file is a zip archive, and this is none, or is cut off."
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {item.filename: item.file_size for item in archive.infolist()}
