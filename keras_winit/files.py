@@ -37,10 +37,7 @@ def read_model(path: str) -> keras.Model:
         raise ValueError(f"There is no file {path!r}.")
     _check_archive(path)
     try:
-        with warnings.catch_warnings():
-            # Of each compiled model that was saved before it was trained, and so has no state to lose.
-            untrained = r"Skipping variable loading for optimizer .* optimizer has [0-2] variables"
-            warnings.filterwarnings("ignore", untrained, UserWarning)
+        with without_optimizer_warnings():
             return keras.models.load_model(path)
     except Exception as error:  # whatever a damaged file makes Keras raise
         model = _without_compile_state(path)
@@ -48,6 +45,15 @@ def read_model(path: str) -> keras.Model:
             raise ValueError(f"Keras cannot load {path!r}: {_unknown(error) or one_line(error)}") from error
         warnings.warn(f"The compile state of {path!r} is left out: {one_line(error)}", stacklevel=2)
         return model
+
+
+@contextlib.contextmanager
+def without_optimizer_warnings() -> Iterator[None]:
+    """Without Keras' warning of a compiled model that was saved untrained: it has no state to lose."""
+    with warnings.catch_warnings():
+        untrained = r"Skipping variable loading for optimizer .* optimizer has [0-2] variables"
+        warnings.filterwarnings("ignore", untrained, UserWarning)
+        yield
 
 
 def import_module(name: str) -> None:
