@@ -4,7 +4,7 @@ Importing registers every scheme, so that `kernel_initializer="winit>he_uniform"
 layer and saved models reload with their initializers.
 """
 
-import keras_winit.support.quiet  # noqa: F401 - before anything that loads TensorFlow
+import keras_winit.support.loading  # noqa: F401 - before anything else that loads Keras
 
 # isort: split
 from keras_winit.choose import Recommendation, for_activation, recommend
@@ -47,7 +47,7 @@ from keras_winit.schemes.variance import (
 from keras_winit.theory.fans import Fans, compute_fans
 from keras_winit.theory.gains import gain
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "ICNR",

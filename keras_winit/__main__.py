@@ -55,8 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
     _add_lists(commands)
 
-    initialize = commands.add_parser("initialize", help="draw every weight of a saved model anew")
-    initialize.add_argument("model", help="a .keras or .h5 file")
+    initialize = _command(commands, "initialize", "draw every weight of a saved model anew", "model")
     initialize.add_argument("out", nargs="?", help="the file to write; may be the same")
     initialize.add_argument(
         "--scheme", default="auto", help="auto, configured, or the name of a recipe or of a scheme"
@@ -68,23 +67,18 @@ def _parser() -> argparse.ArgumentParser:
     )
     initialize.set_defaults(run=_initialize)
 
-    trace = commands.add_parser("trace", help="list the operations that a call of a saved model consists of")
-    trace.add_argument("model", help="a .keras or .h5 file")
+    trace = _command(commands, "trace", "list the operations of one call of a saved model", "model")
     trace.add_argument("--json", action="store_true", help="print everything as JSON")
     trace.set_defaults(run=_trace)
 
-    branches = commands.add_parser("branches", help="list the residual branches of a saved model")
-    branches.add_argument("model", help="a .keras or .h5 file")
+    branches = _command(commands, "branches", "list the residual branches of a saved model", "model")
     branches.add_argument("--json", action="store_true", help="print everything as JSON")
     branches.set_defaults(run=_branches)
 
-    portable = commands.add_parser("portable", help="a copy that loads without this package")
-    portable.add_argument("model", help="a .keras or .h5 file")
-    portable.add_argument("out", help="the file to write; may be the same")
+    portable = _command(commands, "portable", "a copy that loads without this package", "model", "out")
     portable.set_defaults(run=_portable)
 
-    diagnose = commands.add_parser("diagnose", help="find what keeps a saved model from learning")
-    diagnose.add_argument("model", help="a .keras or .h5 file")
+    diagnose = _command(commands, "diagnose", "find what keeps a saved model from learning", "model")
     diagnose.add_argument("--data", metavar="X.npy", help="a batch for the model; default: a random probe")
     diagnose.add_argument("--labels", metavar="Y.npy", help="what the outputs are compared with")
     diagnose.add_argument("--loss", help="the name of a loss; default: the compiled one")
@@ -92,11 +86,9 @@ def _parser() -> argparse.ArgumentParser:
     diagnose.add_argument("--plot", metavar="OUT.png", help="draw it: .png, .svg or .pdf")
     diagnose.set_defaults(run=_diagnose)
 
-    calibrate = commands.add_parser(
-        "calibrate", help="scale every kernel of a saved model by one forward pass"
+    calibrate = _command(
+        commands, "calibrate", "scale every kernel of a saved model by one forward pass", "model", "out"
     )
-    calibrate.add_argument("model", help="a .keras or .h5 file")
-    calibrate.add_argument("out", help="the file to write; may be the same")
     calibrate.add_argument("--data", metavar="X.npy", help="a batch for the model; default: a random probe")
     calibrate.add_argument("--scheme", default="orthogonal", help="what to draw first; keep: nothing")
     calibrate.add_argument("--labels", metavar="Y.npy", help="what the outputs are compared with")
@@ -118,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
             help="import a module, or a .py file, that defines the model's own layers; may be repeated",
         )
 
-    show = commands.add_parser("demo", help="the difference it makes, on handwritten digits, in a minute")
+    show = _command(commands, "demo", "the difference it makes, on handwritten digits, in a minute")
     show.add_argument("--epochs", type=int, default=demo.EPOCHS, help="default: %(default)s")
     show.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     show.add_argument("--save", metavar="FILE.keras", help="keep the better model in this file")
@@ -126,10 +118,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _compare_parser(commands: Any) -> argparse.ArgumentParser:
-    compare: argparse.ArgumentParser = commands.add_parser(
-        "compare", help="find the start that a saved model learns from best"
+_FILES = {"model": "a .keras or .h5 file", "out": "the file to write; may be the same"}
+
+
+def _command(commands: Any, name: str, says: str, *files: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=says, description=f"{says.capitalize()}."
     )
+    for file in files:
+        parser.add_argument(file, help=_FILES[file])
+    return parser
+
+
+def _compare_parser(commands: Any) -> argparse.ArgumentParser:
+    compare = _command(commands, "compare", "find the start that a saved model learns from best")
     compare.add_argument("model", help="a .keras or .h5 file, of a compiled model")
     compare.add_argument("out", nargs="?", help="the file to write the model to, drawn with the winner")
     compare.add_argument("--data", metavar="X.npy", required=True, help="what to train on")
@@ -167,13 +169,13 @@ def _rates(text: str) -> tuple[float, ...]:
 
 def _add_lists(commands: Any) -> None:
     """The commands that need no model."""
-    schemes = commands.add_parser("schemes", help="list every scheme with its formula and source")
+    schemes = _command(commands, "schemes", "list every scheme with its formula and source")
     schemes.set_defaults(run=_schemes)
 
-    listed = commands.add_parser("recipes", help="list every recipe for a whole model")
+    listed = _command(commands, "recipes", "list every recipe for a whole model")
     listed.set_defaults(run=_recipes)
 
-    recommend = commands.add_parser("recommend", help="say which scheme suits an activation, and why")
+    recommend = _command(commands, "recommend", "say which scheme suits an activation, and why")
     recommend.add_argument("activation", help="the name of a Keras activation, such as gelu")
     recommend.add_argument("--distribution", choices=["uniform", "normal"], help="default: as published")
     recommend.add_argument("--method", choices=["published", "exact"], default="published")

@@ -111,7 +111,7 @@ def recommend(
 def for_activation(
     activation: Any, *, distribution: str | None = None, method: str = "published", seed: Any = None
 ) -> Scheme:
-    """The initializer for a layer that feeds this activation: what `recommend` names.
+    """The initializer for a layer that feeds this activation: the one that `recommend` names.
 
     Args:
         activation, distribution, method: as in `recommend`.

@@ -35,12 +35,9 @@ def read_model(path: str) -> keras.Model:
     """The model in a file."""
     if not check_model_path(path).is_file():
         raise ValueError(f"There is no file {path!r}.")
-    _check_texts(path)
+    _check_archive(path)
     try:
-        with warnings.catch_warnings():
-            # Of each compiled model that was saved before it was trained, and so has no state to lose.
-            untrained = r"Skipping variable loading for optimizer .* optimizer has [0-2] variables"
-            warnings.filterwarnings("ignore", untrained, UserWarning)
+        with without_optimizer_warnings():
             return keras.models.load_model(path)
     except Exception as error:  # whatever a damaged file makes Keras raise
         model = _without_compile_state(path)
@@ -48,6 +45,15 @@ def read_model(path: str) -> keras.Model:
             raise ValueError(f"Keras cannot load {path!r}: {_unknown(error) or one_line(error)}") from error
         warnings.warn(f"The compile state of {path!r} is left out: {one_line(error)}", stacklevel=2)
         return model
+
+
+@contextlib.contextmanager
+def without_optimizer_warnings() -> Iterator[None]:
+    """Without Keras' warning of a compiled model that was saved untrained: it has no state to lose."""
+    with warnings.catch_warnings():
+        untrained = r"Skipping variable loading for optimizer .* optimizer has [0-2] variables"
+        warnings.filterwarnings("ignore", untrained, UserWarning)
+        yield
 
 
 def import_module(name: str) -> None:
@@ -76,8 +82,12 @@ def _unknown(error: Exception) -> str | None:
     )
 
 
-def _check_texts(path: str) -> None:
-    """See that a .keras file holds no configuration that only unpacking makes huge."""
+def _check_archive(path: str) -> None:
+    """See that a .keras file is whole, and holds no configuration that only unpacking makes huge."""
+    if path.endswith(".keras") and not zipfile.is_zipfile(path):
+        raise ValueError(
+            f"Keras cannot load {path!r}: a .keras file is a zip archive, and this is none, or is cut off."
+        )
     try:
         with zipfile.ZipFile(path) as archive:
             sizes = {item.filename: item.file_size for item in archive.infolist()}

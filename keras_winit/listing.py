@@ -11,7 +11,7 @@ _WIDTH = 100
 
 
 def listed(names: Iterable[str], namespace: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
-    """Pairs of a name and its claim, the first paragraph of its docstring, under what they are.
+    """Pairs of a name and its claim, the first paragraph of its docstring, by kind and in the order of names.
 
     Args:
         names: the public names.
@@ -23,7 +23,7 @@ def listed(names: Iterable[str], namespace: Mapping[str, Any]) -> dict[str, list
     'Scheme'
     """
     groups: dict[str, list[tuple[str, str]]] = {"Functions": [], "Schemes": [], "What functions return": []}
-    for name in names:
+    for name in sorted(names, key=str.lower):
         item = namespace[name]
         scheme = inspect.isclass(item) and issubclass(item, Scheme)
         group = "Schemes" if scheme else "What functions return" if inspect.isclass(item) else "Functions"

@@ -1,5 +1,6 @@
 """What several tests need: arrays of any backend, and statistics with derived tolerances."""
 
+import inspect
 import math
 import os
 import subprocess
@@ -7,6 +8,7 @@ import sys
 
 import keras
 import numpy as np
+import pytest
 from scipy import stats
 
 BACKEND = keras.backend.backend()
@@ -51,6 +53,12 @@ def assert_semi_orthogonal(matrix, gain: float = 1.0, tolerance: float = 5e-6) -
     matrix = np.asarray(matrix, "float64")
     short = matrix.T @ matrix if matrix.shape[0] >= matrix.shape[1] else matrix @ matrix.T
     np.testing.assert_allclose(short, gain**2 * np.eye(len(short)), atol=tolerance)
+
+
+needs_renorm = pytest.mark.skipif(
+    "renorm" not in inspect.signature(keras.layers.BatchNormalization).parameters,
+    reason="an older Keras has no batch renormalization",
+)
 
 
 def run_python(*arguments: str, **environment: str | None) -> subprocess.CompletedProcess:

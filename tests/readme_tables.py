@@ -1,6 +1,7 @@
 """The README's generated tables, and the page of benchmarks: `python tests/readme_tables.py` writes both."""
 
 import re
+from itertools import zip_longest
 from pathlib import Path
 
 from benchmark_page import PAGE, page
@@ -12,12 +13,13 @@ README = Path(__file__).parents[1] / "README.md"
 
 
 def names_table() -> str:
-    """Every public name with its claim."""
+    """Every public name with its claim, two in a row."""
     lines = []
     for group, pairs in listed(winit.__all__, vars(winit)).items():
-        lines += ["", f"| {group} | |", "|---|---|"]
-        lines += [f"| `{name}` | {claim.replace('|', '∣')} |" for name, claim in pairs]
-    return "\n".join(lines[1:])
+        lines += [f"| **{group}** | | | |", *([] if lines else ["|---|---|---|---|"])]
+        cells = [f"`{name}` | {claim.replace('|', '∣')}" for name, claim in pairs]
+        lines += [f"| {' | '.join(row)} |" for row in zip_longest(cells[::2], cells[1::2], fillvalue=" | ")]
+    return "\n".join(lines)
 
 
 TABLES = {"names": names_table}

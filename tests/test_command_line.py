@@ -61,6 +61,30 @@ def test_version(capsys):
     assert capsys.readouterr().out.strip() == winit.__version__
 
 
+def test_a_file_that_is_no_archive_is_said_to_be_none(tmp_path, capsys):
+    path = tmp_path / "text.keras"
+    path.write_text("hello", "utf-8")
+    assert main(["trace", str(path)]) == 2
+    assert "is a zip archive, and this is none" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [("-m", "keras_winit", "schemes"), ("-c", "import keras_winit")])
+def test_a_missing_backend_is_one_clear_error(arguments):
+    finished = run_python(*arguments, KERAS_BACKEND="nonsense")
+    said = finished.stderr.strip().splitlines()
+    assert "cannot load the backend 'nonsense' of KERAS_BACKEND" in said[-1]
+    assert 'pip install "keras-winit[tensorflow]"' in said[-1]
+    assert (finished.returncode, len(said)) == (2, 1) if "-m" in arguments else finished.returncode == 1
+
+
+def test_each_command_says_what_it_does(capsys):
+    for command in ("schemes", "recipes", "recommend", "trace", "branches", "compare", "demo"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])
+        described = capsys.readouterr().out.split("\n\n")[1]
+        assert described.endswith("."), command
+
+
 def test_demo_needs_an_epoch(capsys):
     assert main(["demo", "--epochs", "0"]) == 2
     assert "`epochs` must be at least 1" in capsys.readouterr().err

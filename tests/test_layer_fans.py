@@ -21,11 +21,6 @@ TABLE = {
         {"kernel": (8, 24), "bias": (8, 24)},
     ),
     "Embedding": (layers.Embedding(11, 5), (3,), {"embeddings": (1, 5)}),
-    "ReversibleEmbedding": (
-        layers.ReversibleEmbedding(11, 5, tie_weights=False),
-        (3,),
-        {"embeddings": (1, 5), "reverse_embeddings": (5, 11)},
-    ),
     "Conv1D": (layers.Conv1D(8, 3, groups=2), (9, 6), {"kernel": (9, 12), "bias": (9, 12)}),
     "Conv2D": (
         layers.Conv2D(8, K2, groups=G, strides=(2, 3)),
@@ -107,6 +102,12 @@ TABLE = {
         {"query/kernel": (10, 24), "key/kernel": (10, 12), "attention_output/kernel": (24, 10)},
     ),
 }
+if hasattr(layers, "ReversibleEmbedding"):  # not in an older Keras
+    TABLE["ReversibleEmbedding"] = (
+        layers.ReversibleEmbedding(11, 5, tie_weights=False),
+        (3,),
+        {"embeddings": (1, 5), "reverse_embeddings": (5, 11)},
+    )
 # Layers with weights none of which is a kernel, an embedding or a recurrent weight.
 WITHOUT_KERNEL = {
     "AdditiveAttention",

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 import zoo
-from helpers import BACKEND, array
+from helpers import BACKEND, array, needs_renorm
 from keras import layers, ops
 from test_calibrate import application, noise
 
@@ -80,7 +80,7 @@ def test_what_scales_with_the_kernel_is_looked_through(make, between):
         lambda: [layers.ELU(), layers.BatchNormalization()],
         lambda: [layers.GaussianNoise(0.1), layers.BatchNormalization()],
         lambda: [layers.BatchNormalization(trainable=False)],
-        lambda: [layers.BatchNormalization(renorm=True)],
+        pytest.param(lambda: [layers.BatchNormalization(renorm=True)], marks=needs_renorm),
         lambda: [layers.GlobalAveragePooling2D(), layers.BatchNormalization()],  # far smaller by then
         lambda: [layers.Activation("tanh"), layers.LayerNormalization()],
     ],

@@ -21,7 +21,7 @@ MODULES = sorted(
 
 # From the bottom up: a module imports only what stands before it, from its folder or from a lower one.
 FOLDERS = {
-    "support": "building checks host interrupts losses progress quiet terminal",
+    "support": "building checks host interrupts loading losses progress terminal",
     "drawing": "seeds sharding jax_random generators sampling products haar ingredients scrambled "
     "orthonormal",
     "theory": "fans einsum matrix_view activations gains balance linearity",

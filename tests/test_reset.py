@@ -7,7 +7,7 @@ import numpy as np
 import own_layers
 import pytest
 import zoo
-from helpers import array
+from helpers import array, needs_renorm
 from keras import layers, ops
 
 import keras_winit as winit
@@ -155,12 +155,16 @@ OWN = {
 }
 
 
+def named(names):
+    return [pytest.param(name, marks=needs_renorm if name == "renorm" else ()) for name in names]
+
+
 def of_two(layer):
     one, two = keras.Input((4, 6)), keras.Input((4, 6))
     return keras.Model([one, two], layer([one, two]))
 
 
-@pytest.mark.parametrize("name", OWN)
+@pytest.mark.parametrize("name", named(OWN))
 def test_no_trained_weight_is_left(name):
     assert left_trained(OWN[name]()) == []
 
@@ -198,7 +202,7 @@ def test_random_values_follow_from_the_seed_alone():
     assert not np.array_equal(array(model.places.value), values[0])
 
 
-@pytest.mark.parametrize("name", ["layer scale", "no config", "vit", "spectral", "renorm"])
+@pytest.mark.parametrize("name", named(["layer scale", "no config", "vit", "spectral", "renorm"]))
 def test_asking_a_twin_leaves_nothing_behind(name):
     model = OWN[name]()
     names = dict(keras.src.backend.common.global_state.get_global_attribute("object_name_uids"))

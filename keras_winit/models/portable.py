@@ -12,6 +12,7 @@ import keras
 import numpy as np
 from keras import initializers, ops
 
+from keras_winit.files import without_optimizer_warnings
 from keras_winit.models.tracing.inputs import input_struct
 from keras_winit.models.twins import twin
 from keras_winit.schemes import get, names
@@ -26,9 +27,10 @@ _KNOWN = frozenset(names(aliases=True))
 def portable(model: keras.Model) -> keras.Model:
     """A copy of the model, with Keras' own initializers, that loads without this package.
 
-    Each scheme in the configuration becomes the built-in that draws the same numbers' distribution,
-    or the nearest where there is none; weights, compile state and optimizer state are the same, and
-    so are the outputs. What a file records of its initializers is all that changes.
+    Each scheme in the configuration becomes Keras' initializer of the same distribution, or the nearest
+    where there is none. Weights, compile state, optimizer state and outputs are the same; only the
+    initializers on record change. Without a portable copy and without this package Keras goes by the name
+    of the class: `winit>truncated_normal` loads as Keras' own, and `winit>he_uniform` is an error.
 
     Args:
         model: a built model that Keras can save and load: functional, sequential, or subclassed with
@@ -68,9 +70,10 @@ def _rebuilt(model: keras.Model, advance: Callable[[], None]) -> list[Any]:
             _rewrite(path, rewritten)
             own = _own_objects(model)
             loaded = []
-            for each in (path, rewritten):
-                advance()
-                loaded.append(keras.models.load_model(each, custom_objects=own, safe_mode=False))
+            with without_optimizer_warnings():
+                for each in (path, rewritten):
+                    advance()
+                    loaded.append(keras.models.load_model(each, custom_objects=own, safe_mode=False))
         except Exception as error:  # whatever Keras, a backend or the model's own code raises
             raise ValueError(
                 f"The model {model.name!r} cannot be made portable: Keras cannot rebuild it from a "

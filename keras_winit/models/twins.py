@@ -119,7 +119,7 @@ def _times(initializer: Any, factor: float) -> Any:
             initializer.scale * factor**2,
             initializer.mode,
             initializer.distribution,
-            *(config[key] for key in ("seed", "input_axes", "output_axes")),
+            **{key: config[key] for key in ("seed", "input_axes", "output_axes") if key in config},
         )
     for key in ("gain", "stddev", "mean", "minval", "maxval", "value"):
         if key in config:

@@ -31,8 +31,8 @@ def branches(model: keras.layers.Layer, data: Any = None) -> Branches:
     """The residual branches of a model: where each is added, its kernels, and what normalizes it.
 
     A branch starts where a signal is used twice and ends where both uses are added; the use with fewer
-    kernels in it, none or those of a projection, is the stream. All is found by what the model computes, so
-    that it does not matter how layers are called, or whose they are.
+    kernels in it, none or those of a projection, is the stream. Branches are found by what the model
+    computes: the names and classes of its layers do not matter.
 
     Args:
         model: a built model of any kind, or a built layer.

@@ -149,7 +149,8 @@ def _goes_by_what_it_reads(step: Step, trace: Trace) -> bool:
     if type(normalization).call not in _NORMALIZING or len(trace.of(normalization)) > 1:
         return False
     batch = isinstance(normalization, layers.BatchNormalization)
-    return not batch or (normalization.trainable and not normalization.renorm)
+    renorm = getattr(normalization, "renorm", False)  # which an older Keras has not
+    return not batch or (normalization.trainable and not renorm)
 
 
 _FACTORS: dict[str, float] = dict.fromkeys(

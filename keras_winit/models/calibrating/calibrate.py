@@ -33,18 +33,18 @@ def calibrate(
 ) -> Calibration:
     """Give the pre-activations of all layers the deviation that they are to have, in one forward pass.
 
-    The weights are drawn as `initialize` draws them. Then a batch goes through the model: when a
-    layer is reached, the deviation of what it computes before its activation is measured, its
-    kernel divided by it, and the pass goes on with the output of the new kernel. The input kernels
-    of recurrent layers are scaled gate by gate; their recurrent kernels are left as drawn. Layers
-    called more than once count at their first call. Seeds and losses of the model stay as they were,
-    and where anything fails, everything does.
+    The weights are drawn as `initialize` draws them. Then a batch goes through the model: when a layer is
+    reached, the deviation of what it computes before its activation is measured, its kernel divided by it,
+    and the pass goes on with the output of the new kernel. The input kernels of recurrent layers are scaled
+    gate by gate; their recurrent kernels are left as drawn. Layers called more than once count at their
+    first call. Seeds and losses of the model stay as they were, and where anything fails, the model is as
+    it was.
 
-    The last kernels of residual branches get 0.3 times the deviation, or 1/√L times with L branches. What
-    an output comes straight out of, an answer, gets one so small that the first loss is near that of
-    guessing, and its bias takes out the batch's mean, or, with labels, becomes the best constant. Embeddings
-    keep the size that their layers ask for. A kernel that would have to be ten times as large as its fans
-    say, and does not read the data, is left alone, and its row says what makes the signal so small.
+    The last kernels of residual branches get 0.3 times the deviation, or 1/√L times with L branches. Output
+    layers, "answers" in the table, get one so small that the first loss is near that of guessing; their
+    biases take out the batch's mean, or, with labels, become the best constant. Embeddings keep the size
+    that their layers ask for. A kernel that would have to be ten times as large as its fans say, and does
+    not read the data, is left alone, and its row says what makes the signal so small.
 
     Where a normalization divides by a kernel's size, that size changes no output, but how fast the kernel
     learns: a step turns a large one less. Such a kernel keeps the size that it has. A batch normalization

@@ -172,7 +172,9 @@ class Pass:
 
     def _starts(self, layer: Any) -> bool:
         """Whether it is a batch normalization that has seen no data yet, and goes by it in training."""
-        if not isinstance(layer, layers.BatchNormalization) or not layer.trainable or layer.renorm:
+        if not isinstance(layer, layers.BatchNormalization) or not layer.trainable:
+            return False
+        if getattr(layer, "renorm", False):  # which an older Keras has not
             return False
         kept = any(each.layer is layer for each in self._drawing.untouched)
         return not kept and len(self._anatomy.trace.of(layer)) == 1 and MovingStatistics(layer).fresh

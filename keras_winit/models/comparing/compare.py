@@ -41,9 +41,9 @@ def compare(
 
     No scheme is right for every model. So each is tried: the model is drawn, its optimizer starts afresh,
     and it takes the same batches in the same order, by the model's own `train_step`, loss and optimizer.
-    Its last loss is the mean of the last tenth of the steps, of five at least. The smallest wins; but what is
-    within 10 % of it after so few steps may well be ahead of it in the end, so of these the one that is named
-    first in `schemes` does. A start whose loss is not finite at some step ends there, and cannot win.
+    Its last loss is the mean of the last tenth of the steps, of five at least. The smallest wins; but
+    starts within 10 % of it after so few steps may well be ahead in the end, so among these the one named
+    first in `schemes` wins. A start whose loss is not finite at some step ends there, and cannot win.
 
     Afterwards the model is as it was, to the last bit: its weights, moving statistics and stateful
     layers, its optimizer, built or not, its metrics, its random generators, and the global ones of Python,

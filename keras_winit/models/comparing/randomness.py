@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator
 import keras
 import numpy as np
 from keras.src.backend.common import global_state  # which Keras does not export
-from keras.src.random.seed_generator import GLOBAL_SEED_GENERATOR, global_seed_generator
+from keras.src.random.seed_generator import global_seed_generator
 
 from keras_winit.drawing.seeds import fold
 from keras_winit.support.interrupts import surely
+
+_GENERATOR = "global_seed_generator"  # its name among Keras' global attributes
 
 
 def start_randomness(seed: int) -> None:
@@ -30,14 +32,14 @@ def start_randomness(seed: int) -> None:
 def randomness_kept() -> Iterator[None]:
     """All are as before when the block ends."""
     python, array = random.getstate(), np.random.get_state()
-    generator = global_state.get_global_attribute(GLOBAL_SEED_GENERATOR)
+    generator = global_state.get_global_attribute(_GENERATOR)
     state = None if generator is None else keras.ops.convert_to_numpy(generator.state).copy()
     torch_back = _torch_states()
 
     def put_back() -> None:
         if generator is not None:
             generator.state.assign(state)
-        global_state.set_global_attribute(GLOBAL_SEED_GENERATOR, generator)
+        global_state.set_global_attribute(_GENERATOR, generator)
         torch_back()
         np.random.set_state(array)
         random.setstate(python)

@@ -46,8 +46,9 @@ def diagnose(
     Of each layer it is noted how large its signal and a sample's gradient are, what share of its power
     differs between inputs, and how many directions that fills (its effective rank); of the last features,
     how well the labels, and the inputs themselves, can still be read off them. Weights that start at zero
-    are judged by their gradient: one that differs between units learns, and is a note. What they keep from
-    the rest of the model is seen in a second pass, after a first step of theirs, and a third at most.
+    are judged by their gradient: one that differs between units learns, and is a note. Layers that get no
+    gradient through such zeros are judged in a second pass, after these weights took one step, or in a
+    third.
 
     Args:
         model: a built model of any kind.

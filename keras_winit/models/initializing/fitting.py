@@ -52,7 +52,7 @@ def _ours(initializer: Any) -> Any:
     if isinstance(initializer, Scheme) or not type(initializer).__module__.startswith("keras."):
         return initializer
     if isinstance(initializer, own.VarianceScaling):
-        axes = {key: config[key] for key in ("input_axes", "output_axes")}
+        axes = {key: config.get(key) for key in ("input_axes", "output_axes")}  # which an older Keras has not
         return VarianceScaling(initializer.scale, initializer.mode, initializer.distribution, **axes)
     if isinstance(initializer, own.Orthogonal):
         return Orthogonal(initializer.gain)

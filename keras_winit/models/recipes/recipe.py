@@ -137,8 +137,9 @@ class Recipes(Printed, Mapping[str, str]):
 def recipes() -> Recipes:
     """Every recipe for a whole model, with what it draws: `initialize(model, name)`.
 
-    A recipe is a published initialization of a whole model. What is a branch, its last kernel, a query or a
-    table of positions, it knows by what the model computes, so that it goes for anyone's layers.
+    A recipe is a published initialization of a whole model. Branches, their last kernels,
+    queries and tables of positions are found by what the model computes, so that a recipe works for anyone's
+    layers.
 
     Returns:
         A mapping of names to claims; printing it shows a table.

@@ -5,14 +5,15 @@ from keras import layers
 CONVOLUTIONS = (layers.Conv1D, layers.Conv2D, layers.Conv3D)
 DEPTHWISE = (layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 SEPARABLE = (layers.SeparableConv1D, layers.SeparableConv2D)
+REVERSIBLE = (layers.ReversibleEmbedding,) if hasattr(layers, "ReversibleEmbedding") else ()  # an older Keras
 TRANSPOSED = (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 
 # The calls of layers whose output, before the activation, is their kernel times their input plus a bias.
 LINEAR = {
     kind.call
     for kind in (
-        *(layers.Dense, layers.EinsumDense, layers.Embedding, layers.ReversibleEmbedding),
-        *(*CONVOLUTIONS, *DEPTHWISE, *SEPARABLE, *TRANSPOSED),
+        *(layers.Dense, layers.EinsumDense, layers.Embedding),
+        *(*REVERSIBLE, *CONVOLUTIONS, *DEPTHWISE, *SEPARABLE, *TRANSPOSED),
     )
 }
 

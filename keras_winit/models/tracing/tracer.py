@@ -22,12 +22,13 @@ _NOT_BUILT = "it is not built"
 
 
 def trace(model: keras.layers.Layer, data: Any = None) -> Trace:
-    """The operations that one call of a model consists of, in order: what all that is planned goes by.
+    """The operations of one call of a model, in order, from which all plans are made.
 
     Layers that have layers inside, subclassed models and layers of your own are looked into, to the
-    operations of `keras.ops` and the variables in their `call`. What cannot be, for it computes with NumPy,
-    with functions of a backend or by the values of tensors, is one step with the reason, and what is inside
-    of it is traced for itself. Nothing is computed, and the model is left as it is.
+    operations of `keras.ops` and the variables in their `call`. A call that cannot be looked into, because
+    it computes with NumPy, with functions of a backend or by the values of tensors, is one step with the
+    reason, and the layers inside of it are traced by themselves. Nothing is computed, and the model is left
+    as it is.
 
     Args:
         model: a built model of any kind, or a built layer.
