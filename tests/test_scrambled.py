@@ -116,6 +116,30 @@ def test_it_is_what_its_recipe_says(rows, columns, count):
     np.testing.assert_allclose(drawn, by_numpy(made), rtol=0, atol=1e-6)
 
 
+@pytest.mark.skipif(BACKEND == "jax", reason="there the compiler cuts")
+@pytest.mark.parametrize(
+    ("rows", "columns", "count"), [(1021, 70, 2), (1021, 70, 1), (257, 66, 5), (512, 90, 3)]
+)
+def test_pieces_do_not_matter(rows, columns, count, monkeypatch):
+    whole = array(scrambled.scrambled(rows, columns, "float32", 5, count))
+    for most in (1, 3 * 256 * columns, 2 * rows * columns):
+        monkeypatch.setattr(scrambled, "_PIECE", most)
+        monkeypatch.setattr(scrambled, "_PIECES", (most, most))
+        pieces = array(scrambled.scrambled(rows, columns, "float32", 5, count))
+        np.testing.assert_allclose(pieces, whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="about a compiled program")
+def test_batches_of_exact_matrices_of_several_blocks_are_drawn_one_by_one():
+    """As many solves of batches at once as a CPU has threads would wait for one another without end."""
+    import jax
+
+    axes = {"input_axes": [1], "output_axes": [2]}
+    scheme = winit.Orthogonal(seed=4, exact=True, **axes)
+    assert "scan[" in str(jax.make_jaxpr(lambda: scheme((2, 300, 290)))())
+    assert max(error(matrix) for matrix in array(scheme((2, 300, 290)))) <= 5e-6
+
+
 def haar_by_qr(count, rows, columns, rng):
     q, r = np.linalg.qr(rng.normal(size=(count, rows, columns)))
     return q * np.sign(np.diagonal(r, axis1=1, axis2=2))[:, None]

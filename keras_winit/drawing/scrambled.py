@@ -17,6 +17,7 @@ S.-F. Chang 2014, "Circulant binary embedding", arXiv:1405.3162.
 """
 
 import math
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ _DEVICES = 8  # blocks come in multiples of it where they can: then devices shar
 _WINDOW = 64  # columns that TensorFlow copies at once
 _NARROW, _NARROW_WINDOW = 512, 16  # and of a matrix of so few
 _PIECE = 2**20  # elements that PyTorch mixes at once
+_PIECES = 2**20, 2**23  # and TensorFlow: half of all, but neither fewer nor more than these
 
 
 class Recipe(NamedTuple):
@@ -169,18 +171,49 @@ def _for_jax() -> Any:
 
 
 def _for_tensorflow() -> Any:
+    """A piece at a time, so that no more than the pieces and the whole of them are in memory."""
     import tensorflow as tf  # noqa: PLC0415 - the backend in use
 
     def assemble(table: Any, starts: Any, mixers: tuple[Any, ...], columns: int) -> Any:
+        shape = (*starts.shape, columns)
         width = _WINDOW if columns > _NARROW else _NARROW_WINDOW
-        count = -(-columns // width)
-        places = starts[..., None] + width * np.arange(count, dtype="int32")
-        views = np.lib.stride_tricks.sliding_window_view(table, width)
-        matrices = tf.reshape(tf.gather(tf.constant(views), places), (*starts.shape, count * width))
-        mixed = _mixed_all(matrices, mixers)
-        return mixed if count * width == columns else mixed[..., :columns]
+        offsets = width * np.arange(-(-columns // width), dtype="int32")
+        windows = tf.constant(np.lib.stride_tricks.sliding_window_view(table, width))
+        first, second, *last = mixers
+        block = first.shape[-1] * second.shape[-1]
+        starts = starts if last else starts.reshape(1, -1)
+        most = min(max(math.prod(shape) // 2, _PIECES[0]), _PIECES[1])
+        pieces = []
+        for some, rows, blocks in _pieces(*starts.shape, block, columns, most):
+            places = starts[some, rows, None] + offsets
+            size = (*places.shape[:-1], width * len(offsets))
+            after = [each[some] for each in last] if rows.stop == starts.shape[1] else []
+            copied = tf.reshape(tf.gather(windows, places), size)
+            mixed = _mixed_all(copied, (first[blocks], second[blocks], *after))
+            pieces.append(tf.reshape(mixed[..., :columns], (-1, columns)))
+            del copied, mixed
+        return tf.reshape(pieces[0] if len(pieces) == 1 else tf.concat(pieces, 0), shape)
 
     return assemble
+
+
+def _pieces(
+    count: int, rows: int, block: int, columns: int, most: int
+) -> Iterator[tuple[slice, slice, slice]]:
+    """Matrices, rows of them and their blocks, of so many elements: whole matrices, or blocks of one.
+
+    The last blocks of a matrix come with the rows that fill none.
+    """
+    blocks = rows // block
+    many = max(1, most // (rows * columns))
+    step = blocks if many > 1 else max(1, most // (block * columns))
+    for matrix in range(0, count, many):
+        some = slice(matrix, min(matrix + many, count))
+        for begin in range(0, blocks, step):
+            end = min(begin + step, blocks)
+            reach = rows if end == blocks else end * block
+            places = slice(matrix * blocks + begin, (some.stop - 1) * blocks + end)
+            yield some, slice(begin * block, reach), places
 
 
 _assemble = {"jax": _for_jax, "tensorflow": _for_tensorflow, "torch": _for_torch}[keras.backend.backend()]()
