@@ -61,8 +61,7 @@ def recipe(rows: int, columns: int, key: int, batch: int, scale: float) -> Recip
     starts = stream.orders(batch, rows) + reach * stream.signs(batch, rows)
     starts += 2 * reach * np.arange(batch)[:, None]
     mixers = stream.haar(batch * blocks, a), stream.haar(batch * blocks, b)
-    overlaps = rows % (a * b) > 0
-    last = (stream.haar(batch, a), stream.haar(batch, b)) if overlaps else None
+    last = None if fills(rows) else (stream.haar(batch, a), stream.haar(batch, b))
     return Recipe(batch, rows, columns, table.reshape(-1), starts.astype("int32"), mixers, last)
 
 
@@ -79,6 +78,11 @@ def factors(rows: int) -> tuple[int, int]:
         return -math.gcd(rows // (a * b), _DEVICES), abs(math.log(a / _USUAL)) + abs(math.log(b / _USUAL))
 
     return min(filling, key=badness)
+
+
+def fills(rows: int) -> bool:
+    """Whether blocks fill so many rows, so that none is mixed twice."""
+    return rows % math.prod(factors(rows)) == 0
 
 
 def scrambled(rows: int, columns: int, dtype: str, key: int, batch: int = 1, *, scale: float = 1.0) -> Any:
