@@ -188,10 +188,11 @@ def _for_tensorflow() -> Any:
         starts = starts if last else starts.reshape(1, -1)
         most = min(max(math.prod(shape) // 2, _PIECES[0]), _PIECES[1])
         pieces = []
-        for some, rows, blocks in _pieces(*starts.shape, block, columns, most):
+        count, height = starts.shape
+        for some, rows, blocks in _pieces(count, height, block, columns, most):
             places = starts[some, rows, None] + offsets
             size = (*places.shape[:-1], width * len(offsets))
-            after = [each[some] for each in last] if rows.stop == starts.shape[1] else []
+            after = [each[some] for each in last] if rows.stop == height else []
             copied = tf.reshape(tf.gather(windows, places), size)
             mixed = _mixed_all(copied, (first[blocks], second[blocks], *after))
             pieces.append(tf.reshape(mixed[..., :columns], (-1, columns)))

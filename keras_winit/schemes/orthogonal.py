@@ -11,9 +11,9 @@ from keras_winit.schemes.registry import register
 from keras_winit.support.checks import Shape, as_bool, as_float, check_fits
 from keras_winit.theory.matrix_view import MatrixView
 
-# An odd number of blocks does not split into as many parts as there are devices, nor does an axis of
-# them: such blocks are joined, if they are few.
-_JOINED = 9
+# Blocks do not split into as many parts as there are devices, nor does an axis of them, where their
+# number is no power of two: such blocks are joined, if they are few.
+_JOINED = 24
 
 
 def centre(shape: Shape) -> tuple[int, ...]:
@@ -97,7 +97,7 @@ class Orthogonal(KernelScheme):
         check_fits("gain", self.gain, dtype)
         matrices = self._matrices(view, dtype, blocks * view.batch)
         matrices = ops.reshape(matrices, (blocks, view.batch, view.rows, view.columns))
-        if blocks % 2 and blocks <= _JOINED:
+        if blocks & (blocks - 1) and blocks <= _JOINED:
             return ops.concatenate([view.restore(matrices[i]) for i in range(blocks)], axis=-1)
         # The blocks are one more axis of outputs, which then goes before the last.
         wide = MatrixView((*shape, blocks), view.inputs, [*view.outputs, len(shape)])
