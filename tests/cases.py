@@ -104,6 +104,7 @@ CASES = [
     # Orthogonal: the mean square of an entry is exactly gain²/max(rows, columns).
     Case("orthogonal", {}, {DENSE: 1 / sqrt(300), (60, 400): 1 / sqrt(400), CONV: 1 / sqrt(360)}),
     Case("orthogonal", {"gain": 1.5}, {DENSE: 1.5 / sqrt(300)}),
+    Case("orthogonal", {"exact": True}, {(300, 260): 1 / sqrt(300)}),
     Case("delta_orthogonal", {}, {CONV: 1 / sqrt(15 * 40)}, home="conv", shapes=(CONV,)),
     # Looks linear: every signal, of which twins are one, has the same share of the variance.
     Case("looks_linear", {}, {DENSE: 1 / sqrt(300), (60, 401): 1 / sqrt(60), CONV: 1 / sqrt(15 * 24)}),
@@ -117,6 +118,8 @@ CASES = [
             CONV: 1 / sqrt(15 * 12),
         },
     ),
+    Case("delta_orthogonal", {"exact": True}, {CONV: 1 / sqrt(15 * 40)}, home="conv", shapes=(CONV,)),
+    Case("looks_linear", {"exact": True}, {DENSE: 1 / sqrt(300)}),
     Case(
         "looks_linear",
         {"activation": "relu", "mirror": "inputs", "variance": 0.5, "input_blocks": 2},

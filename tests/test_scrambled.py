@@ -75,6 +75,39 @@ def test_exact_is_what_haar_draws():
         winit.Orthogonal(exact="yes")
 
 
+@pytest.mark.parametrize(
+    ("name", "shape", "sides"),
+    [("delta_orthogonal", (3, 256, 300), (256, 300)), ("looks_linear", (300, 600), (300, 300))],
+)
+def test_what_is_built_of_orthogonal_matrices_can_be_exact(name, shape, sides):
+    usual = winit.get(name, seed=4)
+    exact = winit.get(name, seed=4, exact=True)
+    assert not usual.drawn_whole(shape)
+    assert exact.drawn_whole(shape)
+    part = (slice(0, sides[0]), slice(0, sides[1]))
+    drawn, other = (array(scheme(shape)).reshape(-1, shape[-1]) for scheme in (exact, usual))
+    if name == "delta_orthogonal":  # on its middle tap
+        part = (slice(256, 512), part[1])
+    expected = array(winit.drawing.haar.haar(*sides, "float32", 4))
+    np.testing.assert_allclose(drawn[part], expected, rtol=1e-6, atol=1e-7)
+    assert not np.allclose(other[part], expected, atol=1e-3)
+    again = type(exact).from_config(exact.get_config())
+    np.testing.assert_array_equal(array(again(shape)), array(exact(shape)))
+
+
+def test_the_size_of_a_batch_counts():
+    assert not is_scrambled(512, 64)
+    assert is_scrambled(512, 64, 8)
+    assert not is_scrambled(521, 67, 8)  # whose rows fill no blocks
+    assert not is_scrambled(128, 128, 100)  # too few rows
+    assert not is_scrambled(512, 63, 100)
+    heads = {"input_axes": [1], "output_axes": [2]}
+    assert not winit.Orthogonal(**heads).drawn_whole((12, 512, 64))
+    assert not winit.PerGate("orthogonal", gates=12).drawn_whole((512, 768))
+    assert winit.PerGate("orthogonal", gates=12, factors=[1.0] * 12).drawn_whole((512, 768))
+    assert not winit.LooksLinear("relu", **heads).drawn_whole((12, 1024, 128))
+
+
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="about tf.function")
 def test_a_generator_without_values_draws_in_a_graph():
     import tensorflow as tf
@@ -114,6 +147,30 @@ def test_it_is_what_its_recipe_says(rows, columns, count):
     assert (made.last is None) == (rows != 1021)
     drawn = array(scrambled.scrambled(rows, columns, "float32", 5, count))
     np.testing.assert_allclose(drawn, by_numpy(made), rtol=0, atol=1e-6)
+
+
+@pytest.mark.skipif(BACKEND == "jax", reason="there the compiler cuts")
+@pytest.mark.parametrize(
+    ("rows", "columns", "count"), [(1021, 70, 2), (1021, 70, 1), (257, 66, 5), (512, 90, 3)]
+)
+def test_pieces_do_not_matter(rows, columns, count, monkeypatch):
+    whole = array(scrambled.scrambled(rows, columns, "float32", 5, count))
+    for most in (1, 3 * 256 * columns, 2 * rows * columns):
+        monkeypatch.setattr(scrambled, "_PIECE", most)
+        monkeypatch.setattr(scrambled, "_PIECES", (most, most))
+        pieces = array(scrambled.scrambled(rows, columns, "float32", 5, count))
+        np.testing.assert_allclose(pieces, whole, rtol=0, atol=1e-6)
+
+
+@pytest.mark.skipif(BACKEND != "jax", reason="about a compiled program")
+def test_batches_of_exact_matrices_of_several_blocks_are_drawn_one_by_one():
+    """As many solves of batches at once as a CPU has threads would wait for one another without end."""
+    import jax
+
+    axes = {"input_axes": [1], "output_axes": [2]}
+    scheme = winit.Orthogonal(seed=4, exact=True, **axes)
+    assert "scan[" in str(jax.make_jaxpr(lambda: scheme((2, 300, 290)))())
+    assert max(error(matrix) for matrix in array(scheme((2, 300, 290)))) <= 5e-6
 
 
 def haar_by_qr(count, rows, columns, rng):

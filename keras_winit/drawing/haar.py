@@ -166,8 +166,14 @@ def _for_jax() -> tuple[Any, Any]:
     import jax  # noqa: PLC0415 - the backend in use
 
     def product(numbers: Any, rows: int, columns: int) -> Any:
-        with jax.default_matmul_precision("highest"):  # else GPUs and TPUs round what they multiply
+        def matrix(numbers: Any) -> Any:
             return _many_blocks(numbers, rows, columns)
+
+        with jax.default_matmul_precision("highest"):  # else GPUs and TPUs round what they multiply
+            # One matrix after the other where there are several blocks: their solves do not depend on one
+            # another, and on a CPU as many of batches at once as it has threads wait without end.
+            apart = numbers.ndim > 1 and len(_blocks(columns)) > 1
+            return jax.lax.map(matrix, numbers) if apart else matrix(numbers)
 
     compiled = jax.jit(product, static_argnums=(1, 2))
 

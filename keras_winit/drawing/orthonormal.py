@@ -5,12 +5,13 @@ from typing import Any
 from keras import ops
 
 from keras_winit.drawing.haar import haar
-from keras_winit.drawing.scrambled import scrambled
+from keras_winit.drawing.scrambled import fills, scrambled
 from keras_winit.drawing.seeds import Seed, host_key
 
 # An exact draw of n × k, k ≤ n, costs n·k², scrambling n·k and what its small parts do: from this k and
-# this n·k² on it is faster on every backend (256 × 256, 1024 × 128, 4096 × 64).
-_LEAST_SIDE, _LEAST_WORK = 64, 2**24
+# this n·k² on it is faster on every backend (256 × 256, 1024 × 128, 4096 × 64). In a batch they add up,
+# but for matrices whose rows fill no blocks.
+_LEAST_SIDE, _LEAST_ROWS, _LEAST_WORK = 64, 256, 2**24
 # A scale to multiply with early: sums of products of larger or smaller ones may leave the dtype.
 _MODERATE = (1e-20, 1e20)
 
@@ -38,7 +39,7 @@ def orthonormal(
     Returns:
         A tensor of shape `(rows, columns)`, or `(batch, rows, columns)` of more than one.
     """
-    key = host_key(seed) if is_scrambled(rows, columns, exact=exact) else None
+    key = host_key(seed) if is_scrambled(rows, columns, batch, exact=exact) else None
     if key is None:  # small, or from a generator inside a graph
         matrices = haar(rows, columns, dtype, seed, batch)
         return matrices if scale == 1 else scale * matrices
@@ -49,7 +50,8 @@ def orthonormal(
     return tall if rows >= columns else ops.swapaxes(tall, -1, -2)
 
 
-def is_scrambled(rows: int, columns: int, *, exact: bool = False) -> bool:
-    """Whether a matrix of this size is made of parts that devices can compute on their own."""
-    side = min(rows, columns)
-    return not exact and side >= _LEAST_SIDE and rows * columns * side >= _LEAST_WORK
+def is_scrambled(rows: int, columns: int, batch: int = 1, *, exact: bool = False) -> bool:
+    """Whether so many matrices of this size are made of parts that devices can compute on their own."""
+    side, long = min(rows, columns), max(rows, columns)
+    work = long * side**2 * (batch if fills(long) else 1)
+    return not exact and side >= _LEAST_SIDE and long >= _LEAST_ROWS and work >= _LEAST_WORK

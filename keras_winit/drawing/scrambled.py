@@ -17,6 +17,7 @@ S.-F. Chang 2014, "Circulant binary embedding", arXiv:1405.3162.
 """
 
 import math
+from collections.abc import Iterator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ _DEVICES = 8  # blocks come in multiples of it where they can: then devices shar
 _WINDOW = 64  # columns that TensorFlow copies at once
 _NARROW, _NARROW_WINDOW = 512, 16  # and of a matrix of so few
 _PIECE = 2**20  # elements that PyTorch mixes at once
+_PIECES = 2**20, 2**23  # and TensorFlow: half of all, but neither fewer nor more than these
 
 
 class Recipe(NamedTuple):
@@ -59,8 +61,7 @@ def recipe(rows: int, columns: int, key: int, batch: int, scale: float) -> Recip
     starts = stream.orders(batch, rows) + reach * stream.signs(batch, rows)
     starts += 2 * reach * np.arange(batch)[:, None]
     mixers = stream.haar(batch * blocks, a), stream.haar(batch * blocks, b)
-    overlaps = rows % (a * b) > 0
-    last = (stream.haar(batch, a), stream.haar(batch, b)) if overlaps else None
+    last = None if fills(rows) else (stream.haar(batch, a), stream.haar(batch, b))
     return Recipe(batch, rows, columns, table.reshape(-1), starts.astype("int32"), mixers, last)
 
 
@@ -77,6 +78,11 @@ def factors(rows: int) -> tuple[int, int]:
         return -math.gcd(rows // (a * b), _DEVICES), abs(math.log(a / _USUAL)) + abs(math.log(b / _USUAL))
 
     return min(filling, key=badness)
+
+
+def fills(rows: int) -> bool:
+    """Whether blocks fill so many rows, so that none is mixed twice."""
+    return rows % math.prod(factors(rows)) == 0
 
 
 def scrambled(rows: int, columns: int, dtype: str, key: int, batch: int = 1, *, scale: float = 1.0) -> Any:
@@ -169,18 +175,50 @@ def _for_jax() -> Any:
 
 
 def _for_tensorflow() -> Any:
+    """A piece at a time, so that no more than the pieces and the whole of them are in memory."""
     import tensorflow as tf  # noqa: PLC0415 - the backend in use
 
     def assemble(table: Any, starts: Any, mixers: tuple[Any, ...], columns: int) -> Any:
+        shape = (*starts.shape, columns)
         width = _WINDOW if columns > _NARROW else _NARROW_WINDOW
-        count = -(-columns // width)
-        places = starts[..., None] + width * np.arange(count, dtype="int32")
-        views = np.lib.stride_tricks.sliding_window_view(table, width)
-        matrices = tf.reshape(tf.gather(tf.constant(views), places), (*starts.shape, count * width))
-        mixed = _mixed_all(matrices, mixers)
-        return mixed if count * width == columns else mixed[..., :columns]
+        offsets = width * np.arange(-(-columns // width), dtype="int32")
+        windows = tf.constant(np.lib.stride_tricks.sliding_window_view(table, width))
+        first, second, *last = mixers
+        block = first.shape[-1] * second.shape[-1]
+        starts = starts if last else starts.reshape(1, -1)
+        most = min(max(math.prod(shape) // 2, _PIECES[0]), _PIECES[1])
+        pieces = []
+        count, height = starts.shape
+        for some, rows, blocks in _pieces(count, height, block, columns, most):
+            places = starts[some, rows, None] + offsets
+            size = (*places.shape[:-1], width * len(offsets))
+            after = [each[some] for each in last] if rows.stop == height else []
+            copied = tf.reshape(tf.gather(windows, places), size)
+            mixed = _mixed_all(copied, (first[blocks], second[blocks], *after))
+            pieces.append(tf.reshape(mixed[..., :columns], (-1, columns)))
+            del copied, mixed
+        return tf.reshape(pieces[0] if len(pieces) == 1 else tf.concat(pieces, 0), shape)
 
     return assemble
+
+
+def _pieces(
+    count: int, rows: int, block: int, columns: int, most: int
+) -> Iterator[tuple[slice, slice, slice]]:
+    """Matrices, rows of them and their blocks, of so many elements: whole matrices, or blocks of one.
+
+    The last blocks of a matrix come with the rows that fill none.
+    """
+    blocks = rows // block
+    many = max(1, most // (rows * columns))
+    step = blocks if many > 1 else max(1, most // (block * columns))
+    for matrix in range(0, count, many):
+        some = slice(matrix, min(matrix + many, count))
+        for begin in range(0, blocks, step):
+            end = min(begin + step, blocks)
+            reach = rows if end == blocks else end * block
+            places = slice(matrix * blocks + begin, (some.stop - 1) * blocks + end)
+            yield some, slice(begin * block, reach), places
 
 
 _assemble = {"jax": _for_jax, "tensorflow": _for_tensorflow, "torch": _for_torch}[keras.backend.backend()]()

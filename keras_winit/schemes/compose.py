@@ -190,10 +190,19 @@ class PerGate(Wrapper):
             )
         return (*shape[:-1], shape[-1] // self.gates)
 
+    def _together(self) -> Any:
+        """What draws all gates as one batch, if it can: a convolution may have many groups."""
+        inner = self.inner("gates")
+        return inner if self.factors is None and hasattr(inner, "draw_blocks") else None
+
+    def drawn_whole(self, shape: Shape) -> bool:
+        """Whether a gate is drawn whole, or all of them are."""
+        together = self._together()
+        return together.drawn_whole(self.part(shape), self.gates) if together else super().drawn_whole(shape)
+
     def draw(self, shape: Shape, dtype: str) -> Any:
-        gate = self.part(shape)
-        together = self.inner("gates")
-        if self.factors is None and hasattr(together, "draw_blocks"):  # a convolution may have many groups
+        gate, together = self.part(shape), self._together()
+        if together:
             return together.draw_blocks(gate, dtype, self.gates)
         parts = [self.inner("gate", i)(gate, dtype) for i in range(self.gates)]
         if self.factors is not None:

@@ -10,7 +10,7 @@ from keras_winit.drawing.seeds import fold
 from keras_winit.schemes.base import KernelScheme
 from keras_winit.schemes.orthogonal import at_centre
 from keras_winit.schemes.registry import register
-from keras_winit.support.checks import Shape, as_float, as_int, one_of
+from keras_winit.support.checks import Shape, as_bool, as_float, as_int, one_of
 from keras_winit.theory.activations import resolve
 from keras_winit.theory.linearity import is_odd, linear_variance, power
 from keras_winit.theory.matrix_view import MatrixView
@@ -51,6 +51,7 @@ class LooksLinear(KernelScheme):
             sigmoid, 0.24 for tanh.
         input_blocks: how many blocks, each with its own two halves, the inputs consist of: one for
             each pixel of an image that is flattened, its channels last.
+        {exact}
         {axes}
 
     Raises:
@@ -80,6 +81,7 @@ class LooksLinear(KernelScheme):
         variance: float | None = None,
         input_variance: float | None = None,
         input_blocks: int = 1,
+        exact: bool = False,
         input_axes: Any = None,
         output_axes: Any = None,
     ) -> None:
@@ -90,6 +92,7 @@ class LooksLinear(KernelScheme):
             None if input_variance is None else as_float("input_variance", input_variance, positive=True)
         )
         self.input_blocks = as_int("input_blocks", input_blocks, minimum=1)
+        self.exact = as_bool("exact", exact)
         self.set_axes(input_axes, output_axes)
         self.set_seed(seed)
         # Settled here, since nothing can be evaluated where JAX traces.
@@ -133,13 +136,14 @@ class LooksLinear(KernelScheme):
     def _matrix(self, signals: int, outputs: int, dtype: str, seed: Any, batch: int) -> Any:
         """Orthogonal, and scaled so that every output has the variance that is asked for."""
         scale = self._scale * math.sqrt(max(signals, outputs) / signals)
-        matrices = orthonormal(signals, outputs, dtype, seed, batch, scale=scale)
+        matrices = orthonormal(signals, outputs, dtype, seed, batch, scale=scale, exact=self.exact)
         return ops.reshape(matrices, (batch, signals, outputs))
 
     def drawn_whole(self, shape: Shape) -> bool:
         """Whether its matrix is drawn from the Haar distribution, column by column."""
         rows, columns = self._sizes(shape)
-        return not is_scrambled(self._signals(rows), self._twins(columns) or columns)
+        outputs = self._twins(columns) or columns
+        return not is_scrambled(self._signals(rows), outputs, self._batch(shape), exact=self.exact)
 
     def expected_std(self, shape: Any) -> float:
         """√(variance/(E[g²]·signals)), less for what is zero: inputs without a twin, and taps."""

@@ -11,9 +11,9 @@ from keras_winit.schemes.registry import register
 from keras_winit.support.checks import Shape, as_bool, as_float, check_fits
 from keras_winit.theory.matrix_view import MatrixView
 
-# An odd number of blocks does not split into as many parts as there are devices, nor does an axis of
-# them: such blocks are joined, if they are few.
-_JOINED = 9
+# Blocks do not split into as many parts as there are devices, nor does an axis of them, where their
+# number is no power of two: such blocks are joined, if they are few.
+_JOINED = 24
 
 
 def centre(shape: Shape) -> tuple[int, ...]:
@@ -51,8 +51,7 @@ class Orthogonal(KernelScheme):
     Args:
         gain: a positive number; `gain(activation)` undoes an activation.
         {seed}
-        exact: whether Q is Haar-distributed at any size, for n³ operations, and drawn whole by a
-            `layout`.
+        {exact}
         {axes}
 
     Example:
@@ -98,7 +97,7 @@ class Orthogonal(KernelScheme):
         check_fits("gain", self.gain, dtype)
         matrices = self._matrices(view, dtype, blocks * view.batch)
         matrices = ops.reshape(matrices, (blocks, view.batch, view.rows, view.columns))
-        if blocks % 2 and blocks <= _JOINED:
+        if blocks & (blocks - 1) and blocks <= _JOINED:
             return ops.concatenate([view.restore(matrices[i]) for i in range(blocks)], axis=-1)
         # The blocks are one more axis of outputs, which then goes before the last.
         wide = MatrixView((*shape, blocks), view.inputs, [*view.outputs, len(shape)])
@@ -110,10 +109,10 @@ class Orthogonal(KernelScheme):
             view.rows, view.columns, dtype, self.seed, count, scale=self.gain, exact=self.exact
         )
 
-    def drawn_whole(self, shape: Shape) -> bool:
+    def drawn_whole(self, shape: Shape, blocks: int = 1) -> bool:
         """Whether its matrices are drawn from the Haar distribution, column by column."""
         view = self.view(shape)
-        return not is_scrambled(view.rows, view.columns, exact=self.exact)
+        return not is_scrambled(view.rows, view.columns, blocks * view.batch, exact=self.exact)
 
     def expected_std(self, shape: Any) -> float:
         """gain/√max(rows, columns)."""
@@ -134,6 +133,7 @@ class DeltaOrthogonal(Scheme):
     Args:
         gain: a positive number.
         {seed}
+        {exact}
 
     Raises:
         ValueError: for fewer output than input channels: their map cannot keep lengths.
@@ -152,8 +152,9 @@ class DeltaOrthogonal(Scheme):
     ranks = (3, 5)
     blockwise = True
 
-    def __init__(self, gain: float = 1.0, seed: Any = None) -> None:
+    def __init__(self, gain: float = 1.0, seed: Any = None, *, exact: bool = False) -> None:
         self.gain = as_float("gain", gain, positive=True)
+        self.exact = as_bool("exact", exact)
         self.set_seed(seed)
 
     def check_shape(self, shape: Any) -> Shape:
@@ -169,11 +170,12 @@ class DeltaOrthogonal(Scheme):
 
     def draw(self, shape: Shape, dtype: str) -> Any:
         check_fits("gain", self.gain, dtype)
-        return at_centre(orthonormal(shape[-2], shape[-1], dtype, self.seed, scale=self.gain), shape)
+        matrix = orthonormal(shape[-2], shape[-1], dtype, self.seed, scale=self.gain, exact=self.exact)
+        return at_centre(matrix, shape)
 
     def drawn_whole(self, shape: Shape) -> bool:
         """Whether its matrix is drawn from the Haar distribution, column by column."""
-        return not is_scrambled(shape[-2], shape[-1])
+        return not is_scrambled(shape[-2], shape[-1], exact=self.exact)
 
     def expected_std(self, shape: Any) -> float:
         """gain/√(taps · outputs): all the variance is in one tap."""

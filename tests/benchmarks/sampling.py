@@ -3,8 +3,9 @@
 Usage: KERAS_BACKEND=tensorflow python tests/benchmarks/sampling.py [--pairs N] [--json FILE | --record]
 
 Each pair draws the same tensor once with Keras and once with this package, in turn, after one
-warm-up of both; the ratio is ours to Keras', and its median is what to quote. On PyTorch there are
-pairs with `torch.nn.init.orthogonal_` too. `--record` writes the JSON from which the README's table
+warm-up of both; the ratio is ours to Keras', and its median is what to quote. Large orthogonal matrices,
+and a batch of heads, are compared with Keras' normal of the same shape too, and on PyTorch with
+`torch.nn.init.orthogonal_`. `--record` writes the JSON from which the README's table
 is made: tests/benchmarks/results/BACKEND.json.
 """
 
@@ -27,6 +28,13 @@ PAIRS = {
     "orthogonal": (keras.initializers.Orthogonal(seed=1), winit.Orthogonal(seed=1)),
 }
 SHAPES = [(64, 64), (512, 512), (4096, 4096)]
+# Orthogonal against a normal: a square, a tall one and the heads of an attention layer.
+HEADS = winit.Orthogonal(seed=1, input_axes=[1], output_axes=[2])
+AGAINST_NORMAL = {
+    (4096, 4096): PAIRS["orthogonal"][1],
+    (25088, 4096): PAIRS["orthogonal"][1],
+    (12, 512, 64): HEADS,
+}
 RESULTS = Path(__file__).with_name("results")
 
 
@@ -83,6 +91,9 @@ def main():
             pairs = options.pairs if name != "orthogonal" or shape[0] < 4096 else 5
             pairs *= 10 if shape[0] == 64 else 1
             rows.append(compared(name, shape, both, pairs))
+    for shape, scheme in AGAINST_NORMAL.items():
+        both = (PAIRS["normal"][0], scheme)
+        rows.append(compared("orthogonal", shape, both, 5 if shape[0] > 4096 else 15, "Keras' normal"))
     if backend == "torch":
         both = (torch_orthogonal, PAIRS["orthogonal"][1])
         rows.append(compared("orthogonal", SHAPES[-1], both, 5, "torch.nn.init"))
