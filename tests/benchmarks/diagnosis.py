@@ -111,7 +111,7 @@ def measure(tasks, record):
 
 
 def keep(record):
-    record["about"] = about("scikit-learn")
+    record |= {"counts": tables(record), "about": about("scikit-learn")}
     PATH.write_text(json.dumps(record) + "\n")
 
 
@@ -137,43 +137,52 @@ def rows(record):
                 yield task, cell, method, outcome(task, ends[method]), found
 
 
-def table(found, kind, title):
-    print(f"\n{title}, {kind}")
-    print(f"  {'outcome':10}{'networks':>9}{'errors':>9}{'warnings':>10}{'healthy':>9}{'not ok':>9}")
-    for name in ("fails", "between", "trains"):
-        here = [each[kind] for *_, end, each in found if end == name]
+def counted(found, kind):
+    """For each outcome: how many have errors, how many warnings alone, and how many are healthy."""
+    counts = {}
+    for end in ("fails", "between", "trains"):
+        here = [each[kind] for *_, outcome, each in found if outcome == end]
+        healthy = sum(all(severity == "note" for _, severity in each["findings"]) for each in here)
+        bad = sum(not each["ok"] for each in here)
         if here:
-            bad = sum(not each["ok"] for each in here)
-            warned = sum(
-                each["ok"] and any(severity == "warning" for _, severity in each["findings"]) for each in here
-            )
-            print(
-                f"  {name:10}{len(here):9}{bad:9}{warned:10}{len(here) - bad - warned:9}"
-                f"{bad / len(here):9.1%}  with a warning {(bad + warned) / len(here):.1%}"
-            )
+            counts[end] = [bad, len(here) - bad - healthy, healthy]
+    return counts
+
+
+def tables(record):
+    """The counts of verdicts against outcomes, in the halves and of each task."""
+    found = list(rows(record))
+    parts = {
+        "the half that thresholds were chosen on": [row for row in found if half(row[1]) == 0],
+        "the other half": [row for row in found if half(row[1]) == 1],
+        "all": found,
+        **{task: [row for row in found if row[0] == task] for task in trainability.TASKS},
+    }
+    return {
+        kind: {title: counted(part, kind) for title, part in parts.items()}
+        for kind in ("with labels", "without")
+    }
 
 
 def show(record):
-    found = list(rows(record))
-    for kind in ("with labels", "without"):
-        for which, title in ((0, "the half that thresholds were chosen on"), (1, "the other half")):
-            table([row for row in found if half(row[1]) == which], kind, title)
-        table(found, kind, "all")
-    for task in trainability.TASKS:
-        table([row for row in found if row[0] == task], "with labels", task)
-    wrong = [
-        row for row in found if (row[3] == "fails") == row[4]["with labels"]["ok"] and row[3] != "between"
-    ]
+    for kind, parts in tables(record).items():
+        for title, ends in parts.items():
+            print(f"\n{title}, {kind}")
+            print(f"  {'outcome':10}{'networks':>9}{'errors':>9}{'warnings':>10}{'healthy':>9}{'not ok':>9}")
+            for end, (bad, warned, healthy) in ends.items():
+                total = bad + warned + healthy
+                print(
+                    f"  {end:10}{total:9}{bad:9}{warned:10}{healthy:9}{bad / total:9.1%}"
+                    f"  with a warning {(bad + warned) / total:.1%}"
+                )
     print("\nMissed, and condemned though they train:")
-    for task, cell, method, end, each in wrong:
-        print(f"  {end:7}{task} {cell} {method}: {each['with labels']['findings']}")
-    if record.get("remedies"):
-        done = record["remedies"].values()
-        trained = [each for each in done if each["accuracy"] >= 0.9]
-        gone = [each for each in done if each["gone"]]
-        print(
-            f"\nremedies: {len(done)} networks, the finding goes in {len(gone)}, {len(trained)} train to 0.9"
-        )
+    for task, cell, method, end, each in rows(record):
+        if end != "between" and (end == "fails") == each["with labels"]["ok"]:
+            print(f"  {end:7}{task} {cell} {method}: {each['with labels']['findings']}")
+    done = record.get("remedies", {}).values()
+    if done:
+        gone, best = sum(each["gone"] for each in done), sum(each["accuracy"] >= 0.9 for each in done)
+        print(f"\nremedies: {len(done)} networks, the finding goes in {gone}, {best} train to 0.9")
 
 
 def apply(remedy, model, x):
@@ -186,36 +195,41 @@ def apply(remedy, model, x):
     eval(call, {"__builtins__": {}}, names)
 
 
-def remedies(record, task="dense", every=7):
-    """Apply the first remedy of failing networks, every seventh, and train them."""
-    source, build, _ = trainability.TASKS[task]
-    (x, y), (x_new, y_new) = source()
-    failing = [row for row in rows(record) if row[0] == task and row[3] == "fails"]
-    found = [(cell, method) for _, cell, method, _, each in failing if not each["with labels"]["ok"]]
-    for cell, method in found[::every]:
-        key = f"{task} {cell} {method}"
-        if key in record.setdefault("remedies", {}):
-            continue
-        activation, depth = cell.split()
-        model = build(activation, int(depth), x.shape[1:])
-        trainability.METHODS[method](model, x[: trainability.BATCH], SEED)
-        finding = winit.diagnose(model, x, y, LOSS).findings[0]
-        apply(finding.remedy, model, x[: trainability.BATCH])
-        after = winit.diagnose(model, x, y, LOSS)
-        model.compile(keras.optimizers.SGD(0.01, momentum=0.9, clipnorm=1.0), LOSS)
-        keras.utils.set_random_seed(SEED)
-        model.fit(x, y, batch_size=64, epochs=10, verbose=0)
-        logits = model.predict(x_new, batch_size=len(x_new), verbose=0)
-        record["remedies"][key] = {
-            "finding": finding.code,
-            "remedy": finding.remedy,
-            "gone": finding.code not in [each.code for each in after.findings],
-            "ok": after.ok,
-            "accuracy": round(float(np.mean(logits.argmax(axis=-1) == y_new)), 4),
-        }
-        PATH.write_text(json.dumps(record) + "\n")
-        keras.backend.clear_session()
-        print(key, record["remedies"][key], flush=True)
+def remedied(task, cell, method):
+    """What the first remedy of a network does, and how it then trains."""
+    (x, y), new = trainability.TASKS[task][0]()
+    model = network(task, cell, x)
+    trainability.METHODS[method](model, x[: trainability.BATCH], SEED)
+    finding = winit.diagnose(model, x, y, LOSS).findings[0]
+    apply(finding.remedy, model, x[: trainability.BATCH])
+    after = winit.diagnose(model, x, y, LOSS)
+    model.compile(keras.optimizers.SGD(0.01, momentum=0.9, clipnorm=1.0), LOSS)
+    accuracy = trained(model, (x, y), new)
+    keras.backend.clear_session()
+    return {
+        "finding": finding.code,
+        "remedy": finding.remedy,
+        "gone": finding.code not in [each.code for each in after.findings],
+        "ok": after.ok,
+        "accuracy": accuracy,
+    }
+
+
+def remedies(record, every=7):
+    """Apply the first remedy of failing networks, every seventh, and train them, in two processes."""
+    found = [
+        (task, cell, method)
+        for task, cell, method, end, each in rows(record)
+        if end == "fails" and not each["with labels"]["ok"]
+    ]
+    with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
+        names = {name: " ".join(name) for name in found[::every]}
+        new = {name: key for name, key in names.items() if key not in record.setdefault("remedies", {})}
+        waiting = {pool.submit(remedied, *name): key for name, key in new.items()}
+        for done in as_completed(waiting):
+            record["remedies"][waiting[done]] = done.result()
+            keep(record)
+            print(waiting[done], done.result(), flush=True)
 
 
 def main():
