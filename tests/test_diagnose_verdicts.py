@@ -365,6 +365,8 @@ LOST = {
     "collapsed, and perhaps by chance": (1, 40, 0.1, "warning"),
     "scattered": (20, 40, 0.05, "warning"),
     "scattered over many layers": (20, 80, 0.05, "error"),
+    "half lost over many layers": (20, 80, 0.3, "error"),
+    "as much lost in fewer": (1, 40, 0.3, "warning"),
 }
 
 

@@ -16,7 +16,8 @@ from keras_winit.models.diagnosing.thresholds import Threshold
 
 _SEVERAL = 5  # layers: in fewer, an optimizer that adapts makes up for a small gradient
 _LONG = 40  # layers, for which thresholds of whole chains are given
-_SCATTERED, _VERY_LONG = 10.0, 80  # directions, and layers, from which on what is scattered is not learned
+_SCATTERED = 10.0  # directions that inputs fill which have not collapsed
+_VERY_LONG = 80  # layers
 _HALF, _TELLING = 0.5, 0.7  # of what the labels could be read off the inputs
 _SCALE = 100.0  # a signal of a deviation up to this, and down to its inverse, has a scale to go by
 
@@ -209,14 +210,17 @@ class Judge:
         if left.labels is None or left.given is None or not left.shares:
             return
         warning, error = self.limits["labels_lost"][:2]
-        length = len(left.shares) / _LONG
-        warning, error = warning * min(2 * length, 1.0), error * min(length, 3.0)
+        length = len(left.shares)
+        warning, error = warning * min(2 * length / _LONG, 1.0), error * length / _LONG
         if left.labels >= warning:
             return
-        # A pooled or normalized network may yet come to tell them apart, and so may one that has not
-        # collapsed but scatters its inputs, if it is not very long.
-        learns = not self.remedies.plain or (rank >= _SCATTERED and len(left.shares) < _VERY_LONG)
-        severity = "error" if left.labels + left.chance < error and not learns else "warning"
+        # What is scattered, and has not collapsed, can yet be learned, if not through very many layers.
+        if length >= _VERY_LONG:
+            error = warning
+        elif rank >= _SCATTERED:
+            error = -math.inf
+        # A pooled or normalized network may yet learn.
+        severity = "error" if left.labels + left.chance < error and self.remedies.plain else "warning"
         yield Finding(
             "labels_lost",
             severity,
