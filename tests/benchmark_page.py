@@ -126,6 +126,34 @@ def first_losses_table() -> str:
     return "\n".join(lines)
 
 
+def diagnosis_table() -> str:
+    """Verdict against outcome, with labels and without, of what tests/benchmarks/diagnosis.py recorded."""
+    counts = json.loads((RESULTS / "diagnosis.json").read_text("utf-8"))["counts"]
+    lines = ["| | a run ends | networks | errors | warnings | healthy |", "|---" * 6 + "|"]
+    for kind, halves in counts.items():
+        for title, ends in halves.items():
+            for end, (bad, warned, healthy) in ends.items():
+                total = bad + warned + healthy
+                shares = (f"{each} ({each / total:.1%})" for each in (bad, warned, healthy))
+                lines.append(f"| {kind}, {title} | {end} | {total} | {' | '.join(shares)} |")
+    return "\n".join(lines)
+
+
+def cost_table() -> str:
+    """What tests/benchmarks/diagnosis_cost.py recorded, in forward and backward passes of the same batch."""
+    record = json.loads((RESULTS / "diagnosis_cost.json").read_text("utf-8"))
+    lines = ["| passes | " + " | ".join(f"time, {name} | memory, {name}" for name in record) + " |"]
+    lines.append("|---" * (1 + 2 * len(record)) + "|")
+    for model in dict.fromkeys(model for found in record.values() for model in found if model != "about"):
+        cells = (
+            f"{found[model][figure]:.2f}" if model in found else ""
+            for found in record.values()
+            for figure in ("time", "memory")
+        )
+        lines.append(f"| {model} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def peers_table() -> str:
     lines = [f"| | {' | '.join(PEERS)} |", "|---" * (len(PEERS) + 1) + "|"]
     return "\n".join([*lines, *(f"| {row} | {' | '.join(cells)} |" for row, cells in COMPARISON.items())])
@@ -143,7 +171,8 @@ BENCHMARKS = {
     "memory": (None, ()),
     "calibration": (None, ()),
     "whole_model": (None, ()),
-    "diagnosis": (None, ()),
+    "diagnosis": (diagnosis_table, ()),
+    "diagnosis_cost": (cost_table, ()),
     "comparing": (None, ()),
     "tracing": (None, ()),
     "importing": (None, ()),

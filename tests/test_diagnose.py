@@ -12,6 +12,7 @@ from helpers import BACKEND, array
 from keras import layers, ops
 
 import keras_winit as winit
+from keras_winit.models.diagnosing.guessing import guess_of
 from keras_winit.models.diagnosing.report import Finding, LayerRow, Report, WeightRow
 from keras_winit.models.diagnosing.taps import gradient, tap
 from keras_winit.models.diagnosing.thresholds import THRESHOLDS
@@ -349,6 +350,8 @@ def test_nothing_changes(name):
         (keras.losses.SparseCategoricalCrossentropy(from_logits=True), np.arange(40) % 4, math.log(4)),
         ("categorical_crossentropy", np.eye(4)[np.arange(40) % 4], math.log(4)),
         ("binary_crossentropy", np.eye(4)[np.arange(40) % 4], -0.25 * math.log(0.25) - 0.75 * math.log(0.75)),
+        ("categorical_focal_crossentropy", np.eye(4)[np.arange(40) % 4], 0.25 * 0.75**2 * math.log(4)),
+        ("binary_focal_crossentropy", np.eye(4)[:2][np.arange(40) % 2], 0.5 * 0.5**2 * math.log(2)),
         ("mse", np.eye(4)[np.arange(40) % 4] * 2, 4 * 0.25 * 0.75),
         ("mae", np.tile(np.arange(40.0)[:, None], 4), 10.0),
         ("huber", np.zeros((40, 4)), None),
@@ -360,6 +363,27 @@ def test_the_loss_of_guessing(loss, labels, guess):
     report = winit.diagnose(model, np.random.default_rng(0).standard_normal((40, 6)), labels, loss)
     assert report.loss > 0
     assert report.loss_of_guessing == (guess if guess is None else pytest.approx(guess, rel=1e-6))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        keras.losses.CategoricalFocalCrossentropy(),
+        keras.losses.CategoricalFocalCrossentropy(alpha=[0.3, 2.0], gamma=1.0),
+        keras.losses.BinaryFocalCrossentropy(gamma=1.0),
+        keras.losses.BinaryFocalCrossentropy(apply_class_balancing=True, alpha=0.1),
+    ],
+)
+def test_no_constant_has_less_focal_loss_than_guessing(loss):
+    share = 0.2
+    labels = (np.arange(40) < share * 40).astype("float32")
+    chances = np.linspace(0.01, 0.99, 99)
+    if isinstance(loss, keras.losses.BinaryFocalCrossentropy):
+        labels, outputs = labels[:, None], chances[:, None]
+    else:
+        labels, outputs = np.stack([labels, 1 - labels], 1), np.stack([chances, 1 - chances], 1)
+    found = [float(loss(labels, np.tile(each, (40, 1)))) for each in outputs.astype("float32")]
+    assert guess_of(None, loss, labels, 2).best == pytest.approx(min(found), rel=2e-3)
 
 
 def test_a_bad_first_loss_is_found():

@@ -7,6 +7,13 @@ from helpers import BACKEND, array
 from keras import layers, ops
 
 import keras_winit as winit
+from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.diagnosing.judging import Judge
+from keras_winit.models.diagnosing.reading import Left, what_is_left
+from keras_winit.models.diagnosing.remedies import Remedies
+from keras_winit.models.diagnosing.seen import Seen
+from keras_winit.models.diagnosing.signals import Signals
+from keras_winit.models.diagnosing.thresholds import THRESHOLDS
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((128, 16)).astype("float32")
@@ -350,6 +357,42 @@ def test_a_chain_that_scatters_its_inputs_is_found_without_labels():
     hidden = [layers.Dense(24, "tanh", kernel_initializer=wide) for _ in range(42)]
     model = keras.Sequential([keras.Input((16,)), *hidden, layers.Dense(3)])
     assert "inputs_lost" in {finding.code for finding in winit.diagnose(model, X).errors}
+
+
+# What is left of the labels is judged against chance, and by the rank of the features and the length.
+LOST = {
+    "collapsed": (1, 40, 0.05, "error"),
+    "collapsed, and perhaps by chance": (1, 40, 0.1, "warning"),
+    "scattered": (20, 40, 0.05, "warning"),
+    "scattered over many layers": (20, 80, 0.05, "error"),
+    "half lost over many layers": (20, 80, 0.3, "error"),
+    "as much lost in fewer": (1, 40, 0.3, "warning"),
+}
+
+
+@pytest.mark.parametrize("name", LOST)
+def test_labels_are_lost_where_inputs_collapse_and_in_very_long_chains(name):
+    directions, length, labels, severity = LOST[name]
+    features = RNG.standard_normal((128, directions)) @ RNG.standard_normal((directions, 24))
+    shares = tuple((f"layer_{index}", labels) for index in range(length))
+    left = Left(labels, 0.9, shares, chance=0.03)
+    seen = Signals([Seen("layer_0", "relu", weighted=True, std=1.0)], [], features=[(features, 0.5)])
+    judge = Judge(THRESHOLDS, Remedies(Anatomy(plain())), left)
+    found = {finding.code: finding.severity for finding in judge.findings(seen)}
+    assert found == {"labels_lost": severity}
+
+
+def test_what_is_left_of_labels_knows_what_guessing_reaches_by_chance():
+    classes = np.repeat([0, 1], [96, 32])
+    given = classes[:, None] + 0.1 * X[:, :4]
+    errors = []
+    for seed in range(40):
+        noise = np.random.default_rng(seed).standard_normal((128, 4))
+        seen = Signals([], [], input_sketch=given - given.mean(axis=0), features=[(noise, 1.0)])
+        left = what_is_left(seen, classes)
+        errors.append(left.labels)
+    assert left.chance == pytest.approx(np.sqrt(3 / 128) / left.given)
+    assert np.std(errors) < 2 * left.chance
 
 
 def test_a_verdict_says_what_it_rests_on():

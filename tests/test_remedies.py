@@ -9,6 +9,8 @@ from helpers import array
 from keras import layers
 
 import keras_winit as winit
+from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.diagnosing.remedies import Remedies
 
 CLASSES, WIDTH = 4, 24
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
@@ -113,3 +115,12 @@ def test_a_remedy_never_names_what_was_just_done():
         apply(call, model, X)
         for finding in winit.diagnose(model, X, Y, LOSS).findings:
             assert call.partition("(")[0] + "(model" not in finding.remedy or call not in finding.remedy
+
+
+@pytest.mark.parametrize("pooled", [False, True])
+def test_what_pools_is_not_told_to_start_as_a_linear_map_of_each_place(pooled):
+    pool = [layers.MaxPooling2D()] if pooled else []
+    hidden = [layers.Conv2D(6, 3, padding="same", activation="relu") for _ in range(4)]
+    model = keras.Sequential([keras.Input((8, 8, 1)), *hidden, *pool, layers.Flatten(), layers.Dense(3)])
+    call = "calibrate(model, data)" if pooled else 'initialize(model, "looks_linear")'
+    assert f"`{call}`" in Remedies(Anatomy(model)).scale

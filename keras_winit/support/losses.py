@@ -1,6 +1,6 @@
 """What is known of a loss: its name, and for which of a model's outputs it is."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
@@ -22,6 +22,33 @@ def loss_name(loss: Any) -> str:
         return ""
     inner = getattr(found, "fn", found)  # a Loss of Keras wraps a function
     return str(getattr(inner, "__name__", ""))
+
+
+class Focus(NamedTuple):
+    """What a focal crossentropy makes of −log p: α·(1 − p)^γ·(−log p); a plain one has γ = 0 and α = 1.
+
+    Source: T. Lin et al. 2017, "Focal Loss for Dense Object Detection" (arXiv:1708.02002).
+
+    Attributes:
+        gamma: γ.
+        yes: α of what is true: a number, or one for each class.
+        no: α of what is not, in binary ones.
+    """
+
+    gamma: float = 0.0
+    yes: Any = 1.0
+    no: float = 1.0
+
+
+def focus_of(loss: Any) -> Focus:
+    """How a crossentropy weighs what is likely; Keras' defaults where it is given by its name."""
+    name = loss_name(loss)
+    if name == "categorical_focal_crossentropy":
+        return Focus(getattr(loss, "gamma", 2.0), getattr(loss, "alpha", 0.25))
+    if name != "binary_focal_crossentropy":
+        return Focus()
+    alpha = getattr(loss, "alpha", 0.25) if getattr(loss, "apply_class_balancing", False) else None
+    return Focus(getattr(loss, "gamma", 2.0), *((1.0, 1.0) if alpha is None else (alpha, 1 - alpha)))
 
 
 def check_there_is_one(model: Any, loss: Any) -> None:

@@ -8,9 +8,9 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_winit.support.losses import check_there_is_one, loss_name
+from keras_winit.support.losses import CROSSENTROPIES, Focus, check_there_is_one, focus_of, loss_name
 
-_CROSSENTROPIES = ("categorical_crossentropy", "sparse_categorical_crossentropy", "binary_crossentropy")
+_LEAST = 1e-12  # a probability
 
 
 class LossOf(NamedTuple):
@@ -131,8 +131,8 @@ def loss_of_guessing(model: keras.Model, loss: Any, labels: Any) -> float | None
         return None
     name = loss_name(loss)
     answers = labels.astype("float64")
-    if name in _CROSSENTROPIES:
-        return _entropy(name, answers)
+    if name in CROSSENTROPIES:
+        return _entropy(CROSSENTROPIES[name], answers, focus_of(loss))
     if name in ("mean_squared_error", "mse"):
         return float(np.mean(np.var(answers, axis=0)))
     if name in ("mean_absolute_error", "mae"):
@@ -140,25 +140,37 @@ def loss_of_guessing(model: keras.Model, loss: Any, labels: Any) -> float | None
     return None
 
 
-def _entropy(name: str, answers: Any) -> float:
-    if name == "sparse_categorical_crossentropy":
+def _entropy(kind: str, answers: Any, focus: Focus) -> float:
+    """The crossentropy of the best constant: the entropy of the labels, where the loss has no focus."""
+    if kind == "yes":
+        share = answers.mean(axis=0)[..., None]
+        tried = np.linspace(0, 1, 1001) if focus.gamma else share
+        costs = share * focus.yes * _surprise(tried, focus) + (1 - share) * focus.no * _surprise(
+            1 - tried, focus
+        )
+        return float(np.mean(costs.min(axis=-1)))
+    if kind == "classes":
         _, counts = np.unique(answers, return_counts=True)
         shares = counts / counts.sum()
-    elif name == "categorical_crossentropy":
-        shares = answers.reshape(-1, answers.shape[-1]).mean(axis=0)
     else:
-        share = answers.mean(axis=0)
-        return float(np.mean(_surprise(share) + _surprise(1 - share)))
-    return float(np.sum(_surprise(shares)))
+        shares = answers.reshape(-1, answers.shape[-1]).mean(axis=0)
+    weights = shares * np.asarray(focus.yes)
+    # A focal loss likes best what is flatter than the shares: some power of them, exactly so for two classes.
+    powers = np.linspace(0, 1, 101)[:, None] if focus.gamma else np.ones((1, 1))
+    tried = np.where(weights > 0, weights, 0.0) ** powers * (weights > 0)
+    tried /= tried.sum(axis=1, keepdims=True)
+    return float(np.min(_surprise(tried, focus) @ weights))
 
 
-def _surprise(shares: Any) -> Any:
-    return -shares * np.log(np.clip(shares, 1e-12, 1))
+def _surprise(chances: Any, focus: Focus) -> Any:
+    return -((1 - chances) ** focus.gamma) * np.log(np.clip(chances, _LEAST, 1))
 
 
 def loss_of_indifference(model: keras.Model, loss: Any, width: int) -> float:
     """The crossentropy of an answer that prefers no class, whatever the labels; else 0."""
-    name = loss_name(loss if loss is not None else getattr(model, "loss", None))
-    if name not in _CROSSENTROPIES:
+    loss = loss if loss is not None else getattr(model, "loss", None)
+    kind, focus = CROSSENTROPIES.get(loss_name(loss)), focus_of(loss)
+    if kind is None:
         return 0.0
-    return math.log(2) if name == "binary_crossentropy" else math.log(max(width, 1))
+    chance = 1 / 2 if kind == "yes" else 1 / max(width, 1)
+    return float(np.max(focus.yes) * _surprise(chance, focus))

@@ -16,6 +16,8 @@ from keras_winit.models.diagnosing.thresholds import Threshold
 
 _SEVERAL = 5  # layers: in fewer, an optimizer that adapts makes up for a small gradient
 _LONG = 40  # layers, for which thresholds of whole chains are given
+_SCATTERED = 10.0  # directions that inputs fill which have not collapsed
+_VERY_LONG = 80  # layers
 _HALF, _TELLING = 0.5, 0.7  # of what the labels could be read off the inputs
 _SCALE = 100.0  # a signal of a deviation up to this, and down to its inverse, has a scale to go by
 
@@ -174,12 +176,12 @@ class Judge:
             shares = [(layer.distinct or 0.0) / power for layer in known]
             falls = [min(fall, 1 / final if final > 0 else math.inf) for fall in _lasting(shares)]
             yield from self._first_beyond("input_collapse", known, falls)
-        yield from self._of_labels()
+        rank = max((effective_rank(each) or 1.0 for each, _ in seen.features), default=1.0)
+        yield from self._of_labels(rank)
         ranked = [layer for layer in hidden if layer.rank is not None]
         given = None if seen.input_sketch is None else effective_rank(seen.input_sketch)
         if ranked and given is not None and given > 2 * self.limits["one_direction"].warning:
-            last = max((effective_rank(each) or 1.0 for each, _ in seen.features), default=1.0)
-            yield from self._of_rank(ranked, given, last)
+            yield from self._of_rank(ranked, given, rank)
 
     def _of_rank(self, ranked: list[Seen], given: float, last: float) -> Iterator[Finding]:
         ranks = [max(layer.rank or 1.0, last) for layer in ranked]
@@ -202,18 +204,23 @@ class Judge:
                 self.remedies.scale,
             )
 
-    def _of_labels(self) -> Iterator[Finding]:
-        """Labels that can be read off the inputs, and no longer off the last hidden features."""
+    def _of_labels(self, rank: float) -> Iterator[Finding]:
+        """Labels that can be read off the inputs, and no longer off the last features, of a rank."""
         left = self._left
         if left.labels is None or left.given is None or not left.shares:
             return
         warning, error = self.limits["labels_lost"][:2]
-        length = len(left.shares) / _LONG
-        warning, error = warning * min(2 * length, 1.0), error * min(length, 3.0)
+        length = len(left.shares)
+        warning, error = warning * min(2 * length / _LONG, 1.0), error * length / _LONG
         if left.labels >= warning:
             return
-        # A pooled or normalized network may yet come to tell them apart.
-        severity = "error" if left.labels < error and self.remedies.plain else "warning"
+        # What is scattered, and has not collapsed, can yet be learned, if not through very many layers.
+        if length >= _VERY_LONG:
+            error = warning
+        elif rank >= _SCATTERED:
+            error = -math.inf
+        # A pooled or normalized network may yet learn.
+        severity = "error" if left.labels + left.chance < error and self.remedies.plain else "warning"
         yield Finding(
             "labels_lost",
             severity,

@@ -1,5 +1,6 @@
 """How much of what the inputs tell is left at depth: about the labels, and about themselves."""
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,12 +23,15 @@ class Left(NamedTuple):
         shares: the same as `labels` for each hidden layer, where little is left.
         inputs: the share of the variance along the inputs' first ten principal axes that is read off the last
             features; None where that is not known.
+        chance: the standard error of `labels` where nothing is left, √(p/((1 − p)·n)) / r(inputs) for classes
+            of which the commonest has a share p of n samples; 0 for numbers.
     """
 
     labels: float | None = None
     given: float | None = None
     shares: tuple[tuple[str, float], ...] = ()
     inputs: float | None = None
+    chance: float = 0.0
 
     def lost_at(self, bound: float) -> str:
         """The layer from which on less than a share of the labels is left for good."""
@@ -54,7 +58,15 @@ def what_is_left(seen: Signals, labels: Any) -> Left:
         for layer in (hidden if best < 0.5 * readable else [])
         if layer.sketch is not None
     )
-    return Left(best / readable, readable, shares, inputs)
+    return Left(best / readable, readable, shares, inputs, _chance(answers) / readable)
+
+
+def _chance(answers: Any) -> float:
+    """The standard error of how well classes are named by guessing, as a share of the way to certainty."""
+    if answers.ndim > 1:
+        return 0.0
+    commonest = float(np.max(np.unique(answers, return_counts=True)[1])) / len(answers)
+    return math.sqrt(commonest / ((1 - commonest) * len(answers)))
 
 
 def _answers(labels: Any) -> Any:

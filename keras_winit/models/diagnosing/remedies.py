@@ -35,11 +35,13 @@ class Remedies:
         inner = [each.initializer if isinstance(each, Scaled) else each for each in records]
         self.calibrated = sum(isinstance(each, Scaled) for each in records) > len(kernels) / 2
         self.linear = any(isinstance(each, LooksLinear) for each in inner)
+        # Of what starts as a linear map of each place by itself, pooling may leave little to tell apart.
+        self._pools = any("Pool" in step.kind for step in anatomy.trace.steps)
 
     @property
     def scale(self) -> str:
         """Against signals and gradients that grow or fall, and what differs between inputs and is lost."""
-        if self.plain and not self.linear:
+        if self.plain and not self.linear and not self._pools:
             return _LINEAR
         return _NORMALIZE if self.calibrated or self.linear else _CALIBRATE
 

@@ -60,7 +60,12 @@ THRESHOLDS = {
         0.4,
         0.12,
         "How far labels can be read off the last hidden features against off the inputs. The error is for "
-        "chains of forty layers, the warning for such of twenty and more: for others in proportion.",
+        "chains of forty layers, the warning for such of twenty and more: for others in proportion; from "
+        "eighty layers on, where no network with 0.13 or less learned and all that did had 0.5, the "
+        "warning's bound is the error's. In shorter ones the effective rank is below 10 too: convolutions "
+        "of tanh that scatter their inputs over 70 directions learn at forty layers with 0.02 to 0.06 left. "
+        "An error is below its bound by more than the standard error of guessing, √(p/((1 − p)·n)) for a "
+        "commonest class of share p among n samples: 0.02 for ten classes and 256 samples, 0.08 for two.",
     ),
     "inputs_lost": Threshold(
         0.3,
