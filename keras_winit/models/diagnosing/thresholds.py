@@ -76,7 +76,7 @@ THRESHOLDS = {
     ),
     "vanishing_gradient": Threshold(
         0.1,
-        0.04,
+        0.05,
         "The size of a sample's gradient at a pre-activation against that at the last hidden one, in a plain "
         "chain of kernels. Of those that trained, 1 in 100 had 0.05 or less.",
     ),
