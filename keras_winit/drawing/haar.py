@@ -21,7 +21,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_winit.drawing.generators import LARGE, normal
+from keras_winit.drawing.generators import normal
 from keras_winit.drawing.seeds import Seed, drawable
 from keras_winit.support.checks import Shape
 
@@ -187,6 +187,8 @@ def _for_jax() -> tuple[Any, Any]:
 def _for_tensorflow() -> tuple[Any, Any]:
     """A graph for all shapes of one rank: of a small matrix, eager code is mostly overhead."""
     import tensorflow as tf  # noqa: PLC0415 - the backend in use
+
+    from keras_winit.drawing.tensorflow_random import LARGE  # noqa: PLC0415
 
     @cache
     def drawing(rank: int, dtype: str, how: Any) -> Any:

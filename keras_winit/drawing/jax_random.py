@@ -26,32 +26,38 @@ _BELOW_TWO = np.nextafter(np.float32(2), np.float32(0))
 def uniform(shape: Shape, limit: float, dtype: str, seed: int) -> Any:
     """U(−limit, limit)."""
     if _in_pieces(shape, dtype):
-        return _pieces("uniform", shape, _key(seed), np.array([-limit, limit], "float32"), 1.0)
-    return jax.random.uniform(_key(seed), shape, dtype, -limit, limit)
+        return _pieces("uniform", (shape, dtype), _key(seed), np.array([-limit, limit], "float32"), 1.0)
+    return jax.random.uniform(_key(seed), shape, _wide(dtype), -limit, limit).astype(dtype)
 
 
 def normal(shape: Shape, stddev: float, dtype: str, seed: int) -> Any:
     """N(0, stddev²)."""
     if _in_pieces(shape, dtype):
-        return _pieces("normal", shape, _key(seed), np.array([-_BELOW_ONE, 1], "float32"), stddev)
-    return jax.random.normal(_key(seed), shape, dtype) * stddev
+        return _pieces("normal", (shape, dtype), _key(seed), np.array([-_BELOW_ONE, 1], "float32"), stddev)
+    return (jax.random.normal(_key(seed), shape, _wide(dtype)) * stddev).astype(dtype)
 
 
 def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: int) -> Any:
     """N(0, stddev²) cut at two deviations."""
     if _in_pieces(shape, dtype):
         edge = math.erf(math.sqrt(2))
-        return _pieces("truncated_normal", shape, _key(seed), np.array([-edge, edge], "float32"), stddev)
-    return jax.random.truncated_normal(_key(seed), -2.0, 2.0, shape, dtype) * stddev
+        return _pieces(
+            "truncated_normal", (shape, dtype), _key(seed), np.array([-edge, edge], "float32"), stddev
+        )
+    return (jax.random.truncated_normal(_key(seed), -2.0, 2.0, shape, _wide(dtype)) * stddev).astype(dtype)
 
 
 def _key(seed: int) -> Any:
     return np.array([seed, 0], "uint32")
 
 
+def _wide(dtype: str) -> str:
+    return "float32" if dtype == "bfloat16" else dtype
+
+
 def _in_pieces(shape: Shape, dtype: str) -> bool:
     return (
-        dtype == "float32"
+        dtype in ("float32", "bfloat16")
         and _PIECES_PAY <= math.prod(shape) < 2**31  # an index is one word of the counter
         and jax.default_backend() == "cpu"  # elsewhere a whole tensor is computed in place
         and jax.config.jax_threefry_partitionable
@@ -60,8 +66,11 @@ def _in_pieces(shape: Shape, dtype: str) -> bool:
     )
 
 
-def _draw_pieces(kind: str, shape: Shape, key: Any, bounds: Any, scale: Any) -> Any:
-    (low, high), size = bounds, math.prod(shape)
+def _draw_pieces(kind: str, layout: tuple[Shape, str], key: Any, bounds: Any, scale: Any) -> Any:
+    (shape, dtype), (low, high) = layout, bounds
+    size = math.prod(shape)
+    # On a CPU the whole of a bfloat16 would be widened and rounded for each piece; its bits are left alone.
+    bits = jnp.uint16 if dtype == "bfloat16" else jnp.uint32
 
     def draw(index: Any, tensor: Any) -> Any:
         start = jnp.minimum(index * _PIECE, size - _PIECE)  # the last piece draws some elements again
@@ -74,10 +83,11 @@ def _draw_pieces(kind: str, shape: Shape, key: Any, bounds: Any, scale: Any) -> 
             number = np.float32(math.sqrt(2)) * lax.erf_inv(number)
         if kind == "truncated_normal":
             number = jnp.clip(number, -_BELOW_TWO, _BELOW_TWO)
-        return lax.dynamic_update_slice(tensor, number * scale, (start,))
+        piece = lax.bitcast_convert_type((number * scale).astype(dtype), bits)
+        return lax.dynamic_update_slice(tensor, piece, (start,))
 
-    flat = lax.fori_loop(0, -(-size // _PIECE), draw, jnp.empty((size,), jnp.float32))
-    return flat.reshape(shape)
+    flat = lax.fori_loop(0, -(-size // _PIECE), draw, jnp.empty((size,), bits))
+    return lax.bitcast_convert_type(flat, dtype).reshape(shape)
 
 
 _pieces = jax.jit(_draw_pieces, static_argnums=(0, 1))

@@ -1,7 +1,7 @@
 """Random tensors: uniform, normal and truncated normal, in float32 or wider.
 
 Everything here is computed in the dtype it is asked for, float32 or float64; schemes ask for
-one of these and cast afterwards.
+one of these and cast afterwards. What is asked for in bfloat16 is computed in float32 and rounded.
 """
 
 import math
@@ -40,8 +40,8 @@ def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: Seed, cut: f
     if cut == 2:
         return generators.truncated_normal(shape, stddev / TRUNCATED_STD, dtype, seed)
     whole = stddev / std_after_cut(cut)
-    quantile = ops.erfinv(uniform(shape, math.erf(cut / math.sqrt(2)), dtype, seed))
-    return ops.clip(quantile * (math.sqrt(2) * whole), -cut * whole, cut * whole)
+    quantile = ops.erfinv(uniform(shape, math.erf(cut / math.sqrt(2)), compute_dtype(dtype), seed))
+    return ops.cast(ops.clip(quantile * (math.sqrt(2) * whole), -cut * whole, cut * whole), dtype)
 
 
 DISTRIBUTIONS = {"uniform": uniform, "normal": normal, "truncated_normal": truncated_normal}

@@ -49,6 +49,8 @@ class Scheme(keras.initializers.Initializer):
     # Whether an output's weights are drawn in view of another's, so that the gates of a recurrent
     # kernel and the groups of a convolution have to be drawn apart.
     blockwise: bool = False
+    # Whether `draw` can be asked for bfloat16: it computes in float32, and rounds a large tensor by pieces.
+    rounds: bool = False
     # Whether a part of a weight cannot be drawn without the rest of it, whatever its shape.
     whole: bool = False
 
@@ -106,6 +108,8 @@ class Scheme(keras.initializers.Initializer):
         return self._drawn(shape, dtype)
 
     def _drawn(self, shape: Shape, dtype: str) -> Any:
+        if dtype == "bfloat16" and self.rounds:
+            return self.draw(shape, dtype)
         wide = compute_dtype(dtype)
         tensor = self.draw(shape, wide)
         if wide == dtype:

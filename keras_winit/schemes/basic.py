@@ -121,6 +121,7 @@ class RandomUniform(Scheme):
             raise ValueError(
                 f"`minval` must be below `maxval`. Received: minval={minval!r}, maxval={maxval!r}."
             )
+        self.rounds = self.minval == -self.maxval  # nothing is added to what is drawn
         self.set_seed(seed)
 
     def draw(self, shape: Shape, dtype: str) -> Any:
@@ -153,6 +154,7 @@ class RandomNormal(Scheme):
     def __init__(self, mean: float = 0.0, stddev: float = 0.05, seed: Any = None) -> None:
         self.mean = as_float("mean", mean)
         self.stddev = as_float("stddev", stddev, positive=True)
+        self.rounds = self.mean == 0  # nothing is added to what is drawn
         self.set_seed(seed)
 
     def draw(self, shape: Shape, dtype: str) -> Any:

@@ -16,6 +16,7 @@ class VarianceScheme(KernelScheme):
     scheme may depart from scale/n.
     """
 
+    rounds = True
     scale: float
     mode: str
     distribution: str
