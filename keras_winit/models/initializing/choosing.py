@@ -188,7 +188,7 @@ class Chooser:
         if normalizations and _clears(slot, normalizations):
             # Of what is divided out, the size only says how fast a kernel learns: one of orthogonal size
             # does well where He's learns half as fast, and Keras' own depthwise one, four times as small,
-            # better yet. Measured: tests/benchmarks/architectures.py and published.py.
+            # better yet. Measured: tests/benchmarks/published.py.
             reason = f"{normalizations[0].name} divides by its size"
             if _asks_for_less(slot):
                 return Choice(slot.asked, f"{reason}: as small as its layer asks", activation.name, own=True)
