@@ -13,8 +13,8 @@ class Findings:
     """What the runs of one network say.
 
     Args:
-        record: its runs, by method, learning rate and seed: the first loss and the last, None for a run
-            that was stopped, which counts as one that learned nothing.
+        record: what the best constant answer has, and its runs, by method, learning rate and seed: the
+            first loss and the last, None for a run that was stopped, which counts as that constant.
     """
 
     def __init__(self, record):
@@ -24,9 +24,9 @@ class Findings:
         pairs = [
             pair for runs in self._runs.values() for by_seed in runs.values() for pair in by_seed.values()
         ]
-        self.first = min(pair[0] for pair in pairs)
-        best = min((pair[1] for pair in pairs if pair[1] is not None), default=self.first)
-        self.middle = (self.first + best) / 2
+        self.guess = record["guess"]
+        best = min((pair[1] for pair in pairs if pair[1] is not None), default=self.guess)
+        self.middle = (self.guess + best) / 2
 
     def curve(self, method):
         """Learning rates in order, and the mean last loss at each."""
@@ -49,7 +49,7 @@ class Findings:
         return len(self._at_best(method))
 
     def trained(self, method):
-        """The rates that train: their run ends below the middle of the first loss and the best of all."""
+        """The rates that train: their run ends below the middle of guessing and the best of all."""
         return [rate for rate, found in self._in_order(method) if self._last(found)[0] < self.middle]
 
     def better_default(self):
@@ -73,7 +73,7 @@ class Findings:
         return self._last(self._runs[method][self.best_rate(method)])
 
     def _last(self, by_seed):
-        return [self.first if last is None else min(last, self.first) for _, last in by_seed.values()]
+        return [self.guess if last is None else min(last, self.guess) for _, last in by_seed.values()]
 
     def _in_order(self, method):
         return sorted(self._runs[method].items(), key=lambda each: float(each[0]))
@@ -119,7 +119,7 @@ def table(found):
     """Lines with the best loss, its spread and rate, and what trains, for each network and method."""
     lines = []
     for name, each in found.items():
-        lines.append(f"{name}: {each.first:.2f} at first, trained below {each.middle:.2f}")
+        lines.append(f"{name}: {each.guess:.2f} by guessing, trained below {each.middle:.2f}")
         for method in each.methods:
             called = each.recipe if method == RECIPE else method
             ratio = "" if method in DEFAULTS else f"×{each.ratio(method):.2f}"
