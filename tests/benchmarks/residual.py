@@ -9,12 +9,12 @@ of scikit-learn, those of keras.applications made slimmer. 60 steps of 16 sample
 ConvNeXt and the U-Net, else SGD with momentum 0.9; nothing clips the gradients. Five learning rates, a
 factor of three apart; where the best of them is the first or the last, or the last trains, up to two more
 on that side. One seed for all rates and two more at the best; seeds also order the batches. A run stops
-where its loss is three times the first, and counts as the best constant answer.
+where its loss is three times the first, and that is what it counts as.
 
 The figure is the mean loss of the last eighth of the steps, and its spread that of the seeds. A rate
-trains if its run ends below the middle of what the best constant answer has and the best of all. Results go to
-results/residual.json after each run; one that was cut off goes on, and each process takes a network that
-no other is at.
+trains if its run ends below the middle of what the best constant answer has and the best of all. Results
+go to results/residual.json after each run; one that was cut off goes on, and each process takes a network
+that no other is at.
 """
 
 import argparse

@@ -41,7 +41,8 @@ def _draw(found, titles, name, *, columns):
             colour, style = STYLES[method]
             rates, losses = zip(*found[network].curve(method), strict=True)
             axis.plot(rates, losses, style, color=colour, label=method, marker=".")
-        axis.set_xscale("log")
+        axis.axhline(found[network].guess, color="black", linewidth=0.5)
+        axis.set(xscale="log", ylim=(0, 1.3 * found[network].guess))
         axis.set_title(title, fontsize=10)
     axes[0, 0].legend(fontsize=7)
     figure.supxlabel("learning rate", fontsize=9)

@@ -8,14 +8,13 @@ import keras
 import numpy as np
 
 import keras_winit as winit
-from residual_networks.findings import METHODS
+from residual_networks.findings import METHODS, TIMES
 
 # What each draws: None, that of the network's recipe; and `calibrate` measures.
 SCHEMES = dict(zip(METHODS, ("configured", "torch", "auto", "auto", None), strict=True))
 CALIBRATED = "calibrate"
 BATCH = 64  # samples that `calibrate` sees
-# A run is stopped where the mean loss of so many steps is so many times the first, or no number.
-STEPS, TIMES = 5, 3
+STEPS = 5  # whose mean loss is watched, to stop a run
 
 
 class Trainer:
