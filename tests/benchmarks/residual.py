@@ -5,8 +5,8 @@
     python tests/benchmarks/residual.py --show
 
 Small networks: transformers on the next character of Python's own help texts, the others on the digits
-of scikit-learn, those of keras.applications made slimmer. 60 steps of 16 samples, Adam for transformers,
-ConvNeXt and the U-Net, else SGD with momentum 0.9; nothing clips the gradients. Five learning rates, a
+of scikit-learn, those of keras.applications made slimmer. 60 to 150 steps of 16 samples, Adam for the
+transformers, ConvNeXt and the U-Net, else SGD with momentum 0.9; no clipping. Five learning rates, a
 factor of three apart; where the best of them is the first or the last, or the last trains, up to two more
 on that side. One seed for all rates and two more at the best; seeds also order the batches. A run stops
 where its loss is three times the first, and that is what it counts as.

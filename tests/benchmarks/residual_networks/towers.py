@@ -50,13 +50,15 @@ def tower(block, depth):
     return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
 
 
-for kind, block, recipe in (
-    ("no norm", bare, "fixup"),
-    ("v1", first_order, "zero_gamma"),
-    ("v2", second_order, "zero_gamma"),
+for kind, block, recipe, steps in (
+    ("no norm", bare, "fixup", 150),
+    ("v1", first_order, "zero_gamma", 60),
+    ("v2", second_order, "zero_gamma", 60),
 ):
     for depth in (24, 100):
-        NETWORKS[f"tower {depth}, {kind}"] = Network(partial(tower, block, depth), partial(pixels, 8), recipe)
+        NETWORKS[f"tower {depth}, {kind}"] = Network(
+            partial(tower, block, depth), partial(pixels, 8), recipe, steps=steps
+        )
 
 
 def noise():

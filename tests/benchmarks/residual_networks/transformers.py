@@ -61,9 +61,12 @@ def vision_transformer():
     return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling1D()(normal()(x))))
 
 
-for kind, block, recipe in (("post-norm", post_norm, "deepnorm"), ("pre-norm", pre_norm, "gpt2")):
+for kind, block, recipe, steps in (
+    ("post-norm", post_norm, "deepnorm", 100),
+    ("pre-norm", pre_norm, "gpt2", 60),
+):
     for depth in (12, 24, 48):
         NETWORKS[f"{kind} {depth}"] = Network(
-            partial(transformer, block, depth), text, recipe, adam, range(-7, -2)
+            partial(transformer, block, depth), text, recipe, adam, range(-7, -2), steps=steps
         )
 NETWORKS["ViT"] = Network(vision_transformer, partial(pixels, 16), "vit", adam, range(-7, -2))
