@@ -23,11 +23,9 @@ from keras_winit.models.tracing.kinds import ADDING
 from keras_winit.models.tracing.trace import Step, Value
 
 # How large a branch starts beside its stream; where there are many, so that all together are as large as it.
-# Measured: tests/benchmarks/published.py.
+# A γ of one learns at fewer rates, one of zero more slowly. Measured: published.py and residual.py in
+# tests/benchmarks.
 SHARE = 0.3
-# The γ of a normalization that ends a branch. With one, networks train at a third to a tenth of the learning
-# rates; with zero at as many, to losses that are higher. Measured: tests/benchmarks/residual.py.
-GAIN = 0.1
 
 
 def branches(model: keras.layers.Layer, data: Any = None) -> Branches:
@@ -75,12 +73,12 @@ def branches_of(anatomy: Anatomy) -> Branches:
 def shares(anatomy: Anatomy) -> dict[Slot, float]:
     """What makes a branch start small, with what it is multiplied by.
 
-    The last kernels; where a normalization ends the branch, its γ.
+    The last kernels; where a normalization ends the branch, its γ, whatever their number.
     """
     found = branches_of(anatomy)
     share = min(SHARE, 1 / math.sqrt(len(found))) if len(found) else 1.0
     kernels = {slot: share for branch in found if branch.ends is None for slot in branch.last}
-    return kernels | dict.fromkeys(ending_gains(anatomy, found), GAIN)
+    return kernels | dict.fromkeys(ending_gains(anatomy, found), SHARE)
 
 
 def ending_gains(anatomy: Anatomy, branches: Branches) -> dict[Slot, Branch]:

@@ -178,8 +178,9 @@ class Chooser:
 
     def _ending_gain(self, slot: Slot, rule: Rule) -> Choice | None:
         """The γ of a normalization that ends a branch, if it would be one, starts the branch small."""
+        chosen = isinstance(rule.scheme, str) or (self._measured and rule.is_about_all)
         ones = isinstance(slot.asked, keras.initializers.Ones)
-        share = self._share(slot) if ones and isinstance(rule.scheme, str) else None
+        share = self._share(slot) if chosen and ones else None
         if share is None:
             return None
         return Choice(get("constant", value=share), "γ of what ends a branch, which starts small")
