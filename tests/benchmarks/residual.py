@@ -32,14 +32,13 @@ os.environ.setdefault("XLA_FLAGS", "--xla_cpu_multi_thread_eigen=false intra_op_
 import keras
 from measure import about
 from residual_networks import applications, towers, transformers  # noqa: F401
-from residual_networks.findings import METHODS, RECIPE, Findings, bar, table, whole
+from residual_networks.findings import METHODS, RECIPE, SEEDS, Findings, bar, table, whole
 from residual_networks.network import NETWORKS, guess, rate_of
 from residual_networks.pictures import draw
 from residual_networks.training import Trainer, first_and_last
 
 RESULTS = Path(__file__).parent / "results"
 PATH = RESULTS / "residual.json"
-SEEDS = (0, 1, 2)
 FURTHER = 2  # more rates on each side, at most
 
 

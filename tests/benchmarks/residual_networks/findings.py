@@ -7,6 +7,7 @@ OURS = ("initialize", "calibrate")
 RECIPE = "its recipe"
 METHODS = (*DEFAULTS, *OURS, RECIPE)
 MARGIN = 1.1
+SEEDS = (0, 1, 2)
 TIMES = 3  # a run is stopped where its loss is so many times the first
 
 
@@ -81,13 +82,15 @@ class Findings:
 
 
 def whole(record):
-    """The findings of each network that every method was tried on."""
-    found = {name: Findings(each) for name, each in record["networks"].items() if each["runs"]}
-    return {
-        name: each
-        for name, each in found.items()
-        if set(METHODS) - {RECIPE} <= set(each.methods) and (each.recipe is None or RECIPE in each.methods)
-    }
+    """The findings of each network on which every method was tried with all seeds."""
+    found = {}
+    for name, each in record["networks"].items():
+        wanted = set(METHODS) - ({RECIPE} if each["recipe"] is None else set())
+        if wanted <= set(each["runs"]):
+            findings = Findings(each)
+            if all(findings.seeds(method) == len(SEEDS) for method in wanted):
+                found[name] = findings
+    return found
 
 
 def span(rates):
