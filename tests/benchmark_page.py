@@ -8,6 +8,7 @@ import json
 import statistics
 from pathlib import Path
 
+from benchmarks.residual_networks.findings import METHODS, bar, whole
 from peers import COMPARISON, PEERS
 
 FOLDER = Path(__file__).parent / "benchmarks"
@@ -82,22 +83,21 @@ def trainability_table() -> str:
     return "\n".join(lines)
 
 
-def architectures_table() -> str:
-    """The last losses, and the accuracy, of what tests/benchmarks/architectures.py recorded."""
-    runs = json.loads((RESULTS / "architectures.json").read_text("utf-8"))["runs"]
-    keys = [key.rsplit(" ", 1)[0].split(" ", 1) for key in runs]
-    methods = [method for method in dict.fromkeys(method for _, method in keys) if method != "looks_linear"]
-    lines = [f"| | {' | '.join(methods)} |", "|---" * (len(methods) + 1) + "|"]
-    for model in dict.fromkeys(model for model, _ in keys):
-        cells = []
-        for method in methods:
-            found = [run for key, run in runs.items() if key.rsplit(" ", 1)[0] == f"{model} {method}"]
-            losses = [statistics.mean(run["losses"][-44:]) for run in found]
-            accuracy = statistics.mean(run["accuracy"] for run in found)
-            spread = (max(losses) - min(losses)) / 2
-            cells.append(f"{statistics.mean(losses):.2f} ± {spread:.2f}, {accuracy:.0%}")
-        lines.append(f"| {model} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+def residual_table() -> str:
+    """Best losses, and how many rates train, of what tests/benchmarks/residual.py recorded."""
+    found = whole(json.loads((RESULTS / "residual.json").read_text("utf-8")))
+    lines = [f"| | {' | '.join(METHODS)} |", "|---" * (len(METHODS) + 1) + "|"]
+    for name, each in found.items():
+        cells = [
+            f"{each.loss(method):.3g} ± {each.spread(method) / 2:.1g}, {len(each.trained(method))} rates"
+            if method in each.methods
+            else "–"
+            for method in METHODS
+        ]
+        if each.recipe is not None:
+            cells[-1] += f" ({each.recipe})"
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *(f"- {line}" for line in bar(found))])
 
 
 def published_table() -> str:
@@ -162,9 +162,9 @@ def peers_table() -> str:
 # Each benchmark, in the order of the page: the table of what it found, and the pictures that it drew.
 BENCHMARKS = {
     "published": (published_table, ()),
+    "residual": (residual_table, ("overview", "residual")),
     "first_losses": (first_losses_table, ()),
-    "architectures": (architectures_table, ("architectures",)),
-    "trainability": (trainability_table, ("overview", "trainability_*")),
+    "trainability": (trainability_table, ("trainability_*",)),
     "mean_field": (None, ("mean_field_*",)),
     "twins": (None, ()),
     "sampling": (speed_table, ()),
@@ -180,7 +180,6 @@ BENCHMARKS = {
 
 # What is older than the code that it is about.
 _OLDER = {
-    "architectures": "Recorded before answers, branches and short chains got sizes of their own.",
     "trainability": "`calibrate` was recorded before answers got sizes of their own.",
     "sampling": "The rows of orthogonal were recorded when each matrix was drawn from the Haar distribution.",
     "comparing": "Recorded before `calibrate` left kernels in short chains as small as they are drawn.",

@@ -76,6 +76,25 @@ def test_a_branch_starts_small_beside_its_stream(method):
         assert array(inner(data)).std() == pytest.approx(SHORT * SHARE, rel=0.01)
 
 
+@pytest.mark.parametrize("method", [winit.initialize, winit.calibrate])
+def test_gamma_that_ends_a_branch_starts_it_small_unless_its_layer_asks_for_another(method):
+    model = resnet()
+    for _ in range(2):  # what is recorded in a layer is not what its author asked for
+        method(model, seed=0)
+        for layer in model.layers:
+            if isinstance(layer, layers.BatchNormalization):
+                ends = layer in [branch.ends for branch in winit.branches(model)]
+                np.testing.assert_allclose(array(layer.gamma), SHARE if ends else 1)
+    for own in ("zeros", keras.initializers.Constant(0.7)):
+        inputs = keras.Input((8,))
+        end = layers.BatchNormalization(gamma_initializer=own)
+        model = keras.Model(inputs, layers.Dense(3)(inputs + end(layers.Dense(8)(inputs))))
+        method(model, seed=0)
+        np.testing.assert_allclose(array(end.gamma), 0 if own == "zeros" else 0.7)
+    winit.initialize(model := resnet(), "he_normal", seed=0)
+    np.testing.assert_array_equal(array(model.get_layer("end").gamma), 1)
+
+
 def test_many_branches_start_smaller():
     inputs = x = keras.Input((8,))
     for _ in range(25):

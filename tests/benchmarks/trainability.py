@@ -237,9 +237,6 @@ def main():
         known = [method for method in METHODS if all(method in scores for scores in cells.values())]
         title = f"Accuracy after ten epochs ({arguments.task})"
         heat_map(cells, depths, known, f"trainability_{arguments.task}", title)
-        if arguments.task == "dense":  # the picture of the README
-            title = "Plain networks on handwritten digits: accuracy after ten epochs"
-            heat_map(cells, depths, ("Keras' default", "He normal", "looks_linear"), "overview", title)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ from keras_winit.models.tracing.kinds import ADDING
 from keras_winit.models.tracing.trace import Step, Value
 
 # How large a branch starts beside its stream; where there are many, so that all together are as large as it.
-# Measured: tests/benchmarks/published.py.
+# A γ of one learns at fewer rates, one of zero more slowly. Measured: published.py and residual.py in
+# tests/benchmarks.
 SHARE = 0.3
 
 
@@ -70,10 +71,27 @@ def branches_of(anatomy: Anatomy) -> Branches:
 
 
 def shares(anatomy: Anatomy) -> dict[Slot, float]:
-    """For the last kernels of branches that no normalization ends, what they are to be multiplied by."""
+    """What makes a branch start small, with what it is multiplied by.
+
+    The last kernels; where a normalization ends the branch, its γ, whatever their number.
+    """
     found = branches_of(anatomy)
     share = min(SHARE, 1 / math.sqrt(len(found))) if len(found) else 1.0
-    return {slot: share for branch in found if branch.ends is None for slot in branch.last}
+    kernels = {slot: share for branch in found if branch.ends is None for slot in branch.last}
+    return kernels | dict.fromkeys(ending_gains(anatomy, found), SHARE)
+
+
+def ending_gains(anatomy: Anatomy, branches: Branches) -> dict[Slot, Branch]:
+    """The γ of each normalization that ends a branch, and the branch."""
+    ends = {id(branch.ends): branch for branch in reversed(branches.branches) if branch.ends is not None}
+    found = {}
+    for slot in anatomy.slots:
+        branch = ends.get(id(slot.layer))
+        if branch is None or slot.role not in ("norm", "gain") or slot.variable.name == "beta":
+            continue
+        if slot.role == "norm" or any(use.step in branch.tail for use in anatomy.uses.of(slot.variable)):
+            found[slot] = branch
+    return found
 
 
 class _Pair(NamedTuple):

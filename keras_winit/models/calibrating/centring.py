@@ -15,7 +15,7 @@ from keras_winit.theory.linearity import linear_place
 CENTRES = ("auto", "none", "weights", "bias")
 
 # The share of an activation's power that is constant from which "auto" centres. Measured:
-# tests/benchmarks/trainability.py and architectures.py. Sigmoid has 0.85, hard_sigmoid 0.9 and softplus
+# tests/benchmarks/trainability.py. Sigmoid has 0.85, hard_sigmoid 0.9 and softplus
 # 0.7, and they fail from five to ten layers on.
 _CONSTANT = 0.5
 # GELU, SiLU and Mish have 0.1 to 0.2, and fail from 20 layers on. So much has ReLU too; but its gradients

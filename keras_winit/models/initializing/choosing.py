@@ -3,6 +3,8 @@
 import math
 from typing import Any, NamedTuple
 
+import keras
+
 from keras_winit.choose import for_activation
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.branches import shares
@@ -104,7 +106,8 @@ class Chooser:
         if slot.role == "statistic" and slot.variable.name not in STATISTICS:
             return Choice(None, "not trained: a state of its layer, which only a reset draws")
         if slot.role not in ("kernel", "embedding", "recurrent"):
-            return self._as_fellow(slot, rule) or _own(slot, "its initial value", slot.asked)
+            around = self._as_fellow(slot, rule) or self._ending_gain(slot, rule)
+            return around or _own(slot, "its initial value", slot.asked)
         return self._for_kernel(slot, rule)
 
     def _by_recipe(self, slot: Slot, rule: Rule) -> Choice:
@@ -187,13 +190,26 @@ class Chooser:
         reason = f"an answer: starts at a deviation of {std:.2g}, for a small first loss"
         return Choice(get("variance_scaling", scale=std**2), reason, activation and activation.name)
 
-    def _in_branch(self, slot: Slot, choice: Choice) -> Choice:
-        """The last kernel of a residual branch starts the branch small beside its stream."""
+    def _share(self, slot: Slot) -> float | None:
+        """What a variable is multiplied by for a residual branch to start small beside its stream."""
         if self._shares is None:
             self._shares = shares(self._anatomy)
-        if slot not in self._shares or choice.own or not isinstance(choice.initializer, Scheme):
+        return self._shares.get(slot)
+
+    def _ending_gain(self, slot: Slot, rule: Rule) -> Choice | None:
+        """The γ of a normalization that ends a branch, if it would be one, starts the branch small."""
+        chosen = isinstance(rule.scheme, str) or (self._measured and rule.is_about_all)
+        ones = isinstance(slot.asked, keras.initializers.Ones)
+        share = self._share(slot) if chosen and ones else None
+        if share is None:
+            return None
+        return Choice(get("constant", value=share), "γ of what ends a branch, which starts small")
+
+    def _in_branch(self, slot: Slot, choice: Choice) -> Choice:
+        """The last kernel of a residual branch starts the branch small beside its stream."""
+        share = self._share(slot)
+        if share is None or choice.own or not isinstance(choice.initializer, Scheme):
             return choice
-        share = self._shares[slot]
         reason = f"{choice.reason}; the last of a branch, {share:.3g} times"
         return choice._replace(initializer=Scaled(choice.initializer, factor=share), reason=reason)
 
@@ -207,7 +223,7 @@ class Chooser:
         if normalizations and _clears(slot, normalizations):
             # Of what is divided out, the size only says how fast a kernel learns: one of orthogonal size
             # does well where He's learns half as fast, and Keras' own depthwise one, four times as small,
-            # better yet. Measured: tests/benchmarks/architectures.py and published.py.
+            # better yet. Measured: tests/benchmarks/published.py.
             reason = f"{normalizations[0].name} divides by its size"
             if _asks_for_less(slot):
                 return Choice(slot.asked, f"{reason}: as small as its layer asks", activation.name, own=True)

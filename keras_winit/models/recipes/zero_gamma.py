@@ -3,8 +3,9 @@
 from functools import cached_property
 
 from keras_winit.models.anatomy.branch import Branch
+from keras_winit.models.anatomy.branches import ending_gains
 from keras_winit.models.anatomy.slots import Slot
-from keras_winit.models.recipes.recipe import Draw, Recipe, recipe
+from keras_winit.models.recipes.recipe import Draw, Recipe, place, recipe
 from keras_winit.schemes.basic import Zeros
 
 
@@ -27,31 +28,17 @@ class ZeroGamma(Recipe):
         self.need_branches()
 
     @cached_property
-    def _with_gain(self) -> set[int]:
-        """The numbers of the branches whose last normalization has a γ that can be drawn."""
-        found = (self._ended_by_gain(slot) for slot in self.around.anatomy.slots if not slot.kept)
-        return {branch.number for branch in found if branch is not None}
+    def _gains(self) -> dict[Slot, Branch]:
+        """The γ that end a branch, of those that can be drawn."""
+        found = ending_gains(self.around.anatomy, self.around.branches)
+        return {slot: branch for slot, branch in found.items() if not slot.kept}
 
     def draw(self, slot: Slot) -> Draw | None:
-        ended = self._ended_by_gain(slot)
-        if ended is not None:
-            return Draw(Zeros(), f"γ of the normalization that ends branch {ended.number} of {ended.count}")
+        if slot in self._gains:
+            return Draw(Zeros(), f"γ of the normalization that ends {place(self._gains[slot])}")
         kernel = self.around.kernel_of(slot) if slot.role == "bias" else slot
         branch = None if kernel is None else self.around.ended_by(kernel)
-        if branch is None or branch.number in self._with_gain:
+        if branch is None or branch.number in {each.number for each in self._gains.values()}:
             return None
         what = "bias" if slot.role == "bias" else "kernel"
-        return Draw(Zeros(), f"last {what} of branch {branch.number} of {branch.count}")
-
-    def _ended_by_gain(self, slot: Slot) -> Branch | None:
-        """The branch at whose end a normalization multiplies by a variable."""
-        if slot.role not in ("norm", "gain") or slot.variable.name == "beta":
-            return None
-        for branch in self.around.branches:
-            if branch.ends is None or slot.layer is not branch.ends:
-                continue
-            if slot.role == "norm" or any(
-                use.step in branch.tail for use in self.around.anatomy.uses.of(slot.variable)
-            ):
-                return branch
-        return None
+        return Draw(Zeros(), f"last {what} of {place(branch)}")
