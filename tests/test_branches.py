@@ -12,7 +12,7 @@ from keras import layers, ops
 
 import keras_winit as winit
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.branches import SHARE, shares
+from keras_winit.models.anatomy.branches import MANY, SHARE, shares
 from keras_winit.models.calibrating.targets import SHORT
 
 
@@ -76,23 +76,36 @@ def test_a_branch_starts_small_beside_its_stream(method):
         assert array(inner(data)).std() == pytest.approx(SHORT * SHARE, rel=0.01)
 
 
+def normalized_branches(count, **options):
+    inputs = x = keras.Input((8,))
+    for _ in range(count):
+        x = x + layers.BatchNormalization(**options)(layers.Dense(8)(x))
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
 @pytest.mark.parametrize("method", [winit.initialize, winit.calibrate])
-def test_gamma_that_ends_a_branch_starts_it_small_unless_its_layer_asks_for_another(method):
-    model = resnet()
+@pytest.mark.parametrize(("count", "gamma"), [(MANY - 1, 1), (MANY, SHARE)])
+def test_the_gammas_that_end_many_branches_start_them_small(method, count, gamma):
+    model = normalized_branches(count)
     for _ in range(2):  # what is recorded in a layer is not what its author asked for
         method(model, seed=0)
-        for layer in model.layers:
-            if isinstance(layer, layers.BatchNormalization):
-                ends = layer in [branch.ends for branch in winit.branches(model)]
-                np.testing.assert_allclose(array(layer.gamma), SHARE if ends else 1)
-    for own in ("zeros", keras.initializers.Constant(0.7)):
-        inputs = keras.Input((8,))
-        end = layers.BatchNormalization(gamma_initializer=own)
-        model = keras.Model(inputs, layers.Dense(3)(inputs + end(layers.Dense(8)(inputs))))
-        method(model, seed=0)
-        np.testing.assert_allclose(array(end.gamma), 0 if own == "zeros" else 0.7)
-    winit.initialize(model := resnet(), "he_normal", seed=0)
-    np.testing.assert_array_equal(array(model.get_layer("end").gamma), 1)
+        ends = [branch.ends for branch in winit.branches(model)]
+        assert len(ends) == count
+        for end in ends:
+            np.testing.assert_allclose(array(end.gamma), gamma)
+
+
+@pytest.mark.parametrize("own", ["zeros", keras.initializers.Constant(0.7)])
+def test_a_gamma_that_its_layer_asks_for_stays(own):
+    model = normalized_branches(MANY, gamma_initializer=own)
+    winit.initialize(model, seed=0)
+    np.testing.assert_allclose(array(winit.branches(model)[0].ends.gamma), 0 if own == "zeros" else 0.7)
+
+
+def test_a_named_scheme_leaves_gammas_alone():
+    model = normalized_branches(MANY)
+    winit.initialize(model, "he_normal", seed=0)
+    np.testing.assert_array_equal(array(winit.branches(model)[0].ends.gamma), 1)
 
 
 def test_many_branches_start_smaller():

@@ -15,7 +15,7 @@ from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.branches import shares
 from keras_winit.models.anatomy.outputs import NUMBER_STD
 from keras_winit.models.anatomy.outputs import answers as answers_of
-from keras_winit.models.calibrating.targets import SHORT
+from keras_winit.models.calibrating.targets import LONG, SHORT
 from keras_winit.models.running.moments import moments
 from keras_winit.models.running.watching import having, intercepted, no_gradients
 
@@ -550,6 +550,19 @@ def test_moments_of_half_precision(dtype):
     values = np.random.default_rng(0).standard_normal(50_000).astype("float32") * 100
     found = moments(ops.cast(ops.convert_to_tensor(values), dtype))
     assert found.std == pytest.approx(values.std(), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("activation", "std"), [("sigmoid", LONG), ("hard_sigmoid", LONG), ("tanh", SHORT), ("relu", SHORT)]
+)
+def test_short_chains_start_small_unless_most_of_their_signal_is_constant(activation, std):
+    """Convolutions of sigmoid learn nothing from signals of 0.35: 0.11 of the digits, where 0.95 by one."""
+    hidden = [layers.Conv2D(12, 3, padding="same", activation=activation) for _ in range(4)]
+    model = keras.Sequential([keras.Input((8, 8, 2)), *hidden, layers.Flatten(), layers.Dense(5)])
+    rows = winit.calibrate(model, seed=0).calibrated
+    assert rows[0].after == pytest.approx(std, rel=0.01)
+    if std == LONG:
+        assert [row.after for row in rows[:4]] == pytest.approx([std] * 4, rel=0.01)
 
 
 # --- quality ----------------------------------------------------------------------------------------

@@ -219,8 +219,9 @@ def test_a_second_interrupt_waits_until_all_is_taken_back(monkeypatch):
 
 
 def test_a_full_disk_while_a_model_is_drawn_changes_nothing(monkeypatch):
-    """The old values go to a temporary file: what it does not take is not drawn either."""
+    """The old values of a large model go to a temporary file: what it does not take is not drawn either."""
     monkeypatch.setattr(undo, "_SMALL", 0)
+    monkeypatch.setattr(undo, "_HELD", 0)
     resource = pytest.importorskip("resource")
     for size in (0, 10, 100, 300, 1000):
         model = build()

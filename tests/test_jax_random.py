@@ -39,7 +39,7 @@ def test_the_numbers_are_those_of_a_whole_draw(name, shape):
 def test_it_needs_no_more_memory_than_the_tensor(name):
     shape = (1500, 1501)
     key, bounds = np.array([7, 0], "uint32"), np.array([-0.5, 0.5], "float32")
-    program = jax_random._pieces.lower(name, shape, key, bounds, 0.3).compile()
+    program = jax_random._drawn.lower(name, (shape, "float32"), key, bounds, 0.3).compile()
     memory = program.memory_analysis()
     assert memory.output_size_in_bytes == 4 * math.prod(shape)
     assert memory.temp_size_in_bytes <= 4 * math.prod(shape) + 32 * jax_random._PIECE

@@ -69,8 +69,6 @@ def _in_pieces(shape: Shape, dtype: str) -> bool:
 def _draw_pieces(kind: str, layout: tuple[Shape, str], key: Any, bounds: Any, scale: Any) -> Any:
     (shape, dtype), (low, high) = layout, bounds
     size = math.prod(shape)
-    # On a CPU the whole of a bfloat16 would be widened and rounded for each piece; its bits are left alone.
-    bits = jnp.uint16 if dtype == "bfloat16" else jnp.uint32
 
     def draw(index: Any, tensor: Any) -> Any:
         start = jnp.minimum(index * _PIECE, size - _PIECE)  # the last piece draws some elements again
@@ -83,11 +81,21 @@ def _draw_pieces(kind: str, layout: tuple[Shape, str], key: Any, bounds: Any, sc
             number = np.float32(math.sqrt(2)) * lax.erf_inv(number)
         if kind == "truncated_normal":
             number = jnp.clip(number, -_BELOW_TWO, _BELOW_TWO)
-        piece = lax.bitcast_convert_type((number * scale).astype(dtype), bits)
-        return lax.dynamic_update_slice(tensor, piece, (start,))
+        number = number * scale
+        if dtype == "bfloat16":
+            number = lax.bitcast_convert_type(number.astype(dtype), jnp.uint16)
+        return lax.dynamic_update_slice(tensor, number, (start,))
 
-    flat = lax.fori_loop(0, -(-size // _PIECE), draw, jnp.empty((size,), bits))
-    return lax.bitcast_convert_type(flat, dtype).reshape(shape)
+    # A CPU would widen and round the whole of a bfloat16 for each piece; it leaves bits alone.
+    stored = jnp.uint16 if dtype == "bfloat16" else jnp.float32
+    return lax.fori_loop(0, -(-size // _PIECE), draw, jnp.empty((size,), stored)).reshape(shape)
 
 
-_pieces = jax.jit(_draw_pieces, static_argnums=(0, 1))
+_drawn = jax.jit(_draw_pieces, static_argnums=(0, 1))
+
+
+def _pieces(kind: str, layout: tuple[Shape, str], key: Any, bounds: Any, scale: Any) -> Any:
+    tensor = _drawn(kind, layout, key, bounds, scale)
+    if layout[1] == "bfloat16":  # the same memory, read as what it is
+        return jax.device_put(np.asarray(tensor).view(jnp.bfloat16), may_alias=True)
+    return tensor

@@ -23,9 +23,11 @@ from keras_winit.models.tracing.kinds import ADDING
 from keras_winit.models.tracing.trace import Step, Value
 
 # How large a branch starts beside its stream; where there are many, so that all together are as large as it.
-# A γ of one learns at fewer rates, one of zero more slowly. Measured: published.py and residual.py in
-# tests/benchmarks.
+# Measured: tests/benchmarks/published.py.
 SHARE = 0.3
+# From so many branches on also the γ that ends each: with 16, a ResNet50 learns at more rates and three times
+# as far, where γ of zero is slower. With three to twelve it learns more slowly. Measured: residual.py there.
+MANY = 16
 
 
 def branches(model: keras.layers.Layer, data: Any = None) -> Branches:
@@ -73,12 +75,13 @@ def branches_of(anatomy: Anatomy) -> Branches:
 def shares(anatomy: Anatomy) -> dict[Slot, float]:
     """What makes a branch start small, with what it is multiplied by.
 
-    The last kernels; where a normalization ends the branch, its γ, whatever their number.
+    The last kernels; where a normalization ends the branch, its γ if there are many branches.
     """
     found = branches_of(anatomy)
     share = min(SHARE, 1 / math.sqrt(len(found))) if len(found) else 1.0
     kernels = {slot: share for branch in found if branch.ends is None for slot in branch.last}
-    return kernels | dict.fromkeys(ending_gains(anatomy, found), SHARE)
+    gains = ending_gains(anatomy, found) if len(found) >= MANY else {}
+    return kernels | dict.fromkeys(gains, SHARE)
 
 
 def ending_gains(anatomy: Anatomy, branches: Branches) -> dict[Slot, Branch]:

@@ -7,6 +7,7 @@ from typing import Any
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.links import Links
 from keras_winit.models.anatomy.slots import Slot
+from keras_winit.models.calibrating.targets import CONSTANT, constant_share
 from keras_winit.schemes.compose import Wrapper
 from keras_winit.schemes.looks_linear import LooksLinear
 from keras_winit.theory.gains import moments
@@ -14,10 +15,7 @@ from keras_winit.theory.linearity import linear_place
 
 CENTRES = ("auto", "none", "weights", "bias")
 
-# The share of an activation's power that is constant from which "auto" centres. Measured:
-# tests/benchmarks/trainability.py. Sigmoid has 0.85, hard_sigmoid 0.9 and softplus
-# 0.7, and they fail from five to ten layers on.
-_CONSTANT = 0.5
+# From a share of CONSTANT on, "auto" centres: such networks fail from five to ten layers on.
 # GELU, SiLU and Mish have 0.1 to 0.2, and fail from 20 layers on. So much has ReLU too; but its gradients
 # keep their size, E[f′²] = E[f²], where those of the others grow by 6 to 7 % a layer. Centred, a ReLU
 # network is no better off: VGG19 diverges unless its gradients are clipped, and 40 convolutions fail.
@@ -98,9 +96,9 @@ class Centring:
             found = moments(activation)
         except (TypeError, ValueError):
             return False
-        share = found.mean**2 / found.second if found.second > 0 else 0.0
+        share = constant_share(activation)
         grows = found.derivative_second > _GROWTH * found.second
-        return share > _CONSTANT or (share > _CONSTANT_WHEN_DEEP and grows and links.depth(slot) >= _DEEP)
+        return share > CONSTANT or (share > _CONSTANT_WHEN_DEEP and grows and links.depth(slot) >= _DEEP)
 
     def share(self, slot: Slot) -> float:
         """The share of each unit's mean weight to take away, so that signals and gradients keep their scale.

@@ -10,10 +10,14 @@ from keras_winit.models.anatomy.following import activation_after
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.calibrating.answers import Answers
 from keras_winit.theory.balance import balanced
+from keras_winit.theory.gains import moments
 
 # In long chains a deviation of one reaches all layers. Short ones, where that takes no care, learn faster
 # from smaller kernels and signals. Measured: tests/benchmarks/published.py.
 LONG, SHORT = 1.0, 0.35
+# The share of an activation's power that is constant from which even short chains fail with small signals.
+# Sigmoid has 0.85, hard_sigmoid 0.9, softplus 0.7. Measured: tests/benchmarks/trainability.py.
+CONSTANT = 0.5
 
 
 class Targets:
@@ -38,7 +42,9 @@ class Targets:
 
     def is_gentle(self, slot: Slot) -> bool:
         """Whether a signal may stay smaller than its target: a larger kernel would learn more slowly."""
-        return self._std is None and self._depths.is_short(slot)
+        if self._std is not None or not self._depths.is_short(slot):
+            return False
+        return constant_share(activation_after(self._anatomy, slot)[0]) <= CONSTANT
 
     def _of(self, slot: Slot) -> float:
         if slot in self._answers:
@@ -46,7 +52,16 @@ class Targets:
         steep, share = _of_steep(activation_after(self._anatomy, slot)[0]), self._shares.get(slot, 1.0)
         if self._std is not None:
             return self._std * steep * share
-        return min(steep, SHORT if self._depths.is_short(slot) else LONG) * share
+        return min(steep, SHORT if self.is_gentle(slot) else LONG) * share
+
+
+def constant_share(activation: Any) -> float:
+    """The share of an activation's power that is the same for all inputs; zero where none is known."""
+    try:
+        found = moments(activation)
+    except (TypeError, ValueError):  # none seen, one that joins features, or is not finite
+        return 0.0
+    return found.mean**2 / found.second if found.second > 0 else 0.0
 
 
 def _of_steep(activation: Any) -> float:

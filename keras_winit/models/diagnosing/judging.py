@@ -134,9 +134,11 @@ class Judge:
             yield from self._first_beyond("vanishing_gradient", graded, _lasting(ratios), "_elsewhere")
             yield from self._first_beyond("exploding_gradient", graded, ratios, "_elsewhere")
             return
-        for finding in self._first_beyond("vanishing_gradient", graded, _lasting(ratios)):
-            if finding.severity == "error" or len(graded) >= _SEVERAL:
-                yield finding
+        # In a short chain the learning rate makes up for what is less than lost.
+        several = len(graded) >= _SEVERAL
+        yield from self._first_beyond(
+            "vanishing_gradient", graded, _lasting(ratios), "" if several else "_elsewhere"
+        )
         yield from self._of_inputs(len(graded), ratios[-1])
         # What all layers learn adds up, so that in longer chains less growth is too much. And a gradient may
         # be large that still tells the inputs apart: linear networks have such ones, and train.
