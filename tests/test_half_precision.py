@@ -1,5 +1,6 @@
 """A large tensor in bfloat16 is that in float32, rounded, though it is drawn in pieces."""
 
+import keras
 import numpy as np
 import pytest
 from helpers import array
@@ -28,3 +29,29 @@ def test_it_is_the_tensor_in_float32_rounded(name, shape):
     # Cosines, in pieces or whole, may differ in float32's last place, and then be rounded the other way.
     assert np.mean(half != rounded) < 1e-3
     np.testing.assert_allclose(half, rounded, rtol=2**-7, atol=1e-9)
+
+
+class Half(keras.layers.Layer):
+    """Multiplies by one number of its own precision, as rotary embeddings and scaled attention do."""
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1], 6), name="w")
+
+    def call(self, x):
+        return (x @ self.w) * ops.cast(0.5, self.compute_dtype)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_models_in_half_precision_are_drawn_as_in_float32(dtype):
+    def drawn(dtype):
+        layers = [keras.layers.Embedding(2000, 10), Half(), keras.layers.Dense(4)]
+        for layer in layers:
+            layer.dtype_policy = keras.dtype_policies.get(dtype)
+        model = keras.Sequential([keras.Input((7,), dtype="int32"), *layers])
+        winit.initialize(model, seed=0)
+        assert model.weights[0].dtype == dtype
+        return [array(ops.cast(weight, "float32")) for weight in model.weights]
+
+    for half, whole in zip(drawn(dtype), drawn("float32"), strict=True):
+        assert half.std() == pytest.approx(whole.std(), rel=0.02, abs=1e-9)
+    assert len(np.unique(drawn(dtype)[0])) > 300  # Keras' own in bfloat16 has 128 different numbers

@@ -8,11 +8,14 @@ import keras
 from keras_winit.drawing.sampling import TRUNCATED_STD
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.schemes import Scheme
+from keras_winit.schemes.basic import RandomNormal, RandomUniform, TruncatedNormal
 from keras_winit.schemes.compose import PerGate, Scaled, Wrapper
 from keras_winit.schemes.orthogonal import DeltaOrthogonal, Orthogonal
 from keras_winit.schemes.structured import Dirac, Identity
 from keras_winit.schemes.variance import VarianceScaling
 from keras_winit.support.building import building
+
+_HALF = ("bfloat16", "float16")
 
 
 def fit(initializer: Any, slot: Slot, seed: int, *, own: bool = False) -> Any:
@@ -25,6 +28,8 @@ def fit(initializer: Any, slot: Slot, seed: int, *, own: bool = False) -> Any:
         own: whether it is the layer's own initializer, which is to draw as the layer would.
     """
     if own:
+        if keras.backend.standardize_dtype(slot.variable.dtype) in _HALF:
+            initializer = _of_float32(initializer)
         return _with(initializer, seed, None, slot.axes_by_keras)
     initializer = _ours(initializer)
     if isinstance(initializer, DeltaOrthogonal) and slot.transposed:
@@ -43,6 +48,18 @@ def fit(initializer: Any, slot: Slot, seed: int, *, own: bool = False) -> Any:
     if slot.scale not in (0.0, 1.0) and slot.role in ("kernel", "recurrent", "embedding"):
         return Scaled(fitted, factor=1 / abs(slot.scale), seed=seed)  # what the model multiplies by is undone
     return fitted
+
+
+def _of_float32(initializer: Any) -> Any:
+    """This package's scheme for one of Keras' own, which draws few different numbers in half precision."""
+    own = keras.initializers
+    if type(initializer) is own.RandomNormal:
+        return RandomNormal(initializer.mean, initializer.stddev)
+    if type(initializer) is own.RandomUniform:
+        return RandomUniform(initializer.minval, initializer.maxval)
+    if type(initializer) is own.TruncatedNormal:
+        return TruncatedNormal(initializer.mean, initializer.stddev * TRUNCATED_STD)
+    return _ours(initializer) if isinstance(initializer, own.VarianceScaling) else initializer
 
 
 def _ours(initializer: Any) -> Any:

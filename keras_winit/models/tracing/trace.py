@@ -206,7 +206,8 @@ def number_in(step: Step) -> float | None:
         if isinstance(item, (int, float)):
             found.append(float(item))
         elif (isinstance(item, (np.ndarray, np.generic)) or ops.is_tensor(item)) and len(item.shape) == 0:
-            found.append(float(ops.convert_to_numpy(item)))
+            # Keras cannot make an array of one bfloat16 of TensorFlow's.
+            found.append(float(ops.convert_to_numpy(ops.cast(item, "float32"))))
     return found[0] if len(found) == 1 else None
 
 
