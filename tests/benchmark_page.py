@@ -8,7 +8,7 @@ import json
 import statistics
 from pathlib import Path
 
-from benchmarks.residual_networks.findings import METHODS, bar, whole
+from benchmarks.residual_networks.findings import METHODS, Findings, bar, whole
 from peers import COMPARISON, PEERS
 
 FOLDER = Path(__file__).parent / "benchmarks"
@@ -88,16 +88,19 @@ def residual_table() -> str:
     found = whole(json.loads((RESULTS / "residual.json").read_text("utf-8")))
     lines = [f"| | {' | '.join(METHODS)} |", "|---" * (len(METHODS) + 1) + "|"]
     for name, each in found.items():
-        cells = [
-            f"{each.loss(method):.3g} ± {each.spread(method) / 2:.1g}, {len(each.trained(method))} rates"
-            if method in each.methods
-            else "–"
-            for method in METHODS
-        ]
+        cells = [_trained(each, method) if method in each.methods else "–" for method in METHODS]
         if each.recipe is not None:
             cells[-1] += f" ({each.recipe})"
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join([*lines, "", *(f"- {line}" for line in bar(found))])
+
+
+def _trained(found: Findings, method: str) -> str:
+    """The best loss with its spread, and the number of rates that train; a seed that diverges has no loss."""
+    rates = f"{len(found.trained(method))} rates"
+    if found.loss(method) > 10 * found.guess:
+        return f"one seed diverges, {rates}"
+    return f"{found.loss(method):.3g} ± {found.spread(method) / 2:.1g}, {rates}"
 
 
 def published_table() -> str:
