@@ -56,7 +56,9 @@ def test_neighbours_and_halves_are_independent():
 def test_large_tensors_are_the_same_in_a_graph(distribution):
     import tensorflow as tf
 
-    size = (generators.LARGE + 1,)
+    from keras_winit.drawing.tensorflow_random import LARGE
+
+    size = (LARGE + 1,)
     eager = array(draw(distribution, size, 0.3, "float32", 5))
     traced = array(tf.function(lambda: draw(distribution, size, 0.3, "float32", 5))())
     np.testing.assert_allclose(eager, traced, rtol=1e-6, atol=1e-7)
@@ -66,6 +68,8 @@ def test_large_tensors_are_the_same_in_a_graph(distribution):
 def test_the_most_extreme_uniforms_give_finite_normals(monkeypatch):
     import tensorflow as tf
 
+    from keras_winit.drawing import tensorflow_random
+
     last = np.float32(1 - 2**-23)  # TensorFlow's uniforms are multiples of 2⁻²³ in [0, 1)
     monkeypatch.setattr(
         tf.raw_ops,
@@ -73,7 +77,7 @@ def test_the_most_extreme_uniforms_give_finite_normals(monkeypatch):
         lambda shape, seed, dtype: tf.reshape(tf.constant([0, last, 0, last, 0, last, last, 0.5]), shape),
     )
     with tf.Graph().as_default():  # traced anew, with what is patched
-        monkeypatch.setattr(generators, "LARGE", 1)
+        monkeypatch.setattr(tensorflow_random, "LARGE", 1)
         normals = generators.normal((8,), 1.0, "float32", 0)
     with tf.compat.v1.Session(graph=normals.graph) as session:
         values = session.run(normals)

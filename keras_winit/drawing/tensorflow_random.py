@@ -121,7 +121,7 @@ def _in_a_graph(kind: str, dtype: str) -> Any:
 
 def _halves(shape: Shape) -> bool:
     """Whether a tensor is large, and has two halves that begin where the counter takes a step."""
-    rows, width = math.prod(shape[:-1]), shape[-1]
+    rows, width = math.prod(shape[:-1]), math.prod(shape[-1:])
     return rows * width >= _PIECES_PAY and rows % 2 == 0 and rows // 2 * width % _WORDS == 0
 
 
