@@ -580,11 +580,18 @@ def assert_quality(name, side=64):
     for path, std in rescaled.items():
         assert first[path].std == pytest.approx(std, rel=0.01), (name, path)
         assert second[path].std == pytest.approx(std, rel=0.25), (name, path)
+    return model
 
 
 @pytest.mark.parametrize("name", SIX if BACKEND != "jax" else ("VGG16",))
 def test_quality(name):
-    assert_quality(name)
+    """Deviations are as said, and `diagnose` finds no error in what was calibrated, and changes nothing."""
+    model = assert_quality(name)
+    before = [weight.copy() for weight in model.get_weights()]
+    report = winit.diagnose(model)
+    assert report.ok, report.errors
+    for one, other in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 @pytest.mark.slow

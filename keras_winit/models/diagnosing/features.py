@@ -1,6 +1,7 @@
 """What a layer tells apart: its directions, and what can be read off it of something else."""
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -36,9 +37,14 @@ def sketch(rows: Any) -> Any:
     rows = rows - rows[0]  # first, so that what is equal has no difference at all
     rows = rows - rows.mean(axis=0)
     if rows.shape[1] > _WIDTH:
-        signs = np.random.default_rng(0).integers(0, 2, (rows.shape[1], _WIDTH)).astype("float32")
-        rows = rows @ (2 * signs - 1) / np.float32(math.sqrt(rows.shape[1]))
+        rows = rows @ _signs()[: rows.shape[1]] / np.float32(math.sqrt(rows.shape[1]))
     return rows.astype("float64")
+
+
+@cache
+def _signs() -> Any:
+    """A random sign for each column and each of those that it is projected to."""
+    return 2 * np.random.default_rng(0).integers(0, 2, (_MOST_COLUMNS, _WIDTH)).astype("float32") - 1
 
 
 def effective_rank(centred: Any) -> float | None:
