@@ -25,7 +25,7 @@ class Positions(layers.Layer):
         self.table = self.add_weight(shape=(LENGTH, WIDTH), initializer=self.initializer, name="table")
 
     def call(self, x):
-        rows = self.table[: x.shape[1]]
+        rows = ops.slice(self.table, (0, 0), (x.shape[1], WIDTH))  # JAX traces no table[:length]
         return x + rows if self.adds else ops.broadcast_to(rows, ops.shape(x))
 
 
