@@ -25,7 +25,8 @@ class Positions(layers.Layer):
         self.table = self.add_weight(shape=(LENGTH, WIDTH), initializer=self.initializer, name="table")
 
     def call(self, x):
-        rows = ops.slice(self.table, (0, 0), (x.shape[1], WIDTH))  # JAX traces no table[:length]
+        # Of JAX's variables Keras itself can take no part.
+        rows = ops.slice(ops.convert_to_tensor(self.table), (0, 0), (x.shape[1], WIDTH))
         return x + rows if self.adds else ops.broadcast_to(rows, ops.shape(x))
 
 
