@@ -102,9 +102,10 @@ def test_a_gamma_that_its_layer_asks_for_stays(own):
     np.testing.assert_allclose(array(winit.branches(model)[0].ends.gamma), 0 if own == "zeros" else 0.7)
 
 
-def test_a_named_scheme_leaves_gammas_alone():
+@pytest.mark.parametrize("scheme", ["he_normal", "depth_scaled", "gpt2", "torch"])
+def test_a_named_scheme_or_a_recipe_leaves_gammas_alone(scheme):
     model = normalized_branches(MANY)
-    winit.initialize(model, "he_normal", seed=0)
+    winit.initialize(model, scheme, seed=0)
     np.testing.assert_array_equal(array(winit.branches(model)[0].ends.gamma), 1)
 
 

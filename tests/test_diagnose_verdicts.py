@@ -444,3 +444,12 @@ def test_epsilon_is_held_against_what_a_normalization_divides_by():
     data = (level + 1e-3 * RNG.normal(size=(128, 6, 8))).astype("float32")
     codes = {finding.code: finding.path for finding in winit.diagnose(model, data, Y, LOGITS).findings}
     assert codes.get("epsilon", "").endswith("norm")
+
+
+@pytest.mark.parametrize(("depth", "is_error"), [(4, False), (6, True)])
+def test_a_gradient_that_falls_is_an_error_in_five_layers_or_more(depth, is_error):
+    """Keras' default before sigmoid takes three quarters of the gradient in each layer."""
+    keras.utils.set_random_seed(1)
+    hidden = [layers.Dense(24, "sigmoid") for _ in range(depth)]
+    report = winit.diagnose(keras.Sequential([keras.Input((16,)), *hidden, layers.Dense(3)]), X, Y, LOGITS)
+    assert ("vanishing_gradient" in {finding.code for finding in report.errors}) is is_error

@@ -235,6 +235,22 @@ def test_a_full_disk_while_a_model_is_drawn_changes_nothing(monkeypatch):
         assert state(model) == before
 
 
+@pytest.mark.parametrize("held", [0, 40, 10**6])
+def test_old_values_come_back_from_memory_and_from_a_file(held, monkeypatch):
+    """A failure at the last weight, with none, some or all of the old values held in memory."""
+    monkeypatch.setattr(undo, "_SMALL", 0)
+    monkeypatch.setattr(undo, "_HELD", held)
+
+    def fails(shape, dtype=None):
+        raise RuntimeError("in the midst")
+
+    model = build()
+    before = state(model)
+    with pytest.raises(RuntimeError, match="in the midst"):
+        winit.initialize(model, {model.weights[-1].path: fails, ".*": "he_normal"}, seed=1)
+    assert state(model) == before
+
+
 @EFFORT
 @pytest.mark.parametrize("command", ["initialize", "calibrate", "portable"])
 def test_an_interrupted_command_leaves_the_file_whole(command, effort, tmp_path):

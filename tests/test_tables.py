@@ -25,8 +25,7 @@ class Positions(layers.Layer):
         self.table = self.add_weight(shape=(LENGTH, WIDTH), initializer=self.initializer, name="table")
 
     def call(self, x):
-        # Of JAX's variables Keras itself can take no part.
-        rows = ops.slice(ops.convert_to_tensor(self.table), (0, 0), (x.shape[1], WIDTH))
+        rows = self.table[: x.shape[1]]
         return x + rows if self.adds else ops.broadcast_to(rows, ops.shape(x))
 
 
@@ -82,6 +81,27 @@ def test_tables_that_are_added_get_the_scale_of_the_largest(positions, draw):
     assert len(tables(built)) == len(positions)
     for table in (built.get_layer("tokens").embeddings, *tables(built)):
         assert_std(table, STD)
+
+
+class Tokens(layers.Layer):
+    """A table that is made larger before its rows are looked up."""
+
+    def build(self, _shape):
+        self.table = self.add_weight(
+            shape=(300, WIDTH), initializer=keras.initializers.RandomNormal(stddev=0.02)
+        )
+
+    def call(self, tokens):
+        return ops.take(self.table * 5.0, tokens, axis=0)
+
+
+def test_it_is_the_scale_in_the_sum_that_counts():
+    tokens = keras.Input((LENGTH,), dtype="int32")
+    x = layers.LayerNormalization()(added(Tokens(name="tokens")(tokens), None, "table_0"))
+    built = keras.Model(tokens, layers.Dense(3)(x))
+    winit.initialize(built, seed=0)
+    assert_std(built.get_layer("tokens").table, 0.02)
+    assert_std(tables(built)[0], 5 * 0.02)
 
 
 def test_the_plan_says_so_the_second_time_too():

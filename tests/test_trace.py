@@ -425,3 +425,28 @@ def test_what_is_no_model_is_refused(bad):
 def test_an_unbuilt_model_is_refused():
     with pytest.raises(ValueError, match="not built"):
         winit.trace(keras.Sequential([layers.Dense(3)]))
+
+
+CUTS = {
+    "a slice": lambda table: table[:7],
+    "a slice of a tensor": lambda table: ops.convert_to_tensor(table)[:7],
+    "a row": lambda table: table[3],
+    "two slices": lambda table: table[:7, :],
+    "a new axis": lambda table: table[None, :7],
+    "steps": lambda table: table[1:15:2],
+}
+
+
+@pytest.mark.parametrize("cut", CUTS)
+def test_a_part_of_a_variable_is_seen(cut):
+    class Positions(keras.layers.Layer):
+        def build(self, _shape):
+            self.table = self.add_weight(shape=(40, 5), name="table")
+
+        def call(self, x):
+            return x + CUTS[cut](self.table)
+
+    trace = winit.trace(keras.Sequential([keras.Input((7, 5)), Positions()]))
+    assert not trace.opaque
+    assert [step.kind for step in trace.steps][-2:] == ["GetItem", "Add"]
+    assert tuple(trace.steps[-1].outputs[0].shape[1:]) == (7, 5)

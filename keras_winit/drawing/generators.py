@@ -13,6 +13,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_winit.drawing.precision import compute_dtype
 from keras_winit.drawing.seeds import Seed, drawable
 from keras_winit.support.checks import Shape
 
@@ -39,7 +40,7 @@ def uniform(shape: Shape, limit: float, dtype: str, seed: Seed) -> Any:
     seed = drawable(seed)
     if not isinstance(seed, keras.random.SeedGenerator) and _BACKEND:
         return _BACKEND[0](shape, limit, dtype, seed)
-    return ops.cast(keras.random.uniform(shape, -limit, limit, dtype=_wide(dtype), seed=seed), dtype)
+    return ops.cast(keras.random.uniform(shape, -limit, limit, dtype=compute_dtype(dtype), seed=seed), dtype)
 
 
 def normal(shape: Shape, stddev: float, dtype: str, seed: Seed) -> Any:
@@ -48,7 +49,7 @@ def normal(shape: Shape, stddev: float, dtype: str, seed: Seed) -> Any:
     seed = drawable(seed)
     if not isinstance(seed, keras.random.SeedGenerator) and _BACKEND:
         return _BACKEND[1](shape, stddev, dtype, seed)
-    return ops.cast(keras.random.normal(shape, 0.0, stddev, dtype=_wide(dtype), seed=seed), dtype)
+    return ops.cast(keras.random.normal(shape, 0.0, stddev, dtype=compute_dtype(dtype), seed=seed), dtype)
 
 
 def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: Seed) -> Any:
@@ -57,12 +58,8 @@ def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: Seed) -> Any
     seed = drawable(seed)
     if not isinstance(seed, keras.random.SeedGenerator) and _BACKEND:
         return _BACKEND[2](shape, stddev, dtype, seed)
-    quantile = ops.erfinv(uniform(shape, _ERF_SQRT2, _wide(dtype), seed))
+    quantile = ops.erfinv(uniform(shape, _ERF_SQRT2, compute_dtype(dtype), seed))
     return ops.cast(ops.clip(quantile * (math.sqrt(2) * stddev), -2 * stddev, 2 * stddev), dtype)
-
-
-def _wide(dtype: str) -> str:
-    return "float32" if dtype == "bfloat16" else dtype
 
 
 def _tensorflow() -> tuple[Sampler, ...]:
@@ -83,7 +80,7 @@ def _torch() -> tuple[Sampler, ...]:
     def empty(shape: Shape, dtype: str, seed: int) -> tuple[Any, Any]:
         # What Keras makes is where the user wants it: a device scope, or the meta device.
         device = keras.ops.zeros(()).device
-        tensor = torch.empty(shape, dtype=getattr(torch, _wide(dtype)), device=device)
+        tensor = torch.empty(shape, dtype=getattr(torch, compute_dtype(dtype)), device=device)
         generator = None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
         return tensor, generator
 
@@ -96,7 +93,7 @@ def _torch() -> tuple[Sampler, ...]:
         return tensor.normal_(0.0, stddev, generator=generator).to(getattr(torch, dtype))
 
     def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: int) -> Any:
-        quantile = uniform(shape, _ERF_SQRT2, _wide(dtype), seed).erfinv_()
+        quantile = uniform(shape, _ERF_SQRT2, compute_dtype(dtype), seed).erfinv_()
         cut = quantile.mul_(math.sqrt(2) * stddev).clamp_(-2 * stddev, 2 * stddev)
         return cut.to(getattr(torch, dtype))
 

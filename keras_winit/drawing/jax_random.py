@@ -15,6 +15,7 @@ from jax import lax
 from jax import numpy as jnp
 from jax.extend.random import threefry2x32_p
 
+from keras_winit.drawing.precision import compute_dtype
 from keras_winit.support.checks import Shape
 
 _PIECE = 2**18  # elements: what stays in a processor's cache
@@ -27,14 +28,14 @@ def uniform(shape: Shape, limit: float, dtype: str, seed: int) -> Any:
     """U(−limit, limit)."""
     if _in_pieces(shape, dtype):
         return _pieces("uniform", (shape, dtype), _key(seed), np.array([-limit, limit], "float32"), 1.0)
-    return jax.random.uniform(_key(seed), shape, _wide(dtype), -limit, limit).astype(dtype)
+    return jax.random.uniform(_key(seed), shape, compute_dtype(dtype), -limit, limit).astype(dtype)
 
 
 def normal(shape: Shape, stddev: float, dtype: str, seed: int) -> Any:
     """N(0, stddev²)."""
     if _in_pieces(shape, dtype):
         return _pieces("normal", (shape, dtype), _key(seed), np.array([-_BELOW_ONE, 1], "float32"), stddev)
-    return (jax.random.normal(_key(seed), shape, _wide(dtype)) * stddev).astype(dtype)
+    return (jax.random.normal(_key(seed), shape, compute_dtype(dtype)) * stddev).astype(dtype)
 
 
 def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: int) -> Any:
@@ -44,15 +45,13 @@ def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: int) -> Any:
         return _pieces(
             "truncated_normal", (shape, dtype), _key(seed), np.array([-edge, edge], "float32"), stddev
         )
-    return (jax.random.truncated_normal(_key(seed), -2.0, 2.0, shape, _wide(dtype)) * stddev).astype(dtype)
+    return (jax.random.truncated_normal(_key(seed), -2.0, 2.0, shape, compute_dtype(dtype)) * stddev).astype(
+        dtype
+    )
 
 
 def _key(seed: int) -> Any:
     return np.array([seed, 0], "uint32")
-
-
-def _wide(dtype: str) -> str:
-    return "float32" if dtype == "bfloat16" else dtype
 
 
 def _in_pieces(shape: Shape, dtype: str) -> bool:

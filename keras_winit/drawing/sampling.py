@@ -7,26 +7,16 @@ one of these and cast afterwards. What is asked for in bfloat16 is computed in f
 import math
 from typing import Any
 
-import keras
 from keras import ops
 
 from keras_winit.drawing import generators
 from keras_winit.drawing.generators import normal, uniform
+from keras_winit.drawing.precision import compute_dtype
 from keras_winit.drawing.seeds import Seed
 from keras_winit.support.checks import Shape
 
 # The deviation of a standard normal cut at two deviations: √(1 − 4·φ(2)/(2·Φ(2) − 1)).
 TRUNCATED_STD = 0.8796256610342398
-
-
-def compute_dtype(dtype: str) -> str:
-    """The dtype to compute in: at least float32 for real numbers.
-
-    bfloat16's own uniform takes only 128 values, and is biased; many an operation lacks it.
-    """
-    if dtype == "float64" or not keras.backend.is_float_dtype(dtype):
-        return dtype
-    return "float32"
 
 
 def std_after_cut(cut: float) -> float:

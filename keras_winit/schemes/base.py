@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from keras_winit.drawing.sampling import compute_dtype
+from keras_winit.drawing.precision import compute_dtype
 from keras_winit.drawing.seeds import check_seed, settle
 from keras_winit.drawing.sharding import laid_out
 from keras_winit.support.checks import (

@@ -33,7 +33,7 @@ def at_centre(matrix: Any, shape: Shape) -> Any:
 
 @register(
     "orthogonal",
-    formula="gain · Q, QᵀQ = I (or QQᵀ = I), Q uniform (Haar)",
+    formula="gain · Q, QᵀQ = I (or QQᵀ = I), Q uniform (Haar; large ones nearly)",
     source="Saxe, McClelland, Ganguli 2013, arXiv:1312.6120; Stewart 1980",
 )
 class Orthogonal(KernelScheme):
@@ -42,11 +42,12 @@ class Orthogonal(KernelScheme):
     The weight is read as a matrix of its inputs by its outputs; axes that are neither hold
     independent matrices. A vector keeps its length, times the gain, in a square layer.
 
-    An exact uniform (Haar) draw costs n³. From 256 × 256 on, or where it is worth it otherwise, Q is a
-    product of random orthogonal matrices that costs hardly more than a normal: a circulant of random
-    phases, a random permutation with random signs, and Kronecker products of small Haar matrices. It is
-    as orthogonal, and in its entries, sums, traces, eigenangles and singular values not to be told from
-    a uniform one; but it has fewer random numbers in it, and `exact=True` is for where that matters.
+    An exact uniform (Haar) draw costs n³. From n = 256 rows, k = 64 columns and n·k² = 2²⁴ on, over all
+    matrices of a batch together, Q is a product of random orthogonal matrices that costs hardly more than a
+    normal: a circulant of random phases, a random permutation with random signs, and Kronecker products of
+    small Haar matrices. It is as orthogonal, and in its entries, sums, traces, eigenangles and singular
+    values not to be told from a uniform one; but it has fewer random numbers in it, and `exact=True` is for
+    where that matters.
 
     Args:
         gain: a positive number; `gain(activation)` undoes an activation.

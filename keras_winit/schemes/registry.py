@@ -18,8 +18,7 @@ _SHARED = {
     "seed": """seed: None, an integer, or a `keras.random.SeedGenerator`. An integer, and None too,
             gives the same tensor at each call; a generator gives a new one.""",
     "exact": """exact: whether the orthogonal matrix is Haar-distributed at any size, for n³ operations, and
-            drawn whole by a `layout`; else one from 256 × 256 on, or where it is worth it otherwise, is
-            only nearly so: see `Orthogonal`.""",
+            drawn whole by a `layout`; else a large one is only nearly so: see `Orthogonal`.""",
     "axes": """input_axes, output_axes: the axes of the weight that are summed over, and those that
             are put out, where the shape does not tell; lists of integers, both or neither. Keras'
             `EinsumDense` and attention layers give them by themselves.""",

@@ -7,25 +7,35 @@ from keras_winit.models.tracing.kinds import ADDING
 from keras_winit.models.tracing.trace import Step, Value
 
 
-def looked_up(anatomy: Anatomy, ancestry: Ancestry, value: Value) -> set[Slot]:
-    """The embeddings whose rows a value is, or is a sum of; none where anything else is in it."""
-    tables = {
-        id(step): slot for slot in anatomy.slots if slot.role == "embedding" for step in anatomy.steps(slot)
-    }
-    found, waiting, seen = set[Slot](), [value], set[int]()
-    while waiting:
-        step = waiting.pop().step
-        if step is None or id(step) in ancestry.kernels:
-            return set()
-        if id(step) in tables:
-            found.add(tables[id(step)])
-        elif step.index not in seen:
-            seen.add(step.index)
-            signals = ancestry.signals(step)
-            if not signals:
+class LookUps:
+    """What is looked up in tables, of all values of a model.
+
+    Args:
+        anatomy: the model taken apart.
+        ancestry: what its values are computed from.
+    """
+
+    def __init__(self, anatomy: Anatomy, ancestry: Ancestry) -> None:
+        self._ancestry = ancestry
+        slots = [slot for slot in anatomy.slots if slot.role == "embedding"]
+        self._tables = {id(step): slot for slot in slots for step in anatomy.steps(slot)}
+
+    def tables(self, value: Value) -> set[Slot]:
+        """The embeddings whose rows a value is, or is a sum of; none where anything else is in it."""
+        found, waiting, seen = set[Slot](), [value], set[int]()
+        while waiting:
+            step = waiting.pop().step
+            if step is None or id(step) in self._ancestry.kernels:
                 return set()
-            waiting += signals
-    return found
+            if id(step) in self._tables:
+                found.add(self._tables[id(step)])
+            elif step.index not in seen:
+                seen.add(step.index)
+                signals = self._ancestry.signals(step)
+                if not signals:
+                    return set()
+                waiting += signals
+        return found
 
 
 def added_to(anatomy: Anatomy) -> dict[Slot, Slot]:
@@ -33,11 +43,12 @@ def added_to(anatomy: Anatomy) -> dict[Slot, Slot]:
     if not any(slot.role == "embedding" for slot in anatomy.slots):
         return {}
     ancestry = Ancestry(anatomy)
+    look_ups = LookUps(anatomy, ancestry)
     sums: list[set[Slot]] = []
     for step in anatomy.trace.steps:
         if step.kind not in ADDING:
             continue
-        parts = [looked_up(anatomy, ancestry, value) for value in ancestry.signals(step)]
+        parts = [look_ups.tables(value) for value in ancestry.signals(step)]
         tables = set[Slot]().union(*parts)
         if not parts or not all(parts):  # something else is added, as a branch
             continue

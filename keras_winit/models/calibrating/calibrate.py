@@ -40,11 +40,12 @@ def calibrate(
     first call. Seeds and losses of the model stay as they were, and where anything fails, the model is as
     it was.
 
-    The last kernels of residual branches get 0.3 times the deviation, or 1/√L times with L branches. Output
-    layers, "answers" in the table, get one so small that the first loss is near that of guessing; their
-    biases take out the batch's mean, or, with labels, become the best constant. Embeddings keep the size
-    that their layers ask for. A kernel that would have to be ten times as large as its fans say, and does
-    not read the data, is left alone, and its row says what makes the signal so small.
+    The last kernels of residual branches get 0.3 times the deviation, or 1/√L times with L branches; with
+    16 or more, the γ of a normalization that ends one is 0.3, as in `initialize`. Output layers, "answers"
+    in the table, get one so small that the first loss is near that of guessing; their biases take out the
+    batch's mean, or, with labels, become the best constant. Embeddings keep the size that their layers ask
+    for, or get that of the table they are added to. A kernel that would have to be ten times as large as
+    its fans say, and does not read the data, is left alone, and its row says what makes the signal so small.
 
     Where a normalization divides by a kernel's size, that size changes no output, but how fast the kernel
     learns: a step turns a large one less. Such a kernel keeps the size that it has. A batch normalization
@@ -66,8 +67,9 @@ def calibrate(
         target_std: the deviation to reach, a positive number. None is for one in chains of ten or more
             kernels with nothing that normalizes or adds between. In shorter ones, which learn faster from
             smaller kernels, it is for 0.35, and a kernel that does not read the data is made no larger
-            than its fans say, unless it is recurrent or centred: there signals may end smaller. Ends of
-            branches get a share, and answers have a size of their own.
+            than its fans say, unless it is recurrent or centred: there signals may end smaller. Before
+            sigmoid, hard_sigmoid and softplus, most of which is constant, it is for one in any chain.
+            Ends of branches get a share, and answers have a size of their own.
         scheme: what to draw from first, as `initialize` takes it; "keep" rescales the weights as they are.
             What a layer asks for on purpose keeps its size, and its bias. A mapping is about what it names:
             all else is neither drawn nor rescaled, and no statistic of it changes.

@@ -78,7 +78,7 @@ THRESHOLDS = {
         0.1,
         0.05,
         "The size of a sample's gradient at a pre-activation against that at the last hidden one, in a plain "
-        "chain of kernels. Of those that trained, 1 in 100 had 0.05 or less.",
+        "chain of five kernels or more. Of those that trained, 1 in 100 had 0.05 or less.",
     ),
     "vanishing_gradient_elsewhere": Threshold(
         1e-3,

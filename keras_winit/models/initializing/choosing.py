@@ -119,7 +119,7 @@ class Chooser:
         if drawn is not None:
             forget = recipe.forget_bias
             return Choice(drawn.initializer, drawn.reason, forget_bias=forget, pair=drawn.pair)
-        if recipe.otherwise == "own":
+        if recipe.otherwise == "own" or slot.role in ("norm", "gain"):
             return _own(slot, "its initial value", slot.asked)
         choice = self._by_rule(slot, rule._replace(scheme="auto"))
         if slot.role not in ("kernel", "embedding"):

@@ -164,7 +164,8 @@ class _Tracer:
             outputs, results = body(operation, *symbols, **options)
             return self._note(operation, (results,), {}, outputs)
         try:
-            outputs = operation.compute_output_spec(*arguments, **options)
+            given = ((item,) if isinstance(item, slice) else item for item in arguments)  # as Keras has it
+            outputs = operation.compute_output_spec(*given, **options)
         except Exception:  # Keras' rule for einsum fails on some letters; the backend knows
             with answering(None):
                 outputs = keras.Operation.compute_output_spec(operation, *arguments, **options)
