@@ -55,3 +55,28 @@ def test_models_in_half_precision_are_drawn_as_in_float32(dtype):
     for half, whole in zip(drawn(dtype), drawn("float32"), strict=True):
         assert half.std() == pytest.approx(whole.std(), rel=0.02, abs=1e-9)
     assert len(np.unique(drawn(dtype)[0])) > 300  # Keras' own in bfloat16 has 128 different numbers
+
+
+OWN = {
+    "uniform": keras.initializers.RandomUniform(-0.1, 0.1),
+    "uniform on one side": keras.initializers.RandomUniform(0.1, 0.3),
+    "normal": keras.initializers.RandomNormal(mean=0.2, stddev=0.1),
+    "cut": keras.initializers.TruncatedNormal(stddev=0.1),
+    "by fans": keras.initializers.VarianceScaling(2.0, "fan_out", "truncated_normal"),
+}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_what_a_layer_asks_for_in_half_precision_has_the_same_moments(name):
+    """Of 40,000 numbers: four of their errors, σ/√n of the mean and 1/√(2n) of the deviation."""
+    model = keras.Sequential(
+        [
+            keras.Input((7,), dtype="int32"),
+            keras.layers.Embedding(2000, 20, embeddings_initializer=OWN[name], dtype="bfloat16"),
+        ]
+    )
+    winit.initialize(model, seed=0)
+    values = array(ops.cast(model.weights[0], "float32"))
+    theirs = array(type(OWN[name]).from_config({**OWN[name].get_config(), "seed": 1})((2000, 20), "float32"))
+    assert values.mean() == pytest.approx(theirs.mean(), abs=4 * theirs.std() / 200 * 2**0.5)
+    assert values.std() == pytest.approx(theirs.std(), rel=4 / 80_000**0.5 * 2**0.5)

@@ -73,8 +73,15 @@ def assert_std(variable, std):
     assert values.std() == pytest.approx(std, rel=4 / math.sqrt(2 * values.size))
 
 
+def with_features(x, places, name):
+    table = layers.Embedding(LENGTH, WIDTH, embeddings_initializer=WIDE, name=name)(places)
+    return layers.Add()([x, table, layers.Dense(WIDTH)(layers.UnitNormalization()(x))])
+
+
 @pytest.mark.parametrize("draw", [winit.initialize, winit.calibrate])
-@pytest.mark.parametrize("positions", [[added], [broadcast], [looked_up], [looked_up, added, broadcast]])
+@pytest.mark.parametrize(
+    "positions", [[added], [broadcast], [looked_up], [looked_up, added, broadcast], [with_features]]
+)
 def test_tables_that_are_added_get_the_scale_of_the_largest(positions, draw):
     built = model(*positions)
     draw(built, seed=0)

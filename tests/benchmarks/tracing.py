@@ -43,7 +43,7 @@ def built(name):
 
 
 def serve(name):
-    """Initialize once for each line of standard input, and say how long that took, and of how much CPU time."""
+    """Initialize once for each line of standard input, and say how long that took, and how much CPU time."""
     model = built(name)
     for _ in range(2):
         winit.initialize(model, seed=0)

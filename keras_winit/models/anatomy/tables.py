@@ -48,11 +48,7 @@ def added_to(anatomy: Anatomy) -> dict[Slot, Slot]:
     for step in anatomy.trace.steps:
         if step.kind not in ADDING:
             continue
-        parts = [look_ups.tables(value) for value in ancestry.signals(step)]
-        tables = set[Slot]().union(*parts)
-        if not parts or not all(parts):  # something else is added, as a branch
-            continue
-        tables |= _added_whole(anatomy, step)
+        tables = _added_whole(anatomy, step).union(*map(look_ups.tables, ancestry.signals(step)))
         sums = [each for each in sums if not each & tables] + [
             tables.union(*(each for each in sums if each & tables))
         ]
