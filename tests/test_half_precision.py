@@ -78,5 +78,5 @@ def test_what_a_layer_asks_for_in_half_precision_has_the_same_moments(name):
     winit.initialize(model, seed=0)
     values = array(ops.cast(model.weights[0], "float32"))
     theirs = array(type(OWN[name]).from_config({**OWN[name].get_config(), "seed": 1})((2000, 20), "float32"))
-    assert values.mean() == pytest.approx(theirs.mean(), abs=4 * theirs.std() / 200 * 2**0.5)
+    assert values.mean() == pytest.approx(theirs.mean(), abs=float(4 * theirs.std() / 200 * 2**0.5))
     assert values.std() == pytest.approx(theirs.std(), rel=4 / 80_000**0.5 * 2**0.5)
