@@ -59,7 +59,8 @@ def model(*positions):
     x = layers.Embedding(300, WIDTH, name="tokens")(tokens)
     for number, position in enumerate(positions):
         x = position(x, places, f"table_{number}")
-    x = layers.LayerNormalization()(x)
+    branch = layers.Dense(WIDTH)(layers.LayerNormalization()(x))
+    x = layers.LayerNormalization()(layers.Dense(WIDTH)(x) + branch)  # a sum without a table in it
     return keras.Model([tokens, places], layers.Dense(3)(x))
 
 

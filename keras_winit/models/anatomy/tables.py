@@ -49,6 +49,8 @@ def added_to(anatomy: Anatomy) -> dict[Slot, Slot]:
         if step.kind not in ADDING:
             continue
         tables = _added_whole(anatomy, step).union(*map(look_ups.tables, ancestry.signals(step)))
+        if not tables:  # signals that kernels have made, as behind a branch
+            continue
         sums = [each for each in sums if not each & tables] + [
             tables.union(*(each for each in sums if each & tables))
         ]
