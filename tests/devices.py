@@ -106,6 +106,7 @@ LARGE = [
     ("large looks_linear of a convolution", "looks_linear", {"activation": "relu"}, (3, 3, 512, 1024)),
     ("large per_gate", "per_gate", {"initializer": "orthogonal"}, (256, 1024)),
     ("large per_gate of three", "per_gate", {"initializer": "orthogonal", "gates": 3}, (256, 768)),
+    ("large per_gate of three, of rows that do not divide", "per_gate", {"gates": 3}, (300, 792)),
     ("per_gate of many", "per_gate", {"initializer": "orthogonal", "gates": 12}, (512, 768)),
     ("per_gate of he_normal", "per_gate", {"initializer": "he_normal"}, (256, 1024)),
     ("large icnr", "icnr", {"initializer": "orthogonal"}, (3, 3, 64, 1024)),
@@ -134,9 +135,8 @@ def jax_layouts(_):
     for label, name, arguments, given in [*cases, *LARGE]:
         seed = {"seed": 3} if name in seeded else {}
         scheme = winit.get({"class_name": f"winit>{name}", "config": {**seed, **arguments}})
-        part = 8 * arguments.get("gates", 1)  # joined gates are split only where both of their sides divide
-        rows = given[:-1] if part == 8 else [8 * -(-size // 8) for size in given[:-1]]
-        shape = (*rows, part * -(-given[-1] // part))
+        part = 8 * arguments.get("gates", 1)
+        shape = (*given[:-1], part * -(-given[-1] // part))
         try:
             one = np.asarray(scheme(shape, dtype="float32"))
         except ValueError:  # it is for one shape alone
@@ -158,6 +158,8 @@ def jax_layouts(_):
                 "split": "x" in axes,
                 "programs": len(programs),
                 "laid_out": drawn[8].sharding == layout,
+                # Rows that are joined are padded, to be shared on the way.
+                "share": (8 * -(-shape[-2] // 8) / shape[-2] if part > 8 and len(shape) > 1 else 1) / 8,
                 "largest": max((int(np.prod(size)) for size in sizes), default=0) / int(np.prod(shape)),
                 "near": bool(np.allclose(one, drawn[8], rtol=1e-5, atol=1e-7)),
                 "same": bool(np.array_equal(drawn[2], drawn[8])),

@@ -4,6 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+from keras import ops
+
+from keras_winit.support.host import is_traced
+
+_DEVICES = 8  # or fewer that divide it
 
 
 def laid_out(draw: Callable[[], Any], layout: Any, *, whole: bool) -> Any:
@@ -51,3 +56,17 @@ def program(draw: Callable[[], Any], layout: Any) -> Any:
 def layout_of(variable: Any) -> Any:
     """The layout by which a variable is distributed, or None; backends other than JAX ignore theirs."""
     return getattr(variable, "_layout", None) if keras.backend.backend() == "jax" else None
+
+
+def side_by_side(blocks: list[Any]) -> Any:
+    """Tensors joined along the last axis.
+
+    Devices that compute the parts of a joined tensor exchange parts of another axis for it, which therefore
+    is padded where they divide none.
+    """
+    others = blocks[0].shape[:-1]
+    if not others or not is_traced(blocks[0]) or any(size % _DEVICES == 0 for size in others):
+        return ops.concatenate(blocks, axis=-1)
+    edges = [[0, 0]] * (len(others) - 1) + [[0, -others[-1] % _DEVICES], [0, 0]]
+    joined = ops.concatenate([ops.pad(block, edges) for block in blocks], axis=-1)
+    return joined[..., : others[-1], :]

@@ -7,6 +7,7 @@ from typing import Any
 from keras import ops
 
 from keras_winit.drawing.seeds import fold
+from keras_winit.drawing.sharding import side_by_side
 from keras_winit.schemes.base import KernelScheme, Scheme
 from keras_winit.schemes.registry import get, register
 from keras_winit.support.checks import Shape, as_float, as_int, check_fits, shown
@@ -207,7 +208,7 @@ class PerGate(Wrapper):
         parts = [self.inner("gate", i)(gate, dtype) for i in range(self.gates)]
         if self.factors is not None:
             parts = [factor * part for factor, part in zip(self.factors, parts, strict=True)]
-        return ops.concatenate(parts, axis=-1)
+        return side_by_side(parts)
 
     def expected_std(self, shape: Any) -> float | None:
         """The deviation of a gate, times the root of the mean of the factors' squares."""

@@ -6,6 +6,7 @@ from typing import Any
 from keras import ops
 
 from keras_winit.drawing.orthonormal import is_scrambled, orthonormal
+from keras_winit.drawing.sharding import side_by_side
 from keras_winit.schemes.base import KernelScheme, Scheme
 from keras_winit.schemes.registry import register
 from keras_winit.support.checks import Shape, as_bool, as_float, check_fits
@@ -99,7 +100,7 @@ class Orthogonal(KernelScheme):
         matrices = self._matrices(view, dtype, blocks * view.batch)
         matrices = ops.reshape(matrices, (blocks, view.batch, view.rows, view.columns))
         if blocks & (blocks - 1) and blocks <= _JOINED:
-            return ops.concatenate([view.restore(matrices[i]) for i in range(blocks)], axis=-1)
+            return side_by_side([view.restore(matrices[i]) for i in range(blocks)])
         # The blocks are one more axis of outputs, which then goes before the last.
         wide = MatrixView((*shape, blocks), view.inputs, [*view.outputs, len(shape)])
         tensor = wide.restore(ops.transpose(matrices, (1, 2, 3, 0)))
