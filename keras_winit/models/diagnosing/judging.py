@@ -18,6 +18,7 @@ _SEVERAL = 5  # layers: in fewer, an optimizer that adapts makes up for a small 
 _LONG = 40  # layers, for which thresholds of whole chains are given
 _SCATTERED = 10.0  # directions that inputs fill which have not collapsed
 _VERY_LONG = 80  # layers
+_NEAR_A_LINE = 2.0  # directions, when the gradient falls too
 _HALF, _TELLING = 0.5, 0.7  # of what the labels could be read off the inputs
 _SCALE = 100.0  # a signal of a deviation up to this, and down to its inverse, has a scale to go by
 
@@ -75,8 +76,10 @@ class Judge:
             yield from self._of_units(layer)
         if weighted:
             yield from self._of_signal(weighted, seen.input_std)
-            yield from self._of_gradient(weighted)
+            graded = self._graded(weighted)
+            yield from self._of_gradient(*graded, seen)
             yield from self._of_differences(weighted, seen)
+            yield from self._of_labels(seen.rank, max(_lasting(graded[1]), default=1.0))
 
     def _of_data(self, seen: Signals, weighted: list[Seen]) -> Iterator[Finding]:
         """Data of a scale that no initializer reckons with, and that the first layer hands on."""
@@ -116,13 +119,13 @@ class Judge:
         start = first if 1 / _SCALE <= first <= _SCALE else input_std if input_std > 0 else first
         return start, next((layer.std for layer in weighted if layer.normalized), 0.0)
 
-    def _of_gradient(self, weighted: list[Seen]) -> Iterator[Finding]:
-        """How the gradient of a sample grows or falls from the last hidden layer to the first."""
+    def _graded(self, weighted: list[Seen]) -> tuple[list[Seen], list[float]]:
+        """The hidden layers from the last to the first, and their gradients against the last one's."""
         graded = [layer for layer in reversed(weighted) if layer.gradient is not None and not layer.answer]
         outside = [layer for layer in graded if layer.path not in self._inside]
         last = next((layer.gradient for layer in (*outside, *graded) if layer.gradient), None)
         if last is None:
-            return
+            return [], []
         start, behind = self._starts(weighted, weighted[0].std)
         normal = min(start, behind)
         ratios = []
@@ -130,26 +133,39 @@ class Judge:
             # Before a normalization, a gradient is as much smaller as the signal is larger.
             share = layer.std / normal if behind > 0 and not layer.normalized else 1.0
             ratios.append((layer.gradient or 0.0) / last * max(share, 1.0))
+        return graded, ratios
+
+    def _of_gradient(self, graded: list[Seen], ratios: list[float], seen: Signals) -> Iterator[Finding]:
+        """How the gradient of a sample grows or falls from the last hidden layer to the first."""
+        if not graded:
+            return
         if not self.remedies.plain:
             yield from self._first_beyond("vanishing_gradient", graded, _lasting(ratios), "_elsewhere")
             yield from self._first_beyond("exploding_gradient", graded, ratios, "_elsewhere")
             return
-        # In a short chain the learning rate makes up for what is less than lost.
-        several = len(graded) >= _SEVERAL
-        yield from self._first_beyond(
-            "vanishing_gradient", graded, _lasting(ratios), "" if several else "_elsewhere"
-        )
+        suffix = "" if len(graded) >= _SEVERAL else "_elsewhere"  # there the learning rate makes up for it
+        for finding in self._first_beyond("vanishing_gradient", graded, _lasting(ratios), suffix):
+            yield finding if suffix else self._with_what_differs(finding, seen)
         yield from self._of_inputs(len(graded), ratios[-1])
-        # What all layers learn adds up, so that in longer chains less growth is too much. And a gradient may
-        # be large that still tells the inputs apart: linear networks have such ones, and train.
+        # What all layers learn adds up. And a gradient that is large may tell inputs apart, or scatter them.
         share = len(graded) / _LONG
         kept = self._left.inputs if self._left.inputs is not None else -1.0
         lost = self.severity("inputs_lost", kept, below=True)
+        small = max(ratios) < self.limits["exploding_gradient_elsewhere"].warning
+        learns = small and seen.rank >= _SCATTERED and len(graded) < _VERY_LONG
         for finding in self._first_beyond("exploding_gradient", graded, [share * each for each in ratios]):
-            figures = {name: each / share for name, each in finding.figures.items()}
-            milder = "warning" if lost == "warning" else finding.severity
             if lost:
+                figures = {name: each / share for name, each in finding.figures.items()}
+                milder = "warning" if lost == "warning" or learns else finding.severity
                 yield replace(finding, severity=milder, figures=figures)
+
+    def _with_what_differs(self, finding: Finding, seen: Signals) -> Finding:
+        """A gradient that falls tells even less where little differs between inputs, or near a line."""
+        share = 1.0 if seen.share is None else seen.share
+        telling = math.sqrt(share) / finding.figures["worst"]
+        near_a_line = bool(seen.features) and seen.rank < _NEAR_A_LINE
+        worse = near_a_line or self.severity("telling_gradient", telling, below=True) == "error"
+        return replace(finding, severity="error") if worse else finding
 
     def _of_inputs(self, length: int, growth: float) -> Iterator[Finding]:
         """Without labels: long chains that scatter inputs, so that nothing of them is read off the end."""
@@ -174,16 +190,14 @@ class Judge:
         power = seen.input_distinct or next((layer.distinct for layer in known if layer.distinct), None)
         if power and known:
             # What is small in a side branch and whole in what the last layers read has not collapsed.
-            final = max((share or 0.0 for _, share in seen.features), default=0.0) / power
+            final = seen.share or 0.0
             shares = [(layer.distinct or 0.0) / power for layer in known]
             falls = [min(fall, 1 / final if final > 0 else math.inf) for fall in _lasting(shares)]
             yield from self._first_beyond("input_collapse", known, falls)
-        rank = max((effective_rank(each) or 1.0 for each, _ in seen.features), default=1.0)
-        yield from self._of_labels(rank)
         ranked = [layer for layer in hidden if layer.rank is not None]
         given = None if seen.input_sketch is None else effective_rank(seen.input_sketch)
         if ranked and given is not None and given > 2 * self.limits["one_direction"].warning:
-            yield from self._of_rank(ranked, given, rank)
+            yield from self._of_rank(ranked, given, seen.rank)
 
     def _of_rank(self, ranked: list[Seen], given: float, last: float) -> Iterator[Finding]:
         ranks = [max(layer.rank or 1.0, last) for layer in ranked]
@@ -206,7 +220,7 @@ class Judge:
                 self.remedies.scale,
             )
 
-    def _of_labels(self, rank: float) -> Iterator[Finding]:
+    def _of_labels(self, rank: float, fall: float) -> Iterator[Finding]:
         """Labels that can be read off the inputs, and no longer off the last features, of a rank."""
         left = self._left
         if left.labels is None or left.given is None or not left.shares:
@@ -221,15 +235,15 @@ class Judge:
             error = warning
         elif rank >= _SCATTERED:
             error = -math.inf
-        # A pooled or normalized network may yet learn.
-        severity = "error" if left.labels + left.chance < error and self.remedies.plain else "warning"
+        elif length >= _SEVERAL and self.severity("labels_lost_and_gradient", 1 / fall, below=True):
+            error = math.inf
+        lost = left.labels + left.chance < error and self.remedies.plain  # one that pools may yet learn
         yield Finding(
             "labels_lost",
-            severity,
+            "error" if lost else "warning",
             left.lost_at(warning),
             f"The labels can be read off the inputs, {left.given:.0%} of the way from guessing to certainty, "
-            f"and hardly any more from here on: {max(left.labels, 0.0) * left.given:.0%} off the last "
-            "features.",
+            f"and hardly from here on: {max(left.labels, 0.0) * left.given:.0%} off the last features.",
             {"inputs": left.given, "features": left.labels * left.given, "ratio": left.labels},
             self.remedies.scale,
         )

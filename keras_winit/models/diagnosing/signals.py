@@ -4,7 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from types import MappingProxyType
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from keras import layers, ops
 
 from keras_winit.models.anatomy.slots import CELLS, Slot
-from keras_winit.models.diagnosing.features import rows_of, sketch
+from keras_winit.models.diagnosing.features import effective_rank, rows_of, sketch
 from keras_winit.models.diagnosing.guessing import LossOf
 from keras_winit.models.diagnosing.seen import Seen, distinct, is_elementwise, look, name_of, variance_read_by
 from keras_winit.models.diagnosing.taps import gradient, tap
@@ -46,6 +46,18 @@ class Signals:
     penalties: float = 0.0  # what layers add to the loss
     outputs: list[Any] = field(default_factory=list)  # of real numbers
     nest: Any = None  # that the outputs come in
+
+    @cached_property
+    def rank(self) -> float:
+        """The effective rank of what the last layers read; one where it is not known."""
+        return max((effective_rank(each) or 1.0 for each, _ in self.features), default=1.0)
+
+    @property
+    def share(self) -> float | None:
+        """How much of what the last layers read differs between inputs, against the inputs; None: unknown."""
+        power = self.input_distinct or next((each.distinct for each in self.layers if each.distinct), None)
+        shares = [share for _, share in self.features if share is not None]
+        return max(shares) / power if power and shares else None
 
     @property
     def packed(self) -> Any:

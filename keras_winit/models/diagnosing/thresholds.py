@@ -76,9 +76,22 @@ THRESHOLDS = {
     ),
     "vanishing_gradient": Threshold(
         0.1,
-        0.05,
+        0.04,
         "The size of a sample's gradient at a pre-activation against that at the last hidden one, in a plain "
-        "chain of five kernels or more. Of those that trained, 1 in 100 had 0.05 or less.",
+        "chain of five kernels or more. Of those that trained, 1 in 100 had 0.04 or less. A warning becomes "
+        "an error where what differs between inputs fills fewer than 2 directions.",
+    ),
+    "telling_gradient": Threshold(
+        0.0,
+        1e-3,
+        "The same times the root of the share of the last features' power that differs between inputs, "
+        "against the inputs' own: where most of a signal is the same for all, so is most of the gradient. "
+        "Sigmoids and softplus failed up to 1e-3, and trained from 1.1e-3 on.",
+    ),
+    "labels_lost_and_gradient": Threshold(
+        0.25,
+        0.25,
+        "The same again: below it, labels that are lost are an error where they were a warning.",
     ),
     "vanishing_gradient_elsewhere": Threshold(
         1e-3,
