@@ -9,7 +9,7 @@ import sys
 import keras
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
 BACKEND = keras.backend.backend()
 
@@ -24,6 +24,14 @@ DISTRIBUTION = {
     "uniform": lambda std: stats.uniform(-math.sqrt(3) * std, 2 * math.sqrt(3) * std),
     "truncated_normal": lambda std: stats.truncnorm(-2, 2, 0, std / float(stats.truncnorm.std(-2, 2))),
 }
+
+
+def distribution_function(distribution: str, std: float):
+    """The law's cdf; scipy's own for the truncated normal takes seconds for ten million numbers."""
+    if distribution != "truncated_normal":
+        return DISTRIBUTION[distribution](std).cdf
+    scale, tail = std / float(stats.truncnorm.std(-2, 2)), special.ndtr(-2)
+    return lambda x: np.clip((special.ndtr(x / scale) - tail) / (1 - 2 * tail), 0, 1)
 
 
 def array(tensor) -> np.ndarray:
@@ -44,7 +52,7 @@ def assert_drawn_from(sample: np.ndarray, distribution: str, std: float) -> None
     error = flat.std() / std - 1
     assert abs(error) < std_tolerance(distribution, flat.size), f"deviation off by {error:.2%}"
     assert abs(flat.mean()) < 5 * std / math.sqrt(flat.size), f"mean {flat.mean():g}"
-    p = stats.kstest(flat, DISTRIBUTION[distribution](std).cdf).pvalue
+    p = stats.kstest(flat, distribution_function(distribution, std)).pvalue
     assert p > 1e-4, f"Kolmogorov-Smirnov p = {p:g} against {distribution}"
 
 
