@@ -16,6 +16,7 @@ from keras_winit.theory.activations import Activation, resolve
 _ROUNDING = 1e-5  # of a number, which is no difference
 _ENDS = 1 / 80  # of the range of a bounded function
 _FAR = 1e3
+_VAST = 1e15
 
 
 @dataclass
@@ -90,9 +91,14 @@ def distinct(array: Any) -> float | None:
     scale = float(np.max(np.abs(flat), initial=0))
     if scale == 0 or not math.isfinite(scale):
         return None
+    if not 1 / _VAST < scale < _VAST:  # whose squares float32 does not hold
+        flat = flat / scale
     common = flat.mean(axis=0)
-    differing = sum(float(np.square((row - common) / scale).sum(dtype="float64")) for row in flat)
-    power = sum(float(np.square(row / scale).sum(dtype="float64")) for row in flat)
+    differing = power = 0.0
+    for row in flat:  # one at a time: a batch of large maps is large
+        difference = row - common
+        differing += float(np.dot(difference, difference))
+        power += float(np.dot(row, row))
     return differing / power
 
 

@@ -70,10 +70,22 @@ def _gradient_jax(objective: Callable[[Any], Any]) -> None:
 
 
 def _tap_torch(tensor: Any, source: Any, see: See, see_gradient: See) -> Any:
+    import torch  # noqa: PLC0415 - the backend in use
+
+    class Identity(torch.autograd.Function):
+        """What does not copy, and has no sum for the source on the way back, as adding it would."""
+
+        @staticmethod
+        def forward(_context: Any, x: Any, _scalar: Any) -> Any:
+            return x.view_as(x)
+
+        @staticmethod
+        def backward(_context: Any, upstream: Any) -> Any:
+            see_gradient(upstream.detach())
+            return upstream, torch.zeros((), device=source.device)
+
     see(tensor.detach())
-    passed = tensor + source.to(tensor.dtype)  # zero
-    passed.register_hook(lambda upstream: see_gradient(upstream.detach()))
-    return passed
+    return Identity.apply(tensor, source)
 
 
 def _gradient_torch(objective: Callable[[Any], Any]) -> None:
