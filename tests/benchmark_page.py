@@ -170,7 +170,6 @@ BENCHMARKS = {
     "trainability": (trainability_table, ("trainability_*",)),
     "mean_field": (None, ("mean_field_*",)),
     "twins": (None, ()),
-    "sampling": (speed_table, ()),
     "memory": (None, ()),
     "calibration": (None, ()),
     "whole_model": (None, ()),
@@ -184,7 +183,6 @@ BENCHMARKS = {
 # What is older than the code that it is about.
 _OLDER = {
     "trainability": "`calibrate` was recorded before answers got sizes of their own.",
-    "sampling": "The rows of orthogonal were recorded when each matrix was drawn from the Haar distribution.",
     "comparing": "Recorded before `calibrate` left kernels in short chains as small as they are drawn.",
 }
 
