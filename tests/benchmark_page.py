@@ -170,6 +170,7 @@ BENCHMARKS = {
     "trainability": (trainability_table, ("trainability_*",)),
     "mean_field": (None, ("mean_field_*",)),
     "twins": (None, ()),
+    "sampling": (speed_table, ()),
     "memory": (None, ()),
     "calibration": (None, ()),
     "whole_model": (None, ()),

@@ -143,6 +143,18 @@ def test_branches_print_as_a_table_and_as_json():
     assert "<table>" in found._repr_html_()
 
 
+def test_a_branch_and_what_it_is_made_of_print_in_a_line():
+    branch = winit.branches(resnet())[1]
+    assert repr(branch).startswith("<Branch 2 of 2: ")
+    assert f"ends with {branch.last[0].path}" in repr(branch)
+    for part in (branch, branch.add, branch.joined):
+        assert "\n" not in repr(part)
+        assert len(repr(part)) < 200
+    sizes = "×".join(map(str, branch.joined.shape))
+    origin = f"step {branch.joined.step.index + 1}"
+    assert repr(branch.joined) == f"<Value {sizes} of float32, from {origin}>"
+
+
 def test_what_has_no_branches_says_so():
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3)], name="plain")
     assert repr(winit.branches(model)) == "<Branches: no branches of 'plain'>"

@@ -1,6 +1,7 @@
 """The README: its code runs, its tables are what the code says, its commands exist."""
 
 import doctest
+import json
 import re
 import tomllib
 
@@ -38,6 +39,16 @@ def test_python_blocks_run_in_order_and_print_what_it_says(tmp_path, monkeypatch
 
 def test_it_is_short():
     assert len(TEXT.splitlines()) <= 250
+
+
+def test_what_diagnose_told_is_what_was_recorded():
+    counts = json.loads((RESULTS / "diagnosis.json").read_text("utf-8"))["counts"]["with labels"]
+    for words, end in (("fail", "fails"), ("end in between", "between"), ("train", "trains")):
+        (bad, warned, healthy), apart = counts["all"][end], counts["the other half"][end]
+        total = bad + warned + healthy
+        shares = bad / total, apart[0] / sum(apart), (bad + warned) / total
+        row = " | ".join(f"{share:.1%}".replace("%", " %") for share in shares)
+        assert f"| {total} {words} | {row} |" in TEXT
 
 
 def test_the_page_of_benchmarks_is_generated_and_whole():

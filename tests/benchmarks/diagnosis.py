@@ -11,6 +11,10 @@ draw changes with the code, so that these are trained here, as there. With --rem
 networks that fail is applied, and they are trained too. Figures go to results/diagnosis.json after each
 cell, an activation at a depth, so that thresholds can be chosen without drawing again; a run that was cut
 off goes on. Thresholds were chosen on one half of activations and depths, a chessboard of them.
+
+The networks of residual.py come after them, each with its best learning rate: they fail where the loss ends
+within 5 % of guessing, and train where it ends below the middle of guessing and the best of all. Their runs
+are short, 60 to 150 steps, so that some of these fail for want of time.
 """
 
 import argparse
@@ -23,6 +27,10 @@ import keras
 import numpy as np
 import trainability
 from measure import about
+from residual_networks import applications, towers, transformers  # noqa: F401
+from residual_networks.findings import Findings
+from residual_networks.network import NETWORKS
+from residual_networks.training import BATCH, draw
 
 import keras_winit as winit
 
@@ -31,6 +39,7 @@ PATH = RESULTS / "diagnosis.json"
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 SEED = 0
 PROCESSES = 2
+SAMPLES = 256  # of the residual networks' data
 # Where a run ends: (fails below, trains from). Of cancer, 63 % have the commoner answer.
 BOUNDS = {"dense": (0.5, 0.9), "convolutions": (0.5, 0.9), "cancer": (0.65, 0.9)}
 
@@ -42,7 +51,7 @@ def figures(report):
     return {
         "ok": report.ok,
         "findings": [[finding.code, finding.severity] for finding in report.findings],
-        "growth": gradients[0] / gradients[-1] if gradients[-1] else None,
+        "growth": (gradients[0] or 0.0) / gradients[-1] if gradients[-1] else None,
         "rank": hidden[-1].rank,
         "distinct": hidden[-1].distinct,
         "labels_left": report.labels_left,
@@ -78,6 +87,54 @@ def look(task, cell, methods, untrained):
 def network(task, cell, x):
     activation, depth = cell.split()
     return trainability.TASKS[task][1](activation, int(depth), x.shape[1:])
+
+
+def look_at_residual(name, methods):
+    """Of one network of residual.py: the figures of it as methods draw it."""
+    network, found = NETWORKS[name], {}
+    x, y = network.data()
+    part = np.random.default_rng(SEED).choice(len(y), SAMPLES, replace=False)
+    x, y = keras.tree.map_structure(lambda each: each[part], (x, y))
+    for method in methods:
+        model = network.build()
+        draw(model, network, method, keras.tree.map_structure(lambda each: each[:BATCH], x), SEED)
+        found[method] = {
+            "with labels": figures(winit.diagnose(model, x, y, network.loss)),
+            "without": figures(winit.diagnose(model, x)),
+        }
+        keras.backend.clear_session()
+    return found
+
+
+def ends_of_residual():
+    """The outcome of each network and method that residual.py has tried, at its best learning rate."""
+    found = {}
+    for name, record in json.loads((RESULTS / "residual.json").read_text())["networks"].items():
+        runs = Findings(record)
+        for method in runs.methods:
+            loss = min(loss for _, loss in runs.curve(method))
+            end = "fails" if loss > 0.95 * runs.guess else "trains" if loss < runs.middle else "between"
+            found.setdefault(name, {})[method] = end
+    return found
+
+
+def measure_residual(record):
+    """Look at those that are not in the record, one after the other."""
+    for name, ends in ends_of_residual().items():
+        known = record.setdefault("residual", {}).setdefault(name, {})
+        for method in [method for method in ends if method not in known]:
+            known |= look_at_residual(name, [method])
+            keep(record)
+            print(name, method, known[method]["with labels"]["findings"], ends[method], flush=True)
+
+
+def residual_rows(record):
+    """(name, method, outcome, figures) of each residual network that was looked at."""
+    ends = ends_of_residual()
+    for name, methods in record.get("residual", {}).items():
+        for method, found in methods.items():
+            if method in ends.get(name, {}):
+                yield name, method, ends[name][method], found
 
 
 def trained(model, data, new):
@@ -157,6 +214,7 @@ def tables(record):
         "the other half": [row for row in found if half(row[1]) == 1],
         "all": found,
         **{task: [row for row in found if row[0] == task] for task in trainability.TASKS},
+        "residual networks": list(residual_rows(record)),
     }
     return {
         kind: {title: counted(part, kind) for title, part in parts.items()}
@@ -179,6 +237,9 @@ def show(record):
     for task, cell, method, end, each in rows(record):
         if end != "between" and (end == "fails") == each["with labels"]["ok"]:
             print(f"  {end:7}{task} {cell} {method}: {each['with labels']['findings']}")
+    for name, method, end, each in residual_rows(record):
+        if end != "between" and (end == "fails") == each["with labels"]["ok"]:
+            print(f"  {end:7}{name} {method}: {each['with labels']['findings']}")
     done = record.get("remedies", {}).values()
     if done:
         gone, best = sum(each["gone"] for each in done), sum(each["accuracy"] >= 0.9 for each in done)
@@ -241,6 +302,7 @@ def main():
     record = json.loads(PATH.read_text()) if PATH.exists() else {"networks": {}, "trained": {}}
     if not arguments.show:
         measure(arguments.task or trainability.TASKS, record)
+        measure_residual(record)
     if arguments.remedies:
         remedies(record)
     show(record)

@@ -9,7 +9,7 @@ from keras_winit.models.showing.printing import Printed, Table
 from keras_winit.models.tracing.trace import Step, Value
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Branch:
     """One residual branch.
 
@@ -48,6 +48,12 @@ class Branch:
     carried: Value
     projected: bool
     tail: tuple[Step, ...]
+
+    def __repr__(self) -> str:
+        last = ", ".join(slot.path for slot in self.last) or "a kernel that is not seen"
+        return (
+            f"<Branch {self.number} of {self.count}: {self.kind}, added at {_at(self.add)}, ends with {last}>"
+        )
 
 
 class Addition(NamedTuple):
@@ -110,7 +116,7 @@ class Branches(Printed):
             "name": self.name,
             "reason": self.reason,
             "branches": [_plain(branch) for branch in self.branches],
-            "others": [{"add": _step_name(each.add), "reason": each.reason} for each in self.others],
+            "others": [{"add": _at(each.add), "reason": each.reason} for each in self.others],
         }
 
     def _tables(self) -> list[Table]:
@@ -125,7 +131,7 @@ class Branches(Printed):
             rows.append(
                 (
                     f"{branch.number} of {branch.count}",
-                    _step_name(branch.add),
+                    _at(branch.add),
                     str(len(branch.kernels)),
                     ", ".join(slot.path for slot in branch.last) or "not seen",
                     branch.kind,
@@ -135,7 +141,7 @@ class Branches(Printed):
         headings = ("branch", "added at", "kernels", "last", "kind", "normalizations")
         tables = [Table("Branches", headings, rows)] if rows else []
         if self.others:
-            others = [(_step_name(each.add), each.reason) for each in self.others]
+            others = [(_at(each.add), each.reason) for each in self.others]
             tables.append(Table("Additions that end no branch", ("at", "reason"), others))
         return tables
 
@@ -145,15 +151,12 @@ def _plain(branch: Branch) -> dict[str, Any]:
     kernels = {key: [slot.path for slot in getattr(branch, key)] for key in ("kernels", "last")}
     keys = ("begins", "ends", "behind", "inside")
     normalizations = {key: _name(getattr(branch, key)) for key in keys}
-    return {**numbers, "add": _step_name(branch.add), **kernels, **normalizations}
+    return {**numbers, "add": _at(branch.add), **kernels, **normalizations}
 
 
 def _name(operation: Any) -> str | None:
     return None if operation is None else str(operation.name)
 
 
-def _step_name(step: Step) -> str:
-    """Where a step is in its model: the layers around it, and its own name."""
-    own = step.operation.name if step.in_layer else step.kind.lower()
-    number = f" (step {step.index + 1})"
-    return "/".join([*(layer.name for layer in step.around[1:]), own]) + number
+def _at(step: Step) -> str:
+    return f"{step.place} (step {step.index + 1})"

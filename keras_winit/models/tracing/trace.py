@@ -11,7 +11,7 @@ from keras_winit.models.showing.printing import Printed, Table
 from keras_winit.support.checks import Shape
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class Value:
     """A tensor of a trace: something with a shape, and nothing in it.
 
@@ -32,8 +32,13 @@ class Value:
     variable: Any = None
     readers: list["Step"] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        """One line: what reads it reads others in turn."""
+        origin = f"step {self.step.index + 1}" if self.step else getattr(self.variable, "path", self.source)
+        return f"<Value {_sizes(self)} of {self.dtype}, from {origin}>"
 
-@dataclass(eq=False)
+
+@dataclass(eq=False, repr=False)
 class Step:
     """One operation of a trace.
 
@@ -56,6 +61,15 @@ class Step:
     outputs: tuple[Value, ...]
     opaque: str | None = None
     index: int = 0
+
+    def __repr__(self) -> str:
+        return f"<Step {self.index + 1}: {self.place}, puts out {', '.join(map(_sizes, self.outputs))}>"
+
+    @property
+    def place(self) -> str:
+        """Where it is in the model: the layers around it, and its own name."""
+        own = self.operation.name if self.in_layer else self.kind.lower()
+        return "/".join([*(layer.name for layer in self.around[1:]), own])
 
     @property
     def kind(self) -> str:
@@ -181,7 +195,7 @@ class Trace(Printed):
             for index, value in enumerate(step.outputs):
                 names[id(value)] = str(number) + (f".{index}" if index else "")
             reads = ", ".join(dict.fromkeys(_name(value, names) for value in step.inputs))
-            shape = ", ".join("×".join(map(str, value.shape)) or "scalar" for value in step.outputs)
+            shape = ", ".join(map(_sizes, step.outputs))
             place = "/".join(layer.name for layer in step.around[1:])
             what = step.operation.name if step.in_layer else ""
             ends = "→ output" if any(map(self.is_output, step.outputs)) else ""
@@ -189,6 +203,10 @@ class Trace(Printed):
             rows.append((str(number), place, what, step.kind, reads, shape, note))
         headings = ("step", "inside", "layer", "operation", "reads", "puts out", "")
         return [Table("Steps", headings, rows)]
+
+
+def _sizes(value: Value) -> str:
+    return "×".join(map(str, value.shape)) or "scalar"
 
 
 def _name(value: Value, names: dict[int, str]) -> str:

@@ -73,15 +73,20 @@ class Trainer:
             if method not in self._drawn:
                 self._drawn[method] = self._network.build()
             model = self._drawn[method]
-            if method == CALIBRATED:
-                winit.calibrate(model, self._part(slice(BATCH))[0], seed=seed, progress=False)
-            else:
-                winit.initialize(model, SCHEMES[method] or self._network.recipe, seed=seed)
+            draw(model, self._network, method, self._part(slice(BATCH))[0], seed)
             self._starts[method, seed] = tuple(
                 [jax.numpy.array(variable.value) for variable in variables]
                 for variables in (model.trainable_variables, model.non_trainable_variables)
             )
         return self._starts[method, seed]
+
+
+def draw(model, network, method, data, seed):
+    """Draw a network by a method; `calibrate` measures on the data."""
+    if method == CALIBRATED:
+        winit.calibrate(model, data, seed=seed, progress=False)
+    else:
+        winit.initialize(model, SCHEMES[method] or network.recipe, seed=seed)
 
 
 def first_and_last(losses, steps):
