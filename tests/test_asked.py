@@ -77,6 +77,50 @@ def test_an_ordinary_draw_is_chosen_anew(initializer):
     assert (row.scheme, row.reason) == ("glorot_uniform", "no activation follows")
 
 
+def wave(x):
+    return ops.sin(20 * x)
+
+
+@pytest.mark.parametrize("draw", [winit.initialize, winit.calibrate])
+def test_a_draw_before_a_function_of_its_own_and_a_random_bias_stay(draw):
+    """As in a SIREN of plain layers: its first kernel, and biases; not a default, nor what Keras knows."""
+    wide = {"kernel_initializer": own.RandomUniform(-0.5, 0.5), "bias_initializer": "he_uniform"}
+    model = keras.Sequential(
+        [
+            keras.Input((20,)),
+            layers.Dense(40, wave, name="own", **wide),
+            layers.Dense(40, wave, name="default"),
+            layers.Dense(40, ops.relu, name="known", kernel_initializer="he_normal"),
+            layers.Dense(3, name="last"),
+        ]
+    )
+    draw(model, seed=0)
+    kernel, bias = (array(each) for each in model.get_layer("own").weights)
+    assert kernel.std() == pytest.approx(1 / np.sqrt(12), rel=0.1)
+    assert bias.std() == pytest.approx(np.sqrt(2 / 40), rel=0.4)  # Keras' fans of a vector: its length
+    plan = rows(winit.initialize(model, seed=1, dry_run=True))
+    assert plan["own/kernel"].reason == "the layer asks for random_uniform before a function of its own"
+    assert plan["own/bias"].reason == "the layer asks for a bias of he_uniform"
+    for name in ("default", "known"):
+        assert "asks" not in plan[f"{name}/kernel"].reason
+
+
+class Times(layers.Dense):
+    """A layer that multiplies its kernel by twenty, which its author has reckoned with."""
+
+    def call(self, x):
+        return ops.sin(ops.matmul(x, 20.0 * self.kernel))
+
+
+@pytest.mark.parametrize("asked", [winit.Siren(), winit.Constant(0.1), own.Orthogonal(gain=0.2)])
+def test_what_the_model_multiplies_by_is_in_what_was_asked_for(asked):
+    model = keras.Sequential([keras.Input((20,)), Times(30, kernel_initializer=asked), layers.Dense(3)])
+    before = array(model.layers[0].kernel)
+    winit.initialize(model, seed=0)
+    after = array(model.layers[0].kernel)
+    assert np.sqrt(np.mean(after**2)) == pytest.approx(np.sqrt(np.mean(before**2)), rel=0.1)
+
+
 def test_a_rule_that_names_it_or_overwrite_replaces_it():
     model = model_with("zeros")
     assert rows(winit.initialize(model, {"asked": "he_normal"}))["asked/kernel"].scheme == "he_normal"

@@ -1,7 +1,8 @@
 """What a layer's author asked for on purpose: it is drawn as asked, and not chosen anew.
 
 Keras' defaults, and ordinary random draws, say nothing; zeros for a kernel, ones, constants, arrays,
-functions, draws near zero, and schemes with a purpose do.
+functions, draws near zero, random biases, and schemes with a purpose do; so does any draw before a function
+that is none of Keras' activations.
 """
 
 import math
@@ -22,6 +23,7 @@ from keras_winit.schemes.orthogonal import Orthogonal
 from keras_winit.schemes.siren import Siren
 from keras_winit.schemes.variance import VarianceScaling
 from keras_winit.schemes.variance_scheme import VarianceScheme
+from keras_winit.theory.activations import builtin_names
 
 _KERAS = keras.initializers
 _CONSTANT = (Zeros, Ones, Constant, _KERAS.Zeros, _KERAS.Ones, _KERAS.Constant)
@@ -48,9 +50,17 @@ def asked_for(slot: Slot) -> str | None:
         return None if _is_default(slot, initializer) else f"the layer asks for {name}"
     if isinstance(initializer, _ORTHOGONAL):
         return None if initializer.gain == 1 else f"the layer asks for {name} times {initializer.gain:g}"
-    if _is_ordinary(initializer):
-        return f"the layer asks for {name} near zero" if _is_near_zero(initializer, slot) else None
-    return f"the layer asks for {name}"
+    if not _is_ordinary(initializer):
+        return f"the layer asks for {name}"
+    if _is_near_zero(initializer, slot):
+        return f"the layer asks for {name} near zero"
+    if isinstance(initializer, _KERAS.GlorotUniform):  # the default of layers, and of `add_weight`
+        return None
+    if slot.role == "bias":
+        return f"the layer asks for a bias of {name}"
+    if slot.role == "kernel" and _has_function_of_its_own(slot.layer):
+        return f"the layer asks for {name} before a function of its own"
+    return None
 
 
 def is_as_asked(slot: Slot) -> bool:
@@ -79,6 +89,14 @@ def _is_ordinary(initializer: Any) -> bool:
     if isinstance(initializer, Scheme):
         return isinstance(initializer, _RANDOM) and not isinstance(initializer, Siren)
     return isinstance(initializer, _KERAS_RANDOM) and type(initializer).__module__.startswith("keras.")
+
+
+def _has_function_of_its_own(layer: Any) -> bool:
+    """Whether its activation is none that Keras has, so that its author knows best what suits it."""
+    function = getattr(layer, "activation", None)
+    if not callable(function) or isinstance(function, keras.layers.Layer):
+        return False
+    return getattr(function, "__name__", "") not in builtin_names()
 
 
 def _is_near_zero(initializer: Any, slot: Slot) -> bool:

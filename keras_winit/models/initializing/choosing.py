@@ -133,7 +133,8 @@ class Chooser:
         if not isinstance(rule.scheme, str) and not rule.is_about_all:
             return None
         reason = asked_for(slot)
-        return None if reason is None else Choice(slot.asked, reason, asked=True)
+        # A bias has no fans but those that its layer goes by.
+        return None if reason is None else Choice(slot.asked, reason, own=slot.role == "bias", asked=True)
 
     def _for_kernel(self, slot: Slot, rule: Rule) -> Choice:
         if len(slot.shape) < 2 and rule.is_about_all and isinstance(rule.scheme, Orthogonal):

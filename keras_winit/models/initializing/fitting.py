@@ -18,7 +18,7 @@ from keras_winit.support.building import building
 _HALF = ("bfloat16", "float16")
 
 
-def fit(initializer: Any, slot: Slot, seed: int, *, own: bool = False) -> Any:
+def fit(initializer: Any, slot: Slot, seed: int, *, own: bool = False, asked: bool = False) -> Any:
     """A copy of an initializer with the slot's seed, exact fans and axes.
 
     Args:
@@ -26,6 +26,7 @@ def fit(initializer: Any, slot: Slot, seed: int, *, own: bool = False) -> Any:
         slot: the variable that it is for.
         seed: the seed of that variable.
         own: whether it is the layer's own initializer, which is to draw as the layer would.
+        asked: whether the layer's author asked for it on purpose, what the model multiplies by in view.
     """
     if own:
         if keras.backend.standardize_dtype(slot.variable.dtype) in _HALF:
@@ -45,7 +46,7 @@ def fit(initializer: Any, slot: Slot, seed: int, *, own: bool = False) -> Any:
         fitted = _with(initializer, seed, slot.fans, slot.axes)
     if slot.blocks > 1 and isinstance(fitted, Scheme) and fitted.blockwise:
         fitted = PerGate(fitted, gates=slot.blocks, seed=seed)
-    if slot.scale not in (0.0, 1.0) and slot.role in ("kernel", "recurrent", "embedding"):
+    if not asked and slot.scale not in (0.0, 1.0) and slot.role in ("kernel", "recurrent", "embedding"):
         return Scaled(fitted, factor=1 / abs(slot.scale), seed=seed)  # what the model multiplies by is undone
     return fitted
 

@@ -226,7 +226,7 @@ def root_seed(seed: Any) -> int:
 
 def _step(slot: Slot, choice: Choice, seed: int) -> tuple[Choice, Row]:
     if choice.initializer is not None:
-        fitted = fit(choice.initializer, slot, seed, own=choice.own)
+        fitted = fit(choice.initializer, slot, seed, own=choice.own, asked=choice.asked)
         choice = choice._replace(initializer=fitted)
         if isinstance(fitted, Scheme):
             try:
