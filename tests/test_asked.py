@@ -105,6 +105,16 @@ def test_a_draw_before_a_function_of_its_own_and_a_random_bias_stay(draw):
         assert "asks" not in plan[f"{name}/kernel"].reason
 
 
+def test_biases_that_torch_has_drawn_are_not_asked_for(tmp_path):
+    model = model_with("glorot_uniform")
+    winit.initialize(model, "torch", seed=0)
+    model.save(tmp_path / "torch.keras")
+    reloaded = keras.models.load_model(tmp_path / "torch.keras")
+    assert array(reloaded.get_layer("asked").bias).any()
+    winit.initialize(reloaded, seed=0)
+    assert not array(reloaded.get_layer("asked").bias).any()
+
+
 class Times(layers.Dense):
     """A layer that multiplies its kernel by twenty, which its author has reckoned with."""
 

@@ -56,8 +56,8 @@ def asked_for(slot: Slot) -> str | None:
         return f"the layer asks for {name} near zero"
     if isinstance(initializer, _KERAS.GlorotUniform):  # the default of layers, and of `add_weight`
         return None
-    if slot.role == "bias":
-        return f"the layer asks for a bias of {name}"
+    if slot.role == "bias":  # one of this package's is what "torch" has drawn, in a model that was saved
+        return None if isinstance(initializer, Scheme) else f"the layer asks for a bias of {name}"
     if slot.role == "kernel" and _has_function_of_its_own(slot.layer):
         return f"the layer asks for {name} before a function of its own"
     return None
