@@ -82,7 +82,7 @@ def wave(x):
 
 
 @pytest.mark.parametrize("draw", [winit.initialize, winit.calibrate])
-def test_a_draw_before_a_function_of_its_own_and_a_random_bias_stay(draw):
+def test_a_draw_before_a_wave_and_a_random_bias_stay(draw):
     """As in a SIREN of plain layers: its first kernel, and biases; not a default, nor what Keras knows."""
     wide = {"kernel_initializer": own.RandomUniform(-0.5, 0.5), "bias_initializer": "he_uniform"}
     model = keras.Sequential(
@@ -91,6 +91,7 @@ def test_a_draw_before_a_function_of_its_own_and_a_random_bias_stay(draw):
             layers.Dense(40, wave, name="own", **wide),
             layers.Dense(40, wave, name="default"),
             layers.Dense(40, ops.relu, name="known", kernel_initializer="he_normal"),
+            layers.Dense(40, lambda x: ops.gelu(x), name="one gain", kernel_initializer="he_normal"),
             layers.Dense(3, name="last"),
         ]
     )
@@ -99,9 +100,12 @@ def test_a_draw_before_a_function_of_its_own_and_a_random_bias_stay(draw):
     assert kernel.std() == pytest.approx(1 / np.sqrt(12), rel=0.1)
     assert bias.std() == pytest.approx(np.sqrt(2 / 40), rel=0.4)  # Keras' fans of a vector: its length
     plan = rows(winit.initialize(model, seed=1, dry_run=True))
-    assert plan["own/kernel"].reason == "the layer asks for random_uniform before a function of its own"
+    assert (
+        plan["own/kernel"].reason
+        == "the layer asks for random_uniform before a function that no one gain suits"
+    )
     assert plan["own/bias"].reason == "the layer asks for a bias of he_uniform"
-    for name in ("default", "known"):
+    for name in ("default", "known", "one gain"):
         assert "asks" not in plan[f"{name}/kernel"].reason
 
 

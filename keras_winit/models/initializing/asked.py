@@ -2,7 +2,7 @@
 
 Keras' defaults, and ordinary random draws, say nothing; zeros for a kernel, ones, constants, arrays,
 functions, draws near zero, random biases, and schemes with a purpose do; so does any draw before a function
-that is none of Keras' activations.
+that no one gain suits.
 """
 
 import math
@@ -24,6 +24,7 @@ from keras_winit.schemes.siren import Siren
 from keras_winit.schemes.variance import VarianceScaling
 from keras_winit.schemes.variance_scheme import VarianceScheme
 from keras_winit.theory.activations import builtin_names
+from keras_winit.theory.balance import balanced
 
 _KERAS = keras.initializers
 _CONSTANT = (Zeros, Ones, Constant, _KERAS.Zeros, _KERAS.Ones, _KERAS.Constant)
@@ -58,8 +59,8 @@ def asked_for(slot: Slot) -> str | None:
         return None
     if slot.role == "bias":  # one of this package's is what "torch" has drawn, in a model that was saved
         return None if isinstance(initializer, Scheme) else f"the layer asks for a bias of {name}"
-    if slot.role == "kernel" and _has_function_of_its_own(slot.layer):
-        return f"the layer asks for {name} before a function of its own"
+    if slot.role == "kernel" and _wants_two_gains(slot.layer):
+        return f"the layer asks for {name} before a function that no one gain suits"
     return None
 
 
@@ -91,12 +92,17 @@ def _is_ordinary(initializer: Any) -> bool:
     return isinstance(initializer, _KERAS_RANDOM) and type(initializer).__module__.startswith("keras.")
 
 
-def _has_function_of_its_own(layer: Any) -> bool:
-    """Whether its activation is none that Keras has, so that its author knows best what suits it."""
+def _wants_two_gains(layer: Any) -> bool:
+    """Whether a layer has a function of its author's that wants two gains, as sin(30x)."""
     function = getattr(layer, "activation", None)
     if not callable(function) or isinstance(function, keras.layers.Layer):
         return False
-    return getattr(function, "__name__", "") not in builtin_names()
+    if getattr(function, "__name__", "") in builtin_names():
+        return False
+    try:
+        return balanced(function).apart
+    except (TypeError, ValueError):  # it has no gain
+        return False
 
 
 def _is_near_zero(initializer: Any, slot: Slot) -> bool:
