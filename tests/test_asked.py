@@ -81,31 +81,34 @@ def wave(x):
     return ops.sin(20 * x)
 
 
+@pytest.mark.parametrize("behind", [False, True], ids=["its own activation", "a layer behind"])
 @pytest.mark.parametrize("draw", [winit.initialize, winit.calibrate])
-def test_a_draw_before_a_wave_and_a_random_bias_stay(draw):
-    """As in a SIREN of plain layers: its first kernel, and biases; not a default, nor what Keras knows."""
+def test_a_draw_before_a_wave_and_a_random_bias_stay(draw, behind):
+    """As a SIREN's first kernel, and biases; but not a default, nor a draw before what Keras has."""
     wide = {"kernel_initializer": own.RandomUniform(-0.5, 0.5), "bias_initializer": "he_uniform"}
+    first = [layers.Dense(400, None if behind else wave, name="own", **wide)]
     model = keras.Sequential(
         [
             keras.Input((20,)),
-            layers.Dense(40, wave, name="own", **wide),
+            *([*first, layers.Activation(wave)] if behind else first),
             layers.Dense(40, wave, name="default"),
             layers.Dense(40, ops.relu, name="known", kernel_initializer="he_normal"),
-            layers.Dense(40, lambda x: ops.gelu(x), name="one gain", kernel_initializer="he_normal"),
+            layers.Dense(40, lambda x: ops.gelu(x), name="one_gain", kernel_initializer="he_normal"),
+            layers.Dense(40, "softplus", name="two_gains", kernel_initializer="he_normal"),
             layers.Dense(3, name="last"),
         ]
     )
     draw(model, seed=0)
     kernel, bias = (array(each) for each in model.get_layer("own").weights)
-    assert kernel.std() == pytest.approx(1 / np.sqrt(12), rel=0.1)
-    assert bias.std() == pytest.approx(np.sqrt(2 / 40), rel=0.4)  # Keras' fans of a vector: its length
+    error = np.sqrt(0.8 / 4)  # of a uniform sample's deviation, times √n
+    assert kernel.std() == pytest.approx(1 / np.sqrt(12), rel=4 * error / np.sqrt(kernel.size))
+    # Keras' fans of a vector are its length, not the kernel's 20.
+    assert bias.std() == pytest.approx(np.sqrt(2 / 400), rel=4 * error / np.sqrt(bias.size))
     plan = rows(winit.initialize(model, seed=1, dry_run=True))
-    assert (
-        plan["own/kernel"].reason
-        == "the layer asks for random_uniform before a function that no one gain suits"
-    )
+    suits = "the layer asks for random_uniform before wave, which no one gain suits"
+    assert plan["own/kernel"].reason == suits
     assert plan["own/bias"].reason == "the layer asks for a bias of he_uniform"
-    for name in ("default", "known", "one gain"):
+    for name in ("default", "known", "one_gain", "two_gains"):
         assert "asks" not in plan[f"{name}/kernel"].reason
 
 

@@ -388,6 +388,7 @@ FALLS = {
     "by itself": (15, 1.0, 20, 0.9, {"vanishing_gradient": "warning"}),
     "further": (30, 1.0, 20, 0.9, {"vanishing_gradient": "error"}),
     "where much differs": (15, 0.1, 20, 0.9, {"vanishing_gradient": "warning"}),
+    "where a thousandth differs": (15, 1e-3, 20, 0.9, {"vanishing_gradient": "warning"}),
     "where little differs": (15, 1e-4, 20, 0.9, {"vanishing_gradient": "error"}),
     "near a line": (15, 1.0, 1, 0.9, {"vanishing_gradient": "error"}),
     "where labels are lost": (5, 1.0, 3, 0.3, {"labels_lost": "error"}),

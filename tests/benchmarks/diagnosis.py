@@ -10,7 +10,8 @@ draw is the same to the last bit as what trainability.py recorded, so that its a
 draw changes with the code, so that these are trained here, as there. With --remedies, the first remedy of
 networks that fail is applied, and they are trained too. Figures go to results/diagnosis.json after each
 cell, an activation at a depth, so that thresholds can be chosen without drawing again; a run that was cut
-off goes on. Thresholds were chosen on one half of activations and depths, a chessboard of them.
+off goes on. Thresholds were chosen on one half of activations and depths, a chessboard of them, but for the
+last ones, of gradients that fall or grow, which were chosen with both halves in view.
 
 The networks of residual.py come after them, each with its best learning rate: they fail where the loss ends
 within 5 % of guessing, and train where it ends below the middle of guessing and the best of all. Their runs
@@ -27,10 +28,7 @@ import keras
 import numpy as np
 import trainability
 from measure import about
-from residual_networks import applications, towers, transformers  # noqa: F401
-from residual_networks.findings import Findings
-from residual_networks.network import NETWORKS
-from residual_networks.training import BATCH, draw
+from residual_networks.diagnosed import drawn, outcomes
 
 import keras_winit as winit
 
@@ -39,7 +37,6 @@ PATH = RESULTS / "diagnosis.json"
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
 SEED = 0
 PROCESSES = 2
-SAMPLES = 256  # of the residual networks' data
 # Where a run ends: (fails below, trains from). Of cancer, 63 % have the commoner answer.
 BOUNDS = {"dense": (0.5, 0.9), "convolutions": (0.5, 0.9), "cancer": (0.65, 0.9)}
 
@@ -60,6 +57,12 @@ def figures(report):
     }
 
 
+def verdicts(model, x, y, loss):
+    """The figures of a network with labels and without."""
+    with_labels, without = winit.diagnose(model, x, y, loss), winit.diagnose(model, x)
+    return {"with labels": figures(with_labels), "without": figures(without)}
+
+
 def recorded(task):
     return json.loads((RESULTS / f"trainability_{task}.json").read_text())["cells"]
 
@@ -74,10 +77,7 @@ def look(task, cell, methods, untrained):
         if method in methods or method in untrained:
             trainability.METHODS[method](model, x[: trainability.BATCH], SEED)
         if method in methods:
-            found[method] = {
-                "with labels": figures(winit.diagnose(model, x, y, LOSS)),
-                "without": figures(winit.diagnose(model, x)),
-            }
+            found[method] = verdicts(model, x, y, LOSS)
         if method in untrained:
             ends[method] = trained(model, (x, y), new)
     keras.backend.clear_session()
@@ -89,48 +89,21 @@ def network(task, cell, x):
     return trainability.TASKS[task][1](activation, int(depth), x.shape[1:])
 
 
-def look_at_residual(name, methods):
-    """Of one network of residual.py: the figures of it as methods draw it."""
-    network, found = NETWORKS[name], {}
-    x, y = network.data()
-    part = np.random.default_rng(SEED).choice(len(y), SAMPLES, replace=False)
-    x, y = keras.tree.map_structure(lambda each: each[part], (x, y))
-    for method in methods:
-        model = network.build()
-        draw(model, network, method, keras.tree.map_structure(lambda each: each[:BATCH], x), SEED)
-        found[method] = {
-            "with labels": figures(winit.diagnose(model, x, y, network.loss)),
-            "without": figures(winit.diagnose(model, x)),
-        }
-        keras.backend.clear_session()
-    return found
-
-
-def ends_of_residual():
-    """The outcome of each network and method that residual.py has tried, at its best learning rate."""
-    found = {}
-    for name, record in json.loads((RESULTS / "residual.json").read_text())["networks"].items():
-        runs = Findings(record)
-        for method in runs.methods:
-            loss = min(loss for _, loss in runs.curve(method))
-            end = "fails" if loss > 0.95 * runs.guess else "trains" if loss < runs.middle else "between"
-            found.setdefault(name, {})[method] = end
-    return found
-
-
 def measure_residual(record):
     """Look at those that are not in the record, one after the other."""
-    for name, ends in ends_of_residual().items():
+    for name, ends in outcomes(RESULTS / "residual.json").items():
         known = record.setdefault("residual", {}).setdefault(name, {})
         for method in [method for method in ends if method not in known]:
-            known |= look_at_residual(name, [method])
+            model, x, y, loss = drawn(name, method, SEED)
+            known[method] = verdicts(model, x, y, loss)
+            keras.backend.clear_session()
             keep(record)
             print(name, method, known[method]["with labels"]["findings"], ends[method], flush=True)
 
 
 def residual_rows(record):
     """(name, method, outcome, figures) of each residual network that was looked at."""
-    ends = ends_of_residual()
+    ends = outcomes(RESULTS / "residual.json")
     for name, methods in record.get("residual", {}).items():
         for method, found in methods.items():
             if method in ends.get(name, {}):

@@ -16,7 +16,7 @@ from keras_winit.theory.activations import Activation, resolve
 _ROUNDING = 1e-5  # of a number, which is no difference
 _ENDS = 1 / 80  # of the range of a bounded function
 _FAR = 1e3
-_VAST = 1e15
+_LARGE = 1e6
 
 
 @dataclass
@@ -91,7 +91,7 @@ def distinct(array: Any) -> float | None:
     scale = float(np.max(np.abs(flat), initial=0))
     if scale == 0 or not math.isfinite(scale):
         return None
-    if not 1 / _VAST < scale < _VAST:  # whose squares float32 does not hold
+    if not 1 / _LARGE < scale < _LARGE:  # float32 may not hold the squares of differences
         flat = flat / scale
     common = flat.mean(axis=0)
     differing = power = 0.0

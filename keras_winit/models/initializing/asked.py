@@ -2,7 +2,7 @@
 
 Keras' defaults, and ordinary random draws, say nothing; zeros for a kernel, ones, constants, arrays,
 functions, draws near zero, random biases, and schemes with a purpose do; so does any draw before a function
-that no one gain suits.
+of the author's own that no one gain suits.
 """
 
 import math
@@ -23,7 +23,7 @@ from keras_winit.schemes.orthogonal import Orthogonal
 from keras_winit.schemes.siren import Siren
 from keras_winit.schemes.variance import VarianceScaling
 from keras_winit.schemes.variance_scheme import VarianceScheme
-from keras_winit.theory.activations import builtin_names
+from keras_winit.theory.activations import Activation, builtin_names
 from keras_winit.theory.balance import balanced
 
 _KERAS = keras.initializers
@@ -39,8 +39,13 @@ _NEAR_ZERO_STD, _NEAR_ZERO = 0.01, 0.01
 _SAME = 0.2  # of a size: a weight that was trained has another
 
 
-def asked_for(slot: Slot) -> str | None:
-    """What a slot's layer asks for on purpose, in words; None for a default or an ordinary draw."""
+def asked_for(slot: Slot, before: Activation | None = None) -> str | None:
+    """What a slot's layer asks for on purpose, in words; None for a default or an ordinary draw.
+
+    Args:
+        slot: the variable.
+        before: the activation that follows it, where one is seen.
+    """
     initializer = slot.asked
     while isinstance(initializer, (PerGate, Summed)):
         initializer = initializer.initializer
@@ -59,8 +64,8 @@ def asked_for(slot: Slot) -> str | None:
         return None
     if slot.role == "bias":  # one of this package's is what "torch" has drawn, in a model that was saved
         return None if isinstance(initializer, Scheme) else f"the layer asks for a bias of {name}"
-    if slot.role == "kernel" and _wants_two_gains(slot.layer):
-        return f"the layer asks for {name} before a function that no one gain suits"
+    if slot.role == "kernel" and before is not None and _wants_two_gains(before):
+        return f"the layer asks for {name} before {before.name}, which no one gain suits"
     return None
 
 
@@ -92,15 +97,12 @@ def _is_ordinary(initializer: Any) -> bool:
     return isinstance(initializer, _KERAS_RANDOM) and type(initializer).__module__.startswith("keras.")
 
 
-def _wants_two_gains(layer: Any) -> bool:
-    """Whether a layer has a function of its author's that wants two gains, as sin(30x)."""
-    function = getattr(layer, "activation", None)
-    if not callable(function) or isinstance(function, keras.layers.Layer):
-        return False
-    if getattr(function, "__name__", "") in builtin_names():
+def _wants_two_gains(activation: Activation) -> bool:
+    """Whether it is a function of the author's own that wants one gain forwards and another backwards."""
+    if activation.name in builtin_names():
         return False
     try:
-        return balanced(function).apart
+        return balanced(activation).apart
     except (TypeError, ValueError):  # it has no gain
         return False
 

@@ -132,7 +132,8 @@ class Chooser:
             return None
         if not isinstance(rule.scheme, str) and not rule.is_about_all:
             return None
-        reason = asked_for(slot)
+        follows = activation_after(self._anatomy, slot)[0] if slot.role == "kernel" else None
+        reason = asked_for(slot, follows)
         # A bias has no fans but those that its layer goes by.
         return None if reason is None else Choice(slot.asked, reason, own=slot.role == "bias", asked=True)
 
