@@ -222,11 +222,10 @@ def test_a_metric_of_the_users_own_is_as_new():
 
 @pytest.mark.skipif(BACKEND == "torch", reason="nothing is compiled there")
 def test_the_step_is_compiled_once_for_all_starts():
-    model = made("subclassed")
-    winit.compare(model, X, Y, ("auto",), **SHORT, monitor="mine")
-    once = model.traced
-    winit.compare(model, X, Y, ("configured", "auto", "torch", "zeros"), **SHORT, monitor="mine")
-    assert model.traced == 2 * once
+    one, four = made("subclassed"), made("subclassed")  # JAX may know the step of a model it has met
+    winit.compare(one, X, Y, ("auto",), **SHORT, monitor="mine")
+    winit.compare(four, X, Y, ("configured", "auto", "torch", "zeros"), **SHORT, monitor="mine")
+    assert four.traced == one.traced >= 1
 
 
 @pytest.mark.parametrize("rates", [None, (0.03, 0.1)])
