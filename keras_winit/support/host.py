@@ -1,5 +1,6 @@
-"""A tensor's values: whether it has any yet, and as an array of numpy without a copy where they are here."""
+"""A tensor's values: whether it has any yet, as an array of numpy without a copy, and sums over them."""
 
+import warnings
 from typing import Any
 
 import keras
@@ -8,13 +9,32 @@ from keras import ops
 
 
 def host_array(tensor: Any) -> np.ndarray[Any, Any]:
-    """The values, to be read only. JAX and PyTorch show their own memory; so does TensorFlow, if asked."""
-    if keras.backend.backend() == "tensorflow" and not isinstance(tensor, keras.Variable):
-        try:
+    """The values, to be read only: the backend's own memory, where it is here and numpy knows the type."""
+    backend = keras.backend.backend()
+    try:
+        if backend == "tensorflow" and not isinstance(tensor, keras.Variable):
             return np.asarray(memoryview(tensor))
-        except (TypeError, ValueError, BufferError):  # of half precision, or on another device
-            pass
+        if backend == "torch" and ops.is_tensor(tensor):
+            return np.asarray(tensor.detach().numpy())
+    except (TypeError, ValueError, BufferError):  # of half precision, or on another device
+        pass
     return np.asarray(ops.convert_to_numpy(tensor))
+
+
+def product(left: Any, right: Any) -> Any:
+    """The product of two arrays of numpy, vectors or matrices, of floats.
+
+    On PyTorch by its own threads: numpy's would go on waiting on the cores where PyTorch computes next,
+    which made everything around a product take four times as long.
+    """
+    if keras.backend.backend() != "torch":
+        return left @ right
+    import torch  # noqa: PLC0415 - the backend in use
+
+    parts = (each.copy() if min(each.strides) < 0 else each for each in (left, right))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of memory that must not be written to: nothing does
+        return torch.matmul(*map(torch.from_numpy, parts)).numpy()
 
 
 def is_traced(tensor: Any) -> bool:

@@ -7,11 +7,12 @@
 Draws each network of trainability.py as it is drawn there, by all methods, with the first seed; asks
 `diagnose` with labels and without; and holds the answers against the accuracy after training. What peers
 draw is the same to the last bit as what trainability.py recorded, so that its accuracies hold; what ours
-draw changes with the code, so that these are trained here, as there. With --remedies, the first remedy of
-networks that fail is applied, and they are trained too. Figures go to results/diagnosis.json after each
-cell, an activation at a depth, so that thresholds can be chosen without drawing again; a run that was cut
-off goes on. Thresholds were chosen on one half of activations and depths, a chessboard of them, but for the
-last ones, of gradients that fall or grow, which were chosen with both halves in view.
+draw changes with the code, so that these are trained here, as there. With --remedies (about an hour more),
+the remedy of each finding of each network that fails is applied, by itself, and the network is trained
+then too. Figures go to results/diagnosis.json after each cell, an activation at a depth, so that thresholds
+can be chosen without drawing again; a run that was cut off goes on. Thresholds were chosen on one half of
+activations and depths, a chessboard of them, but for the last ones, of gradients that fall or grow, which
+were chosen with both halves in view.
 
 The networks of residual.py come after them, each with its best learning rate: they fail where the loss ends
 within 5 % of guessing, and train where it ends below the middle of guessing and the best of all. Their runs
@@ -19,8 +20,10 @@ are short, 60 to 150 steps, so that some of these fail for want of time.
 """
 
 import argparse
+import hashlib
 import json
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -213,57 +216,94 @@ def show(record):
     for name, method, end, each in residual_rows(record):
         if end != "between" and (end == "fails") == each["with labels"]["ok"]:
             print(f"  {end:7}{name} {method}: {each['with labels']['findings']}")
-    done = record.get("remedies", {}).values()
-    if done:
-        gone, best = sum(each["gone"] for each in done), sum(each["accuracy"] >= 0.9 for each in done)
-        print(f"\nremedies: {len(done)} networks, the finding goes in {gone}, {best} train to 0.9")
+    for code, (many, gone, healthy, good) in remedies_counted(record).items():
+        print(f"remedies of {code}: {many}, the finding goes {gone}, none is left {healthy}, trains {good}")
 
 
 def apply(remedy, model, x):
-    """Do what a remedy says: the call between its backquotes."""
+    """The model with what a remedy says done: the call between its backquotes, or normalizations added."""
     calls = [part for part in remedy.split("`")[1::2] if part.startswith(("initialize", "calibrate"))]
-    if not calls:  # it asks for another model
-        return
-    (call,) = calls[:1]
-    names = {"initialize": winit.initialize, "calibrate": winit.calibrate, "model": model, "data": x}
-    eval(call, {"__builtins__": {}}, names)
+    if calls:
+        known = {name: partial(getattr(winit, name), seed=SEED) for name in ("initialize", "calibrate")}
+        eval(calls[0], {"__builtins__": {}}, {**known, "model": model, "data": x})
+        return model
+    if "BatchNormalization" not in remedy:
+        raise ValueError(f"Nothing is known about the remedy {remedy!r}.")
+    *hidden, last = (type(layer).from_config(layer.get_config()) for layer in model.layers)
+    inner = [part for layer in hidden for part in behind_its_kernel(layer)]
+    keras.utils.set_random_seed(SEED)
+    return keras.Sequential([keras.Input(model.input_shape[1:]), *inner, last])
 
 
-def remedied(task, cell, method):
-    """What the first remedy of a network does, and how it then trains."""
+def behind_its_kernel(layer):
+    """A layer with a normalization behind its kernel, before its activation."""
+    if not hasattr(layer, "kernel_initializer"):
+        return [layer]
+    activation, layer.activation = layer.activation, keras.activations.linear
+    layer.kernel_initializer, layer.use_bias = keras.initializers.GlorotUniform(), False
+    return [layer, keras.layers.BatchNormalization(), keras.layers.Activation(activation)]
+
+
+def remedied(task, cell, methods):
+    """What the remedies of a cell's failing networks do, and how the networks then train.
+
+    Each remedy of each network is applied by itself; networks that it makes equal to the last bit are
+    looked at and trained once.
+    """
     (x, y), new = trainability.TASKS[task][0]()
-    model = network(task, cell, x)
-    trainability.METHODS[method](model, x[: trainability.BATCH], SEED)
-    finding = winit.diagnose(model, x, y, LOSS).findings[0]
-    apply(finding.remedy, model, x[: trainability.BATCH])
-    after = winit.diagnose(model, x, y, LOSS)
-    model.compile(keras.optimizers.SGD(0.01, momentum=0.9, clipnorm=1.0), LOSS)
-    accuracy = trained(model, (x, y), new)
+    model, known, found = network(task, cell, x), {}, {}
+    for method in trainability.METHODS:  # in their order, as a layer's own initializer is replaced
+        trainability.METHODS[method](model, x[: trainability.BATCH], SEED)
+        if method not in methods:
+            continue
+        before = [array.copy() for array in model.get_weights()]
+        findings = [each for each in winit.diagnose(model, x, y, LOSS).findings if each.severity != "note"]
+        found[method] = []
+        for finding in findings:
+            # As drawn, and recorded, before; an earlier remedy has left another record.
+            trainability.METHODS[method](model, x[: trainability.BATCH], SEED)
+            model.set_weights(before)
+            helped = apply(finding.remedy, model, x[: trainability.BATCH])
+            key = hashlib.sha256(b"".join(each.tobytes() for each in helped.get_weights())).hexdigest()
+            if key not in known:
+                after = winit.diagnose(helped, x, y, LOSS)
+                helped.compile(keras.optimizers.SGD(0.01, momentum=0.9, clipnorm=1.0), LOSS)
+                codes = [each.code for each in after.findings if each.severity != "note"]
+                known[key] = {"ok": after.ok, "left": codes, "accuracy": trained(helped, (x, y), new)}
+            told = {"finding": finding.code, "severity": finding.severity, "remedy": finding.remedy}
+            found[method].append(told | known[key])
     keras.backend.clear_session()
-    return {
-        "finding": finding.code,
-        "remedy": finding.remedy,
-        "gone": finding.code not in [each.code for each in after.findings],
-        "ok": after.ok,
-        "accuracy": accuracy,
-    }
+    return found
 
 
-def remedies(record, every=7):
-    """Apply the first remedy of failing networks, every seventh, and train them, in two processes."""
-    found = [
-        (task, cell, method)
-        for task, cell, method, end, each in rows(record)
-        if end == "fails" and not each["with labels"]["ok"]
-    ]
+def remedies(record):
+    """Apply the remedies of every finding of all failing networks, and train them, in two processes."""
+    failing = {}
+    for task, cell, method, end, each in rows(record):
+        if end == "fails" and any(severity != "note" for _, severity in each["with labels"]["findings"]):
+            failing.setdefault((task, cell), []).append(method)
+    known = record.setdefault("remedies", {})
     with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as pool:
-        names = {name: " ".join(name) for name in found[::every]}
-        new = {name: key for name, key in names.items() if key not in record.setdefault("remedies", {})}
-        waiting = {pool.submit(remedied, *name): key for name, key in new.items()}
+        new = {name: methods for name, methods in failing.items() if " ".join(name) not in known}
+        waiting = {pool.submit(remedied, *name, methods): name for name, methods in new.items()}
         for done in as_completed(waiting):
-            record["remedies"][waiting[done]] = done.result()
+            name = " ".join(waiting[done])
+            known[name] = done.result()
             keep(record)
-            print(waiting[done], done.result(), flush=True)
+            ends = {method: [each["accuracy"] for each in found] for method, found in known[name].items()}
+            print(name, ends, flush=True)
+
+
+def remedies_counted(record):
+    """Of each finding's remedies: (how often, the finding goes, nothing is left, the network trains)."""
+    counts = {}
+    for name, methods in record.get("remedies", {}).items():
+        _, trains = BOUNDS[name.partition(" ")[0]]
+        for each in (each for found in methods.values() for each in found):
+            told = True, each["finding"] not in each["left"], not each["left"], each["accuracy"] >= trains
+            for key in (each["finding"], "all"):
+                counts[key] = [a + b for a, b in zip(counts.get(key, [0] * 4), told, strict=True)]
+    return counts
 
 
 def main():

@@ -10,13 +10,14 @@ from keras import layers, ops
 
 from keras_winit.models.diagnosing.features import effective_rank, rows_of, sketch
 from keras_winit.models.running.moments import moments
-from keras_winit.support.host import host_array
+from keras_winit.support.host import host_array, product
 from keras_winit.theory.activations import Activation, resolve
 
 _ROUNDING = 1e-5  # of a number, which is no difference
 _ENDS = 1 / 80  # of the range of a bounded function
 _FAR = 1e3
 _LARGE = 1e6
+_PIECE = 2**18  # numbers: a batch of large maps is large
 
 
 @dataclass
@@ -94,11 +95,13 @@ def distinct(array: Any) -> float | None:
     if not 1 / _LARGE < scale < _LARGE:  # float32 may not hold the squares of differences
         flat = flat / scale
     common = flat.mean(axis=0)
+    step = max(1, _PIECE // flat.shape[1])
     differing = power = 0.0
-    for row in flat:  # one at a time: a batch of large maps is large
-        difference = row - common
-        differing += float(np.dot(difference, difference))
-        power += float(np.dot(row, row))
+    for start in range(0, len(flat), step):
+        rows = flat[start : start + step].reshape(-1)
+        differences = (flat[start : start + step] - common).reshape(-1)
+        differing += float(product(differences, differences))
+        power += float(product(rows, rows))
     return differing / power
 
 

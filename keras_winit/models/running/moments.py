@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_winit.support.host import host_array
+from keras_winit.support.host import host_array, product
 
 _PIECE = 2**18  # elements: float32 sums of so many keep six digits
 _ONES = np.ones(_PIECE, "float32")
@@ -100,12 +100,12 @@ def _channel_sums(rows: Any, pooled: bool, scale: float = 1.0, center: Any = Non
         if center is not None:
             piece = piece * np.float32(scale) - center
         ones = _ONES[: len(piece)]
-        first += ones @ piece  # by BLAS: twice as fast as `sum`
+        first += product(ones, piece)  # by BLAS: twice as fast as `sum`
         if pooled:
             flat = piece.reshape(-1)
-            second += np.dot(flat, flat) / rows.shape[1]
+            second += product(flat, flat) / rows.shape[1]
         else:
-            second += ones @ np.square(piece)
+            second += product(ones, np.square(piece))
     return first / len(rows), second / len(rows)
 
 
@@ -117,6 +117,6 @@ def _sums(flat: Any, scale: float = 1.0, center: float = 0.0) -> tuple[float, fl
             piece = flat[start : start + _PIECE].astype("float32", copy=False)
             if (scale, center) != (1.0, 0.0):
                 piece = piece * np.float32(scale) - np.float32(center)
-            first += float(np.dot(piece, _ONES[: piece.size]))
-            second += float(np.dot(piece, piece))
+            first += float(product(piece, _ONES[: piece.size]))
+            second += float(product(piece, piece))
     return first / flat.size, second / flat.size
