@@ -159,6 +159,13 @@ def test_a_scheme_for_all_is_forgotten_where_the_layer_asked_for_another():
     assert not array(model.layers[1].kernel.value).any()
 
 
+def test_a_scheme_for_all_that_was_drawn_again_is_not_asked_for():
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(32, "tanh"), layers.Dense(2)])
+    for scheme in ("looks_linear", "configured", "he_normal"):
+        plan = winit.initialize(model, scheme, seed=0)
+    assert [row.scheme for row in plan.rows if row.role == "kernel"] == ["he_normal"] * 2
+
+
 @pytest.mark.parametrize("scheme", ["orthogonal", "configured", "keep"])
 def test_calibrate_leaves_the_size_that_was_asked_for(scheme):
     data = np.random.default_rng(0).standard_normal((64, 20), "float32")

@@ -220,12 +220,13 @@ def show(record):
         print(f"remedies of {code}: {many}, the finding goes {gone}, none is left {healthy}, trains {good}")
 
 
-def apply(remedy, model, x):
+def apply(remedy, model, x, y):
     """The model with what a remedy says done: the call between its backquotes, or normalizations added."""
     calls = [part for part in remedy.split("`")[1::2] if part.startswith(("initialize", "calibrate"))]
     if calls:
         known = {name: partial(getattr(winit, name), seed=SEED) for name in ("initialize", "calibrate")}
-        eval(calls[0], {"__builtins__": {}}, {**known, "model": model, "data": x})
+        known |= {"model": model, "data": x, "labels": y, "loss": LOSS}
+        eval(calls[0], {"__builtins__": {}}, known)
         return model
     if "BatchNormalization" not in remedy:
         raise ValueError(f"Nothing is known about the remedy {remedy!r}.")
@@ -263,7 +264,7 @@ def remedied(task, cell, methods):
             # As drawn, and recorded, before; an earlier remedy has left another record.
             trainability.METHODS[method](model, x[: trainability.BATCH], SEED)
             model.set_weights(before)
-            helped = apply(finding.remedy, model, x[: trainability.BATCH])
+            helped = apply(finding.remedy, model, x[: trainability.BATCH], y[: trainability.BATCH])
             key = hashlib.sha256(b"".join(each.tobytes() for each in helped.get_weights())).hexdigest()
             if key not in known:
                 after = winit.diagnose(helped, x, y, LOSS)

@@ -277,7 +277,7 @@ def _draw(slot: Slot, choice: Choice, undo: Undo) -> None:
     variable.assign(value)
     if math.prod(slot.shape) >= _LARGE:
         getattr(value, "block_until_ready", lambda: None)()
-    if not choice.asked and not choice.own:
+    if not (choice.asked or choice.own) or hasattr(slot.configured, ASKED):
         remember(initializer, slot.asked)
     for owner, attribute in slot.recorders():
         record = initializer if owner is slot.layer else without_place(initializer)
