@@ -131,7 +131,8 @@ def first_losses_table() -> str:
 
 def diagnosis_table() -> str:
     """Verdict against outcome, with labels and without, of what tests/benchmarks/diagnosis.py recorded."""
-    counts = json.loads((RESULTS / "diagnosis.json").read_text("utf-8"))["counts"]
+    record = json.loads((RESULTS / "diagnosis.json").read_text("utf-8"))
+    counts = record["counts"]
     lines = ["| | a run ends | networks | errors | warnings | healthy |", "|---" * 6 + "|"]
     for kind, halves in counts.items():
         for title, ends in halves.items():
@@ -139,6 +140,11 @@ def diagnosis_table() -> str:
                 total = bad + warned + healthy
                 shares = (f"{each} ({each / total:.1%})" for each in (bad, warned, healthy))
                 lines.append(f"| {kind}, {title} | {end} | {total} | {' | '.join(shares)} |")
+    lines += ["", "What the remedies do, each by itself, to the plain networks that fail:", ""]
+    lines += ["| remedies of | applied | the finding goes | no finding is left | then trains |", "|---" * 5 + "|"]
+    for code, (count, *helped) in sorted(record["remedies_counts"].items(), key=lambda each: -each[1][0]):
+        shares = (f"{each} ({each / count:.1%})" for each in helped)
+        lines.append(f"| {code} | {count} | {' | '.join(shares)} |")
     return "\n".join(lines)
 
 
