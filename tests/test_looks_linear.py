@@ -277,10 +277,7 @@ def test_where_pairings_end_and_why():
         "first": ("looks_linear", "afresh after the model's input; twins"),
         "before_norm": ("looks_linear", f"reads twins through relu; then {norm}"),
         "after_norm": ("glorot_uniform", f"{none} {norm} and {add}{auto}{short}"),
-        "before_add": (
-            "scaled(glorot_uniform)",
-            f"{none} {add} and {add}{auto}{short}; the last of a branch, 0.3 times",
-        ),
+        "before_add": ("glorot_uniform", f"{none} {add} and {add}{auto}{short}"),
         "joined": ("glorot_uniform", f"{none} {add} and softmax, which has no odd part,{auto}"),
         "narrow": (
             "he_uniform",

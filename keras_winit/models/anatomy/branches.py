@@ -22,13 +22,14 @@ from keras_winit.models.anatomy.tables import LookUps
 from keras_winit.models.tracing.kinds import ADDING
 from keras_winit.models.tracing.trace import Step, Value
 
-# How large a branch starts beside its stream; where there are many, so that all together are as large as it.
-# Measured: tests/benchmarks/published.py.
-SHARE = 0.3
-# From so many branches on also the γ that ends each. With 16, a slim ResNet50 ends at 0.56, where a γ of one
+# From so many branches on, each starts at 1/√L, so that all together are as large as the stream. With fewer
+# they start as their fans say: at a given learning rate smaller ones learn more slowly, and there is little
+# to add up. Measured: tests/benchmarks/published.py.
+SEVERAL = 4
+# From so many on also the γ that ends each starts small, at this. With 16, a slim ResNet50 ends at 0.56, where a γ of one
 # ends at 1.58 (residual.py there); with few, the ResNet and the Xception of published.py end 1.3 and 1.1
 # times as high with it as without.
-MANY = 16
+MANY, GAMMA = 16, 0.3
 
 
 def branches(model: keras.layers.Layer, data: Any = None) -> Branches:
@@ -76,13 +77,15 @@ def branches_of(anatomy: Anatomy) -> Branches:
 def shares(anatomy: Anatomy) -> dict[Slot, float]:
     """What makes a branch start small, with what it is multiplied by.
 
-    The last kernels; where a normalization ends the branch, its γ if there are many branches.
+    The last kernels of several branches; where a normalization ends the branch, its γ if there are many.
     """
     found = branches_of(anatomy)
-    share = min(SHARE, 1 / math.sqrt(len(found))) if len(found) else 1.0
+    if len(found) < SEVERAL:
+        return {}
+    share = 1 / math.sqrt(len(found))
     kernels = {slot: share for branch in found if branch.ends is None for slot in branch.last}
     gains = ending_gains(anatomy, found) if len(found) >= MANY else {}
-    return kernels | dict.fromkeys(gains, SHARE)
+    return kernels | dict.fromkeys(gains, GAMMA)
 
 
 def ending_gains(anatomy: Anatomy, branches: Branches) -> dict[Slot, Branch]:

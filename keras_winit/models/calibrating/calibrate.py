@@ -40,8 +40,8 @@ def calibrate(
     first call. Seeds and losses of the model stay as they were, and where anything fails, the model is as
     it was.
 
-    The last kernels of residual branches get 0.3 times the deviation, or 1/√L times with L branches; with
-    16 or more, the γ of a normalization that ends one is 0.3, as in `initialize`. Output layers, "answers"
+    The last kernels of L residual branches, four or more, get 1/√L times the deviation; with 16 or more,
+    the γ of a normalization that ends one is 0.3, as in `initialize`. Output layers, "answers"
     in the table, get one so small that the first loss is near that of guessing; their biases take out the
     batch's mean, or, with labels, become the best constant. Embeddings keep the size that their layers ask
     for, or get that of the table they are added to. A kernel that would have to be ten times as large as
