@@ -105,7 +105,7 @@ def test_auto_looks_for_the_activation_that_follows():
     expected = {
         r"^conv2d(_\d+)?/kernel": ("gelu", "orthogonal"),  # a normalization divides by its size
         r"^depthwise_conv2d(_\d+)?/kernel": ("leaky_relu", "glorot_uniform"),
-        r"separable.*pointwise_kernel": ("linear", "scaled(glorot_uniform)"),  # the last of a branch
+        r"separable.*pointwise_kernel": ("linear", "glorot_uniform"),
         r"^conv2d_transpose(_\d+)?/kernel": ("relu", "glorot_uniform"),  # an operation of keras.ops
         r"^dense(_\d+)?/kernel": ("linear", "variance_scaling"),  # the answers
     }
