@@ -60,6 +60,7 @@ def network(initializer: Any, seed: int) -> keras.Model:
         keras.optimizers.SGD(_LEARNING_RATE, _MOMENTUM),
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
+        jit_compile=False,  # to compile a step takes longer than that saves
     )
     return model
 

@@ -141,7 +141,10 @@ def diagnosis_table() -> str:
                 shares = (f"{each} ({each / total:.1%})" for each in (bad, warned, healthy))
                 lines.append(f"| {kind}, {title} | {end} | {total} | {' | '.join(shares)} |")
     lines += ["", "What the remedies do, each by itself, to the plain networks that fail:", ""]
-    lines += ["| remedies of | applied | the finding goes | no finding is left | then trains |", "|---" * 5 + "|"]
+    lines += [
+        "| remedies of | applied | the finding goes | no finding is left | then trains |",
+        "|---" * 5 + "|",
+    ]
     for code, (count, *helped) in sorted(record["remedies_counts"].items(), key=lambda each: -each[1][0]):
         shares = (f"{each} ({each / count:.1%})" for each in helped)
         lines.append(f"| {code} | {count} | {' | '.join(shares)} |")

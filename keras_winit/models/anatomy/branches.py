@@ -26,9 +26,9 @@ from keras_winit.models.tracing.trace import Step, Value
 # they start as their fans say: at a given learning rate smaller ones learn more slowly, and there is little
 # to add up. Measured: tests/benchmarks/published.py.
 SEVERAL = 4
-# From so many on also the γ that ends each starts small, at this. With 16, a slim ResNet50 ends at 0.56, where a γ of one
-# ends at 1.58 (residual.py there); with few, the ResNet and the Xception of published.py end 1.3 and 1.1
-# times as high with it as without.
+# From so many on also the γ that ends each starts small, at this. With 16, a slim ResNet50 ends at 0.56, and
+# with a γ of one at 1.58 (residual.py there); with few, the ResNet and the Xception of published.py end 1.3
+# and 1.1 times as high with it as without.
 MANY, GAMMA = 16, 0.3
 
 
