@@ -1,6 +1,5 @@
 """A tensor's values: whether it has any yet, as an array of numpy without a copy, and sums over them."""
 
-import warnings
 from typing import Any
 
 import keras
@@ -31,10 +30,11 @@ def product(left: Any, right: Any) -> Any:
         return left @ right
     import torch  # noqa: PLC0415 - the backend in use
 
-    parts = (each.copy() if min(each.strides) < 0 else each for each in (left, right))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of memory that must not be written to: nothing does
-        return torch.matmul(*map(torch.from_numpy, parts)).numpy()
+    def tensor(array: Any) -> Any:  # of memory as PyTorch takes it
+        as_it_is = array.flags.writeable and min(array.strides) >= 0
+        return torch.from_numpy(array if as_it_is else array.copy())
+
+    return torch.matmul(tensor(left), tensor(right)).numpy()
 
 
 def is_traced(tensor: Any) -> bool:
