@@ -11,6 +11,8 @@ from helpers import BACKEND, run_python
 
 import keras_winit as winit
 
+pytestmark = pytest.mark.process
+
 # Keras distributes nothing on PyTorch.
 DISTRIBUTIONS = {"tensorflow": ["mirrored"], "jax": ["data", "model"], "torch": []}[BACKEND]
 

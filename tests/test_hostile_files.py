@@ -275,6 +275,7 @@ def test_configurations_with_anything_in_them(effort, place):
     attempt()
 
 
+@pytest.mark.process
 def test_a_damaged_file_in_a_process_of_its_own(place):
     place.reset(place.content[: len(place.content) // 2])
     finished = run_python("-m", "keras_winit", "initialize", str(place.path), str(place.out))
@@ -356,6 +357,7 @@ def test_a_written_file_has_the_permissions_of_the_old_one(place):
     assert place.out.stat().st_mode & 0o777 == place.path.stat().st_mode & 0o777
 
 
+@pytest.mark.process
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
 def test_an_output_that_takes_nothing():
     command = [sys.executable, "-m", "keras_winit", "recommend", "relu"]
