@@ -8,7 +8,7 @@ from keras import ops
 
 
 def host_array(tensor: Any) -> np.ndarray[Any, Any]:
-    """The values, to be read only: the backend's own memory, where it is here and numpy knows the type."""
+    """The values, to be read only: TensorFlow's and PyTorch's own memory, where numpy can read it."""
     backend = keras.backend.backend()
     try:
         if backend == "tensorflow" and not isinstance(tensor, keras.Variable):
