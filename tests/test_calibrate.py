@@ -19,8 +19,9 @@ from keras_winit.models.calibrating.targets import LONG, SHORT
 from keras_winit.models.running.moments import moments
 from keras_winit.models.running.watching import having, intercepted, no_gradients
 
-# The slow sweep has all. JAX compiles each shape of these for minutes.
-SOME = ("MobileNetV2", "EfficientNetB0") if BACKEND != "jax" else ("VGG16",)
+# Each builds within a test; the slow sweep has the rest. JAX compiles each shape of these for minutes.
+FIVE = ("VGG16", "ResNet50", "MobileNetV2", "EfficientNetB0", "ConvNeXtTiny")
+QUICK = ("MobileNetV2", "EfficientNetB0")
 SMALLEST = {"EfficientNetB0": 128, "InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
 
 
@@ -583,7 +584,12 @@ def assert_quality(name, side=64):
     return model
 
 
-@pytest.mark.parametrize("name", SOME)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.long) for name in FIVE]
+    if BACKEND != "jax"
+    else ["VGG16"],
+)
 def test_quality(name):
     """Deviations are as said, and `diagnose` finds no error in what was calibrated, and changes nothing."""
     model = assert_quality(name)
@@ -604,7 +610,7 @@ def test_quality_of_every_architecture(name):
 
 
 def test_the_list_of_architectures_is_whole():
-    assert set(SOME) <= set(architectures())
+    assert set(FIVE) <= set(architectures())
 
 
 @pytest.mark.parametrize("function", [winit.initialize, winit.calibrate, winit.diagnose])

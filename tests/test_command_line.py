@@ -90,7 +90,7 @@ def test_demo_needs_an_epoch(capsys):
     assert "`epochs` must be at least 1" in capsys.readouterr().err
 
 
-@pytest.mark.process
+@pytest.mark.long
 @pytest.mark.skipif(BACKEND != "tensorflow", reason="the demo's figures are claimed for TensorFlow")
 def test_demo_in_a_process_of_its_own(tmp_path):
     path = tmp_path / "better.keras"
@@ -282,7 +282,7 @@ def test_what_cannot_run_exits_2_and_writes_nothing(arguments, message, tmp_path
     assert sorted(item.name for item in tmp_path.iterdir()) == before
 
 
-@pytest.mark.process
+@pytest.mark.long
 def test_bars_are_for_terminals(tmp_path):
     """A pseudo-terminal on standard error gets a bar; a pipe, as that of the demo above, gets nothing."""
     pty = pytest.importorskip("pty")
@@ -343,7 +343,7 @@ def test_a_models_own_layers_are_imported(module, theirs, capsys):
     assert "Matmul" in capsys.readouterr().out
 
 
-@pytest.mark.process
+@pytest.mark.long
 @once
 def test_an_unknown_class_is_named_in_three_lines_at_most(theirs):
     command = [sys.executable, "-m", "keras_winit", "initialize", "model.keras", "--dry-run"]

@@ -11,7 +11,7 @@ from helpers import BACKEND, run_python
 
 import keras_winit as winit
 
-pytestmark = pytest.mark.process
+pytestmark = pytest.mark.long
 
 # Keras distributes nothing on PyTorch.
 DISTRIBUTIONS = {"tensorflow": ["mirrored"], "jax": ["data", "model"], "torch": []}[BACKEND]

@@ -52,7 +52,7 @@ def mutated(draw):
 
 @EFFORT
 def test_any_config_gives_a_tensor_or_a_documented_error(effort):
-    @hunting(750, effort)
+    @hunting(1500, effort)
     @given(case=mutated(), way=st.sampled_from(sorted(WAYS)), shape=st.sampled_from(SHAPES), dtype=dtypes)
     def attempt(case, way, shape, dtype):
         scheme = answer(WAYS[way], *case)
@@ -68,7 +68,7 @@ def test_any_config_gives_a_tensor_or_a_documented_error(effort):
 
 @EFFORT
 def test_what_is_no_config_is_refused(effort):
-    @hunting(250, effort)
+    @hunting(500, effort)
     @given(name=st.sampled_from(winit.names()), config=junk)
     def attempt(name, config):
         answer(scheme_class(name).from_config, config)
@@ -81,7 +81,7 @@ def test_what_is_no_config_is_refused(effort):
 
 @EFFORT
 def test_seeds_of_any_kind(effort):
-    @hunting(150, effort)
+    @hunting(300, effort)
     @given(name=st.sampled_from(winit.names()), seed=st.one_of(junk, st.integers(), numbers))
     def attempt(name, seed):
         if "seed" not in parameters(scheme_class(name)):
@@ -135,7 +135,7 @@ def sensible(shape):
 
 @EFFORT
 def test_any_shape_and_dtype(effort):
-    @hunting(350, effort)
+    @hunting(700, effort)
     @given(
         name=st.sampled_from(winit.names()),
         shape=shapes,
@@ -185,7 +185,7 @@ def test_a_tensor_larger_than_any_memory_is_refused_before_it_is_made(name):
 
 @EFFORT
 def test_wrappers_in_wrappers_are_drawn_to_a_depth(effort):
-    @hunting(30, effort)
+    @hunting(60, effort)
     @given(
         chain=st.lists(st.sampled_from(WRAPPERS), max_size=20),
         inner=st.sampled_from(["he_normal", "orthogonal", "zeros", "no_such_scheme"]),
@@ -311,7 +311,7 @@ CALLS = {
 
 @EFFORT
 def test_activations_and_layers_that_are_none(effort):
-    @hunting(200, effort)
+    @hunting(400, effort)
     @given(call=st.sampled_from(sorted(CALLS)), value=junk)
     def attempt(call, value):
         if value is not len:  # it is callable, and answers with its own error
@@ -322,7 +322,7 @@ def test_activations_and_layers_that_are_none(effort):
 
 @EFFORT
 def test_activations_that_answer_with_anything(effort):
-    @hunting(75, effort)
+    @hunting(150, effort)
     @given(
         value=st.one_of(junk, st.sampled_from([np.zeros((2, 2)), np.full((2, 2), np.nan), np.zeros((0, 2))]))
     )
@@ -352,7 +352,7 @@ def test_a_model_asked_for_anything_changes_in_whole_or_not(effort, model):
     )
     schemes = st.one_of(st.sampled_from(["auto", "keep", "torch", "zeros"]), junk)
 
-    @hunting(125, effort)
+    @hunting(250, effort)
     @given(
         scheme=st.one_of(junk, st.dictionaries(patterns, schemes, max_size=3), words),
         seed=st.one_of(st.just(0), st.just(0), junk),
@@ -378,7 +378,7 @@ def _hashable(value):
 
 @EFFORT
 def test_other_arguments_of_a_model_are_refused_at_once(effort, model):
-    @hunting(75, effort)
+    @hunting(150, effort)
     @given(
         value=junk,
         key=st.sampled_from(["data", "target_std", "scheme", "seed", "labels", "loss", "thresholds"]),

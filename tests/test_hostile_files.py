@@ -87,7 +87,7 @@ def place(tmp_path):
 
 @EFFORT
 def test_truncated_files(effort, place):
-    @hunting(30, effort)
+    @hunting(60, effort)
     @given(size=st.integers(0, len(place.content) - 1), command=commands)
     def attempt(size, command):
         place.reset(place.content[:size])
@@ -103,7 +103,7 @@ def test_files_with_flipped_bits(effort, place):
     # Few bytes matter apart from the weights, whose sum is checked: look there more often.
     where = st.one_of(st.integers(0, len(place.content) - 1), st.integers(0, 3000), st.integers(-1500, -1))
 
-    @hunting(30, effort)
+    @hunting(60, effort)
     @given(flips=st.lists(st.tuples(where, st.integers(0, 7)), min_size=1, max_size=4), command=commands)
     def attempt(flips, command):
         content = bytearray(place.content)
@@ -266,7 +266,7 @@ def test_configurations_with_anything_in_them(effort, place):
 
     walk(config, ())
 
-    @hunting(40, effort)
+    @hunting(80, effort)
     @given(spot=st.sampled_from(spots), value=_odd, command=commands)
     def attempt(spot, value, command):
         place.reset(rewritten(place.content, spot, value))
@@ -275,7 +275,7 @@ def test_configurations_with_anything_in_them(effort, place):
     attempt()
 
 
-@pytest.mark.process
+@pytest.mark.long
 def test_a_damaged_file_in_a_process_of_its_own(place):
     place.reset(place.content[: len(place.content) // 2])
     finished = run_python("-m", "keras_winit", "initialize", str(place.path), str(place.out))
@@ -301,7 +301,7 @@ def test_a_full_disk_leaves_the_old_file(effort, place):
     assert place.run("initialize") == 0
     whole = place.out.stat().st_size
 
-    @hunting(12, effort)
+    @hunting(25, effort)
     @given(
         size=st.one_of(st.integers(0, 300), st.integers(0, whole * 9 // 10)),
         command=st.sampled_from(["initialize", "in place", "calibrate", "portable", "plot"]),
@@ -357,7 +357,7 @@ def test_a_written_file_has_the_permissions_of_the_old_one(place):
     assert place.out.stat().st_mode & 0o777 == place.path.stat().st_mode & 0o777
 
 
-@pytest.mark.process
+@pytest.mark.long
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="there is no /dev/full here")
 def test_an_output_that_takes_nothing():
     command = [sys.executable, "-m", "keras_winit", "recommend", "relu"]

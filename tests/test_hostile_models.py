@@ -146,7 +146,7 @@ _WRITTEN = [
 def test_names_in_any_script(effort):
     text = st.text(st.characters(exclude_characters="/", exclude_categories=["Cs"]), min_size=1, max_size=8)
 
-    @hunting(12, effort)
+    @hunting(25, effort)
     @given(
         names=st.lists(st.one_of(st.sampled_from(_WRITTEN), text), min_size=3, max_size=3, unique=True),
         work=st.sampled_from(sorted({*WORK} - {"portable"})),

@@ -488,7 +488,7 @@ for name in ("functional", "attention", "recurrent", "nested"):
 """
 
 
-@pytest.mark.process
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_weights_in_another_process():
     for name in ("recurrent", "functional"):  # which Keras counts on from
         MODELS[name]()

@@ -102,7 +102,7 @@ def test_an_interrupt_leaves_a_model_as_it_was_or_done(operation, effort):
     before = state(models[0])
     found = {"as it was": 0, "done": 0}
 
-    @hunting(6 if operation == "portable" else 15, effort)
+    @hunting(10 if operation == "portable" else 25, effort)
     @given(
         at=st.one_of(st.integers(1, places), st.integers(max(1, places - 60), places)),
         around=st.booleans(),

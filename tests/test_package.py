@@ -127,7 +127,7 @@ print("JSON" + json.dumps(sorted(set(sys.modules) - before)))
 once = pytest.mark.skipif(BACKEND != "tensorflow", reason="the same on every backend, and slow")
 
 
-@pytest.mark.process
+@pytest.mark.long
 @once
 def test_importing_brings_nothing_heavy():
     """What it costs is measured by tests/benchmarks/importing.py."""
@@ -155,7 +155,7 @@ print(w.HeUniform.__doc__, w.HeUniform(seed=1)((2, 3)).shape[0])
 """
 
 
-@pytest.mark.process
+@pytest.mark.long
 @once
 def test_it_survives_stripped_docstrings():
     """As by `python -OO`, which would also compile all of the backend anew."""

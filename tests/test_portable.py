@@ -36,7 +36,7 @@ def outputs_without_the_package(pairs, zoo=""):
     return json.loads(finished.stdout.split("JSON")[1])
 
 
-@pytest.mark.process
+@pytest.mark.long
 def test_every_kind_of_model_loads_without_the_package(tmp_path):
     pairs, expected = [], []
     for name, make in MODELS.items():
@@ -62,7 +62,7 @@ def test_every_kind_of_model_loads_without_the_package(tmp_path):
         assert compiled
 
 
-@pytest.mark.process
+@pytest.mark.long
 def test_every_scheme_has_a_twin_that_loads_without_the_package(tmp_path):
     pairs, expected = [], []
     for index, case in enumerate(CASES):

@@ -41,7 +41,7 @@ def assert_same(found, expected):
     np.testing.assert_allclose(found["outputs"], expected["outputs"], rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.process
+@pytest.mark.long
 def test_golden_files_of_every_scheme_load():
     expected = json.loads((GOLDEN / "expected.json").read_text())
     wanted = {f"{name}.{kind}" for name in winit.names() for kind in ("keras", "h5")}
@@ -68,7 +68,7 @@ def test_golden_files_load_under_every_alias(name, tmp_path):
         assert_same(describe(str(path)), expected)
 
 
-@pytest.mark.process
+@pytest.mark.long
 def test_every_scheme_reloads_in_a_new_process(tmp_path):
     expected = {}
     for name in winit.names():
@@ -108,7 +108,7 @@ def test_a_generator_as_seed_survives_a_file(tmp_path):
     assert again.get_config() == scheme.get_config()
 
 
-@pytest.mark.process
+@pytest.mark.long
 def test_a_file_without_the_import_says_what_is_missing(tmp_path):
     path = tmp_path / "model.keras"
     home_model(BY_NAME["he_normal"], "winit>he_normal").save(path)

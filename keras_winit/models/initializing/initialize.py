@@ -277,6 +277,7 @@ def _draw(slot: Slot, choice: Choice, undo: Undo) -> None:
     variable.assign(value)
     if math.prod(slot.shape) >= _LARGE:
         getattr(value, "block_until_ready", lambda: None)()
+    # What is drawn again from such a record is no more asked for than it was.
     if not (choice.asked or choice.own) or hasattr(slot.configured, ASKED):
         remember(initializer, slot.asked)
     for owner, attribute in slot.recorders():
