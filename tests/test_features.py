@@ -6,6 +6,7 @@ import pytest
 from keras import ops
 
 from keras_winit.models.diagnosing.features import effective_rank, named_right, principal, read_off
+from keras_winit.models.diagnosing.seen import distinct
 from keras_winit.support.host import host_array, product
 
 RIDGES = (1e-3, 1e-1)
@@ -83,3 +84,12 @@ def test_a_tensor_is_shown_without_a_copy():
         assert np.shares_memory(host_array(tensor), host_array(tensor))
     half = ops.cast(tensor, "bfloat16")
     np.testing.assert_array_equal(host_array(half).astype("float32"), ops.convert_to_numpy(tensor))
+
+
+@pytest.mark.parametrize("shape", [(5, 100_000), (3, 400_000), (40, 7)])  # two rows a piece, one, and all
+def test_what_differs_is_summed_over_all_pieces(shape):
+    array = np.random.default_rng(5).standard_normal(shape).astype("float32") + np.linspace(0, 2, shape[1])
+    array = array.astype("float32") * np.arange(1, shape[0] + 1, dtype="float32")[:, None]
+    exact = array.astype("float64")
+    share = np.sum((exact - exact.mean(axis=0)) ** 2) / np.sum(exact**2)
+    assert distinct(array) == pytest.approx(share, rel=1e-5)
