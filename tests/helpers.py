@@ -63,6 +63,15 @@ def assert_semi_orthogonal(matrix, gain: float = 1.0, tolerance: float = 5e-6) -
     np.testing.assert_allclose(short, gain**2 * np.eye(len(short)), atol=tolerance)
 
 
+def since(major: int, minor: int, why: str):
+    """Skip a test under an older Keras, which cannot do what it is about."""
+    version = tuple(map(int, keras.__version__.split(".")[:2]))
+    return pytest.mark.skipif(version < (major, minor), reason=f"before Keras {major}.{minor}, {why}")
+
+
+# Whether an initializer of Keras counts fans by axes that it is told.
+TAKES_AXES = "input_axes" in inspect.signature(keras.initializers.VarianceScaling).parameters
+needs_axes = since(3, 15, "a scheme that is named by a string is not told the axes of an einsum")
 needs_renorm = pytest.mark.skipif(
     "renorm" not in inspect.signature(keras.layers.BatchNormalization).parameters,
     reason="an older Keras has no batch renormalization",

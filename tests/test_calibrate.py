@@ -331,7 +331,8 @@ def test_what_is_not_called_frozen_or_normalized_is_reported():
     reasons = {row.path.split("/")[0]: row.reason for row in winit.calibrate(model, seed=0).skipped}
     assert "frozen" in reasons["frozen"]
     assert "SpectralNormalization" in reasons["spectral"]
-    assert "not called" in reasons["beside"]
+    if "beside" in {layer.name for layer in model._flatten_layers()}:  # before Keras 3.15 it is not
+        assert "not called" in reasons["beside"]
 
 
 @pytest.mark.parametrize("fused", [True, False])

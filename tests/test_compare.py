@@ -146,7 +146,11 @@ def test_the_model_is_as_it_was_and_trains_as_if_nothing_had_been(kind):
 
 
 def by_hand(model, batches, monitor="loss"):
-    return [float(model.train_on_batch(x, y, return_dict=True)[monitor]) for x, y, _ in batches]
+    losses = []
+    for x, y, _ in batches:
+        model.reset_metrics()  # else an older Keras goes on with the mean
+        losses.append(float(model.train_on_batch(x, y, return_dict=True)[monitor]))
+    return losses
 
 
 @pytest.mark.parametrize("kind", [kind for kind in MODELS if kind != "trained"])

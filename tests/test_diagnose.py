@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 import zoo
-from helpers import BACKEND, array
+from helpers import BACKEND, array, since
 from keras import layers, ops
 
 import keras_winit as winit
@@ -663,11 +663,14 @@ def half_lstm():
 USERS = [
     *(regularized, by_keyword, gated, activation_layers, never_called, integers_out, rematerialized),
     *(stateful, large_data, fixed_kernel, weighted_loss, rare_classes, two_outputs, own_loss),
-    *(optional_input, half_lstm),
+    half_lstm,
 ]
+OPTIONAL = pytest.param(
+    optional_input, id="optional_input", marks=since(3, 13, "None is no input of a model's call")
+)
 
 
-@pytest.mark.parametrize("make", USERS, ids=[make.__name__ for make in USERS])
+@pytest.mark.parametrize("make", [*(pytest.param(make, id=make.__name__) for make in USERS), OPTIONAL])
 def test_models_as_users_have_them(make):
     model, data, labels = make()
     states = [

@@ -14,7 +14,7 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from helpers import run_python
+from helpers import run_python, since
 from hostile import _FOREIGN, EFFORT, hunting, words
 from hypothesis import given
 from hypothesis import strategies as st
@@ -221,6 +221,7 @@ def payloads(folder, mark):
     }
 
 
+@since(3, 12, "Keras itself looks up any of its functions")
 @pytest.mark.parametrize("where", PLACES)
 def test_foreign_classes_are_refused_and_not_run(where, place, tmp_path_factory, monkeypatch):
     folder = tmp_path_factory.mktemp("enemy")

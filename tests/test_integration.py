@@ -5,7 +5,7 @@ import math
 import keras
 import numpy as np
 import pytest
-from helpers import BACKEND, array
+from helpers import BACKEND, array, needs_axes
 from keras import layers
 
 import keras_winit as winit
@@ -76,6 +76,7 @@ def test_a_string_works_in_every_layer(name, policy):
         keras.config.set_dtype_policy(before)
 
 
+@needs_axes
 @pytest.mark.parametrize("attention", ["MultiHeadAttention", "GroupQueryAttention"])
 @pytest.mark.parametrize("policy", ["float32", "mixed_bfloat16"])
 def test_attention_gets_the_fans_of_its_einsums(attention, policy):
@@ -105,6 +106,7 @@ def test_every_scheme_works_in_an_einsum_or_says_why_not(name):
         assert name in ("prior_bias", "chrono_bias", "icnr", "per_gate")
 
 
+@needs_axes
 def test_orthogonal_attention_is_orthogonal_as_a_matrix():
     layer = layers.MultiHeadAttention(2, 6, kernel_initializer="winit>orthogonal", use_bias=False)
     layer.build((None, 5, 12), (None, 5, 12))

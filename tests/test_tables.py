@@ -61,7 +61,8 @@ def model(*positions):
         x = position(x, places, f"table_{number}")
     branch = layers.Dense(WIDTH)(layers.LayerNormalization()(x))
     x = layers.LayerNormalization()(layers.Dense(WIDTH)(x) + branch)  # a sum without a table in it
-    return keras.Model([tokens, places], layers.Dense(3)(x))
+    inputs = tokens if {*positions} <= {added, broadcast, zero, behind_a_kernel} else [tokens, places]
+    return keras.Model(inputs, layers.Dense(3)(x))
 
 
 def tables(model):

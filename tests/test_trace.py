@@ -13,7 +13,7 @@ import numpy as np
 import own_layers
 import pytest
 import zoo
-from helpers import array
+from helpers import array, since
 from keras import layers, ops
 
 import keras_winit as winit
@@ -201,6 +201,7 @@ def test_a_model_that_cannot_be_called_is_traced_in_parts():
     ],
     ids=["scan", "fori_loop", "while_loop", "vectorized_map", "cond", "switch", "associative_scan"],
 )
+@since(3, 12, "some loops are no operations")
 def test_the_bodies_of_loops_are_seen(call):
     class Loop(layers.Layer):
         def build(self, _shape):
@@ -353,6 +354,12 @@ def test_what_a_call_leaves_in_objects_and_random_numbers():
     assert [one is other for one, other in zip(layer.last, last, strict=True)] == [True]
     assert random.getstate() == state
     np.testing.assert_array_equal(np.random.get_state()[1], numpys[1])
+
+
+@since(3, 13, "what runs on symbols moves the seeds of Keras on")
+def test_a_call_leaves_the_seeds_of_keras():
+    layer = Remembering()
+    layer(np.ones((2, 3), "float32"))
     keras.utils.set_random_seed(1)
     winit.trace(layer, np.ones((2, 3), "float32"))
     first = array(keras.random.normal((3,)))

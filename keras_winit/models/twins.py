@@ -1,5 +1,6 @@
 """For each scheme, the initializer of Keras that draws the same distribution, or the nearest one."""
 
+import inspect
 import math
 from typing import Any
 
@@ -16,12 +17,16 @@ from keras_winit.schemes.orthogonal import DeltaOrthogonal, Orthogonal
 from keras_winit.schemes.structured import Sparse
 from keras_winit.schemes.variance_scheme import VarianceScheme
 
+# Before 3.15, Keras counts fans by the places of axes alone.
+_TAKES_AXES = "input_axes" in inspect.signature(initializers.VarianceScaling).parameters
+
 
 def twin(scheme: Scheme) -> Any:
     """The built-in of Keras that draws the same distribution, or the nearest one.
 
     Near, and not the same, are those whose weights depend on each other, and biases that differ from
-    output to output: orthogonal for identities and delta kernels, zeros for such biases.
+    output to output: orthogonal for identities and delta kernels, zeros for such biases. Before Keras 3.15,
+    whose schemes take no axes, so are those with axes of their own.
     """
     seed = scheme.get_config().get("seed")
     if isinstance(seed, dict):
@@ -68,15 +73,19 @@ def _variance_twin(scheme: VarianceScheme, seed: Any) -> Any:
         return initializers.TruncatedNormal(0.0, std / TRUNCATED_STD, seed)
     named = _named_twin(scheme)
     if named is not None:
-        return named(seed=seed, input_axes=scheme.input_axes, output_axes=scheme.output_axes)
+        return named(seed=seed, **_axes(scheme))
     return initializers.VarianceScaling(
         scheme.scale,
         "fan_avg" if scheme.mode == "fan_geo_avg" else scheme.mode,
         {"normal": "untruncated_normal"}.get(scheme.distribution, scheme.distribution),
         seed,
-        scheme.input_axes,
-        scheme.output_axes,
+        **_axes(scheme),
     )
+
+
+def _axes(scheme: VarianceScheme) -> dict[str, Any]:
+    taken = {"input_axes": scheme.input_axes, "output_axes": scheme.output_axes}
+    return taken if _TAKES_AXES else {}
 
 
 def _named_twin(scheme: VarianceScheme) -> Any:

@@ -49,6 +49,7 @@ def train(
 
 def _step(model: keras.Model, inputs: Any, labels: Any, weights: Any) -> Any:
     try:
+        model.reset_metrics()  # before 3.15, Keras puts out the mean of all batches so far
         return model.train_on_batch(inputs, labels, sample_weight=weights, return_dict=True)
     except Exception as error:  # whatever a backend or the model's own code raises
         raise ValueError(

@@ -6,7 +6,6 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from keras_winit.models.diagnosing.features import effective_rank
 from keras_winit.models.diagnosing.reading import Left
 from keras_winit.models.diagnosing.remedies import Remedies
 from keras_winit.models.diagnosing.report import Finding
@@ -195,7 +194,7 @@ class Judge:
             falls = [min(fall, 1 / final if final > 0 else math.inf) for fall in _lasting(shares)]
             yield from self._first_beyond("input_collapse", known, falls)
         ranked = [layer for layer in hidden if layer.rank is not None]
-        given = None if seen.input_sketch is None else effective_rank(seen.input_sketch)
+        given = seen.input_rank
         if ranked and given is not None and given > 2 * self.limits["one_direction"].warning:
             yield from self._of_rank(ranked, given, seen.rank)
 

@@ -52,6 +52,11 @@ class Signals:
         """The effective rank of what the last layers read; one where it is not known."""
         return max((effective_rank(each) or 1.0 for each, _ in self.features), default=1.0)
 
+    @cached_property
+    def input_rank(self) -> float | None:
+        """The effective rank of the inputs; None where it is not known."""
+        return None if self.input_sketch is None else effective_rank(self.input_sketch)
+
     @property
     def share(self) -> float | None:
         """How much of what the last layers read differs between inputs, against the inputs; None: unknown."""

@@ -32,13 +32,15 @@ def _vectorized_map(operation: Any, elements: Any) -> tuple[Any, Any]:
     return _map(operation, operation.function, elements)
 
 
-def _scan(operation: Any, function: Any, init: Any, elements: Any = None) -> tuple[Any, Any]:
-    count = operation.length if elements is None else _length(elements)
+def _scan(
+    operation: Any, function: Any, init: Any, elements: Any = None, length: Any = None
+) -> tuple[Any, Any]:
+    count = length or operation.length if elements is None else _length(elements)  # as Keras 3.10 has it
     carry, results = function(init, None if elements is None else _first(elements))
     return (carry, _stacked(count, results)), (carry, results)
 
 
-def _associative_scan(_operation: Any, function: Any, elements: Any) -> tuple[Any, Any]:
+def _associative_scan(_operation: Any, function: Any, elements: Any, *_: Any) -> tuple[Any, Any]:
     return elements, function(elements, elements)
 
 
