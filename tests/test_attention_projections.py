@@ -6,7 +6,7 @@ import keras
 import numpy as np
 import pytest
 from helpers import array, std_tolerance
-from keras import layers
+from keras import layers, ops
 
 import keras_winit as winit
 
@@ -73,3 +73,76 @@ def test_what_was_asked_for_on_purpose_is_orthogonal_in_each(kind):
         matrix = kernel.reshape(-1, WIDTH) if name == "attention_output" else kernel.reshape(WIDTH, -1)
         short = matrix.T @ matrix if matrix.shape[0] >= matrix.shape[1] else matrix @ matrix.T
         np.testing.assert_allclose(short, 4 * np.eye(len(short)), atol=1e-4)
+
+
+class ByHand(layers.Layer):
+    """One head whose kernels are the layer's own."""
+
+    def __init__(self, *, packed=False, shared=False, **options):
+        super().__init__(**options)
+        self.packed, self.shared = packed, shared
+
+    def build(self, shape):
+        names = ("packed",) if self.packed else ("one", "other", "third")
+        size = (shape[-1], WIDTH * 3 // len(names))
+        self.kernels = [self.add_weight(shape=size, name=name) for name in names]
+
+    def call(self, x):
+        if self.packed:
+            query, key, value = ops.split(ops.matmul(x, self.kernels[0]), 3, axis=-1)
+        else:
+            query, key, value = (ops.matmul(x, kernel) for kernel in self.kernels)
+            query = key if self.shared else query
+        weights = ops.softmax(ops.matmul(query, ops.swapaxes(key, 1, 2)) / math.sqrt(WIDTH))
+        return ops.matmul(weights, value)
+
+
+def by_hand(**options):
+    inputs = keras.Input((LENGTH, WIDTH))
+    return keras.Model(inputs, layers.Dense(3)(ByHand(**options)(inputs)))
+
+
+def times_glorot(model):
+    """Each kernel's deviation against Glorot's, but for the answers'."""
+    return {
+        row.path.split("/")[-1 if "by_hand" in row.path else -2]: array(v).std()
+        / math.sqrt(2 / sum(row.fans))
+        for row, v in zip(winit.initialize(model, seed=0).rows, model.variables, strict=True)
+        if row.role == "kernel" and len(row.shape) > 1 and "answer" not in row.reason
+    }
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_query_starts_small_so_that_attention_starts_nearly_even(kind):
+    inputs = keras.Input((LENGTH, WIDTH))
+    model = keras.Model(inputs, layers.Dense(3)(LAYERS[kind]()(inputs, inputs)))
+    found = times_glorot(model)
+    assert found.pop("query") == pytest.approx(0.3, rel=0.1)
+    assert all(ratio == pytest.approx(1, rel=0.1) for ratio in found.values()), found
+    twice = {row.path: row.scheme for row in winit.initialize(model, seed=0).rows if row.role == "kernel"}
+    assert [scheme for path, scheme in twice.items() if "/query/" in path] == ["scaled(glorot_uniform)"]
+
+
+def test_queries_are_known_by_what_is_computed():
+    found = times_glorot(by_hand())
+    assert found == {"one": pytest.approx(0.3, rel=0.1)} | dict.fromkeys(
+        ("other", "third"), pytest.approx(1, rel=0.1)
+    )
+
+
+@pytest.mark.parametrize("options", [{"packed": True}, {"shared": True}])
+def test_a_kernel_that_puts_out_more_than_queries_is_as_large_as_its_fans_say(options):
+    assert all(ratio == pytest.approx(1, rel=0.1) for ratio in times_glorot(by_hand(**options)).values())
+
+
+def test_attention_starts_nearly_even():
+    """Of sixteen places, the first looks at the one that it likes best with less than a sixth."""
+    inputs = keras.Input((16, WIDTH))
+    layer = layers.MultiHeadAttention(5, 8)
+    outputs, scores = layer(inputs, inputs, return_attention_scores=True)
+    model, seen = keras.Model(inputs, layers.Dense(3)(outputs)), keras.Model(inputs, scores)
+    x = np.random.default_rng(0).normal(size=(64, 16, WIDTH)).astype("float32")
+    winit.initialize(model, seed=0)
+    assert array(seen(x)).max(axis=-1).mean() < 1 / 6
+    winit.initialize(model, "glorot_uniform", seed=0)
+    assert array(seen(x)).max(axis=-1).mean() > 1 / 6

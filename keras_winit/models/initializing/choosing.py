@@ -7,6 +7,7 @@ import keras
 
 from keras_winit.choose import for_activation
 from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.anatomy.attention import query_kernels
 from keras_winit.models.anatomy.branches import shares
 from keras_winit.models.anatomy.depth import DEEP, Depths
 from keras_winit.models.anatomy.following import activation_after, activation_before
@@ -32,6 +33,9 @@ _SHORT = f"in a chain of fewer than {DEEP} kernels"
 _HE = (HeNormal, HeUniform)
 # As large as an orthogonal kernel. One of a seventh, ConvNeXt's N(0, 0.02²), learns worse than that.
 _SMALLER = 0.2, 0.8
+# Of a query, against what its fans say: scores of a third of their deviation make attention start nearly even.
+# Measured: tests/benchmarks/published.py.
+_QUERY = 0.3
 
 
 class Choice(NamedTuple):
@@ -66,6 +70,7 @@ class Chooser:
         self._answers: dict[Slot, float] | None = None
         self._shares: dict[Slot, float] | None = None
         self._fellows: dict[Slot, Slot] | None = None
+        self._queries: set[Slot] | None = None
         self._depths = Depths(anatomy)
         self._recipes: dict[str, Recipe] = {}
         mirrored = [slot for slot in anatomy.slots if getattr(self._rule(slot), "scheme", None) == MIRRORED]
@@ -147,7 +152,7 @@ class Chooser:
             return as_fellow or Choice(slot.asked, "an embedding: as the layer asks", own=True)
         if not isinstance(rule.scheme, str):
             return Choice(rule.scheme, "as asked")
-        choice = self._answer(slot) or self._in_branch(slot, self._by_activation(slot))
+        choice = self._answer(slot) or self._as_query(slot, self._in_branch(slot, self._by_activation(slot)))
         if self._mirroring is None or rule.scheme != MIRRORED:
             return choice
         scheme, reason = self._mirroring.scheme(slot)
@@ -214,6 +219,15 @@ class Chooser:
             return choice
         reason = f"{choice.reason}; the last of a branch, {share:.3g} times"
         return choice._replace(initializer=Scaled(choice.initializer, factor=share), reason=reason)
+
+    def _as_query(self, slot: Slot, choice: Choice) -> Choice:
+        """A query starts small, so that attention starts nearly even."""
+        if self._queries is None:
+            self._queries = query_kernels(self._anatomy)
+        if slot not in self._queries or choice.own or not isinstance(choice.initializer, Scheme):
+            return choice
+        reason = f"{choice.reason}; a query, {_QUERY:.3g} times: attention starts nearly even"
+        return choice._replace(initializer=Scaled(choice.initializer, factor=_QUERY), reason=reason)
 
     def _by_activation(self, slot: Slot) -> Choice:
         activation, how = activation_after(self._anatomy, slot)
