@@ -108,6 +108,10 @@ def test_a_draw_before_a_wave_and_a_random_bias_stay(draw, behind):
     suits = "the layer asks for random_uniform before wave, which no one gain suits"
     assert plan["own/kernel"].reason == suits
     assert plan["own/bias"].reason == "the layer asks for a bias of he_uniform"
+    for scheme in ("orthogonal", "keep"):
+        found = {row.path.split("/")[-2]: row for row in winit.calibrate(model, seed=1, scheme=scheme).rows}
+        assert found["own"].factor is None
+        assert found["own"].reason == f"{suits}: its size is what is asked for"
     for name in ("default", "known", "one_gain", "two_gains"):
         assert "asks" not in plan[f"{name}/kernel"].reason
 

@@ -4,7 +4,7 @@
     KERAS_BACKEND=jax python tests/benchmarks/diagnosis.py --show        # the tables again
     KERAS_BACKEND=jax python tests/benchmarks/diagnosis.py --remedies    # and what the remedies do
     KERAS_BACKEND=jax python tests/benchmarks/diagnosis.py --seed 1      # networks that no threshold has seen
-    KERAS_BACKEND=jax python tests/benchmarks/diagnosis.py --choose      # thresholds by one half alone
+    KERAS_BACKEND=jax python tests/benchmarks/diagnosis.py --choose 0    # thresholds by one half alone
     KERAS_BACKEND=jax python tests/benchmarks/diagnosis.py --judge       # the record by thresholds of today
 
 Draws each network of trainability.py as it is drawn there, by all methods, with one seed; asks `diagnose`
@@ -140,12 +140,12 @@ def main():
     parser.add_argument("--seed", type=int, default=0, help="of the draws: 0, 1 or 2")
     parser.add_argument("--show", action="store_true", help="only show what was recorded")
     parser.add_argument("--judge", action="store_true", help="judge what was recorded by today's thresholds")
-    parser.add_argument("--choose", action="store_true", help="choose thresholds on the first half")
+    parser.add_argument("--choose", type=int, metavar="HALF", help="choose thresholds on one half: 0 or 1")
     parser.add_argument("--remedies", action="store_true", help="apply the remedies of failing networks")
     arguments = parser.parse_args()
     record = Record(arguments.seed)
-    if arguments.choose:
-        choose(record)
+    if arguments.choose is not None:
+        choose(record, arguments.choose)
         return
     if arguments.judge:
         record.judge()

@@ -78,7 +78,7 @@ class Judge:
             graded = self._graded(weighted)
             yield from self._of_gradient(*graded, seen)
             yield from self._of_differences(weighted, seen)
-            yield from self._of_labels(seen.rank, max(_lasting(graded[1]), default=1.0))
+            yield from self._of_labels(seen.rank)
 
     def _of_data(self, seen: Signals, weighted: list[Seen]) -> Iterator[Finding]:
         """Data of a scale that no initializer reckons with, and that the first layer hands on."""
@@ -144,7 +144,9 @@ class Judge:
             return
         suffix = "" if len(graded) >= _SEVERAL else "_elsewhere"  # there the learning rate makes up for it
         for finding in self._first_beyond("vanishing_gradient", graded, _lasting(ratios), suffix):
-            yield finding if suffix else self._with_what_differs(finding, seen)
+            # It tells even less where inputs lie near a line.
+            near_a_line = not suffix and bool(seen.features) and seen.rank < _NEAR_A_LINE
+            yield replace(finding, severity="error") if near_a_line else finding
         yield from self._of_inputs(len(graded), ratios[-1])
         # What all layers learn adds up. And a gradient that is large may tell inputs apart, or scatter them.
         share = len(graded) / _LONG
@@ -157,14 +159,6 @@ class Judge:
                 figures = {name: each / share for name, each in finding.figures.items()}
                 milder = "warning" if lost == "warning" or learns else finding.severity
                 yield replace(finding, severity=milder, figures=figures)
-
-    def _with_what_differs(self, finding: Finding, seen: Signals) -> Finding:
-        """A gradient that falls tells even less where little differs between inputs, or near a line."""
-        share = 1.0 if seen.share is None else seen.share
-        telling = math.sqrt(share) / finding.figures["worst"]
-        near_a_line = bool(seen.features) and seen.rank < _NEAR_A_LINE
-        worse = near_a_line or self.severity("telling_gradient", telling, below=True) == "error"
-        return replace(finding, severity="error") if worse else finding
 
     def _of_inputs(self, length: int, growth: float) -> Iterator[Finding]:
         """Without labels: long chains that scatter inputs, so that nothing of them is read off the end."""
@@ -219,7 +213,7 @@ class Judge:
                 self.remedies.scale,
             )
 
-    def _of_labels(self, rank: float, fall: float) -> Iterator[Finding]:
+    def _of_labels(self, rank: float) -> Iterator[Finding]:
         """Labels that can be read off the inputs, and no longer off the last features, of a rank."""
         left = self._left
         if left.labels is None or left.given is None or not left.shares:
@@ -234,8 +228,6 @@ class Judge:
             error = warning
         elif rank >= _SCATTERED:
             error = -math.inf
-        elif length >= _SEVERAL and self.severity("labels_lost_and_gradient", 1 / fall, below=True):
-            error = math.inf
         lost = left.labels + left.chance < error and self.remedies.plain  # one that pools may yet learn
         yield Finding(
             "labels_lost",

@@ -70,8 +70,8 @@ def asked_for(slot: Slot, before: Activation | None = None) -> str | None:
 
 
 def is_as_asked(slot: Slot) -> bool:
-    """Whether a weight that is not drawn still has the size that its layer asks for on purpose."""
-    std = std_of(slot.asked, slot) if asked_for(slot) else None
+    """Whether a weight that is not drawn still has the size that its layer asks for."""
+    std = std_of(slot.asked, slot)
     now = moments(exact_value(slot.variable)).std
     return bool(std) and math.isclose(now, std or 0.0, rel_tol=_SAME)
 

@@ -33,8 +33,8 @@ _SHORT = f"in a chain of fewer than {DEEP} kernels"
 _HE = (HeNormal, HeUniform)
 # As large as an orthogonal kernel. One of a seventh, ConvNeXt's N(0, 0.02²), learns worse than that.
 _SMALLER = 0.2, 0.8
-# Of a query, against what its fans say: scores of a third of their deviation make attention start nearly even.
-# Measured: tests/benchmarks/published.py.
+# Of a query, against what its fans say: attention then starts nearly even. Measured on the models of
+# tests/benchmarks/published.py with attention.
 _QUERY = 0.3
 
 
@@ -137,10 +137,14 @@ class Chooser:
             return None
         if not isinstance(rule.scheme, str) and not rule.is_about_all:
             return None
-        follows = activation_after(self._anatomy, slot)[0] if slot.role == "kernel" else None
-        reason = asked_for(slot, follows)
+        reason = self.purpose(slot)
         # A bias has no fans but those that its layer goes by.
         return None if reason is None else Choice(slot.asked, reason, own=slot.role == "bias", asked=True)
+
+    def purpose(self, slot: Slot) -> str | None:
+        """What a slot's layer asks for on purpose, in words; None for a default or an ordinary draw."""
+        follows = activation_after(self._anatomy, slot)[0] if slot.role == "kernel" else None
+        return asked_for(slot, follows)
 
     def _for_kernel(self, slot: Slot, rule: Rule) -> Choice:
         if len(slot.shape) < 2 and rule.is_about_all and isinstance(rule.scheme, Orthogonal):

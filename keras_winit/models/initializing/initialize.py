@@ -11,7 +11,7 @@ from keras_winit.drawing.seeds import check_seed, fold, settle
 from keras_winit.drawing.sharding import layout_of
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.slots import ASKED, Slot
-from keras_winit.models.initializing.asked import asked_for, is_as_asked
+from keras_winit.models.initializing.asked import is_as_asked
 from keras_winit.models.initializing.choosing import Choice, Chooser
 from keras_winit.models.initializing.fitting import fit, without_place
 from keras_winit.models.initializing.optimizer import rate_of, reset_optimizer
@@ -45,10 +45,9 @@ def initialize(
     kernels are drawn orthogonal, gate by gate; biases go to zero (an LSTM's forget gate to one, as
     the layer says); normalizations return to their initial values. Frozen, quantized and adapted
     weights are kept, and the plan says why. Each draw is recorded in the layer's own initializer,
-    so that a saved model says how it was made (where an LSTM's forget gate is drawn too, as "torch"
-    does, its `unit_forget_bias` becomes False). Random generators, as those of
-    dropout, and stateful recurrent layers start over where all of the model does. Where anything fails, the
-    model is as it was.
+    so that a saved model says how it was made (where an LSTM's forget gate is drawn too, as "torch" does, its
+    `unit_forget_bias` becomes False). Random generators, as those of dropout, and stateful recurrent layers
+    start over where all of the model does. Where anything fails, the model is as it was.
 
     Args:
         model: a built model of any kind, or a built layer. If it is compiled, the optimizer's state
@@ -142,7 +141,7 @@ class Drawing:
         self.slots = self.anatomy.slots
         self._model = model
         rules = rules_of(scheme)
-        chooser = Chooser(self.anatomy, rules, overwrite=overwrite, measured=measured)
+        self._chooser = Chooser(self.anatomy, rules, overwrite=overwrite, measured=measured)
         drawn_seeds: set[int] = set()
         self._steps = []
         for slot in self.slots:
@@ -150,17 +149,13 @@ class Drawing:
             while place_seed in drawn_seeds:  # one in two thousand million for each pair of weights
                 place_seed = fold(place_seed, "again")
             drawn_seeds.add(place_seed)
-            choice = chooser.choice(slot)
+            choice = self._chooser.choice(slot)
             seed = place_seed if choice.pair is None else fold(self.seed, choice.pair.place, "pair")
             self._steps.append((slot, *_step(slot, choice, seed)))
-        starts_over = self._draws and all(rule.is_about_all for rule in rules)
+        starts_over = bool(self.drawn) and all(rule.is_about_all for rule in rules)
         self._states = states_of(model) if starts_over else []
         optimizer = getattr(model, "optimizer", None)
         self.stateful = optimizer is not None and optimizer.built
-
-    @property
-    def _draws(self) -> bool:
-        return any(choice.initializer is not None for _, choice, _ in self._steps)
 
     @property
     def drawn(self) -> set[Slot]:
@@ -170,10 +165,13 @@ class Drawing:
     @property
     def asked(self) -> dict[Slot, str]:
         """What the layers ask for on purpose, and still have: the reason of each."""
-        found = {slot: asked_for(slot) for slot, choice, _ in self._steps if choice.asked or choice.own}
-        kept = [slot for slot, choice, _ in self._steps if choice.initializer is None and choice.named]
-        found |= {slot: asked_for(slot) for slot in kept if not slot.kept and is_as_asked(slot)}
-        return {slot: reason for slot, reason in found.items() if reason}
+        found = {}
+        for slot, choice, _ in self._steps:
+            kept = choice.initializer is None and choice.named and not slot.kept
+            reason = self._chooser.purpose(slot) if choice.asked or choice.own or kept else None
+            if reason and (not kept or is_as_asked(slot)):
+                found[slot] = reason
+        return found
 
     @property
     def untouched(self) -> set[Slot]:
@@ -204,7 +202,7 @@ class Drawing:
         for state in self._states:
             shape = tuple(int(size) for size in state.variable.shape)
             rows.append(Row(state.variable.path, shape, "state", None, None, "start", None, state.reason))
-        return Plan(tuple(rows), self.seed, self.note(resets=self._draws), dry_run, unbuilt(self._model))
+        return Plan(tuple(rows), self.seed, self.note(resets=bool(self.drawn)), dry_run, unbuilt(self._model))
 
     def note(self, *, resets: bool) -> str:
         """What becomes of the optimizer."""
