@@ -56,7 +56,7 @@ THRESHOLDS = {
     ),
     "one_direction": Threshold(
         1.6,
-        1.05,
+        1.15,
         "The effective rank of what differs between inputs, exp of the entropy of the spectrum of its "
         "covariance: one where all inputs lie on a line. Of networks that trained, 2 in 100 had 1.5 or less.",
     ),

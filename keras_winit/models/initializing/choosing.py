@@ -14,12 +14,12 @@ from keras_winit.models.anatomy.following import activation_after, activation_be
 from keras_winit.models.anatomy.normalizing import normalizations_after
 from keras_winit.models.anatomy.outputs import answers
 from keras_winit.models.anatomy.slots import ADAPTER, STATISTICS, Slot
-from keras_winit.models.anatomy.tables import added_to
 from keras_winit.models.initializing.asked import asked_for
 from keras_winit.models.initializing.fitting import fit, std_of
 from keras_winit.models.initializing.mirroring import Mirroring
 from keras_winit.models.initializing.plan import NOTHING_KNOWN
 from keras_winit.models.initializing.rules import MIRRORED, Rule
+from keras_winit.models.initializing.tables import TableSizes
 from keras_winit.models.recipes import Recipe, recipe_class, recipes
 from keras_winit.schemes import Scheme
 from keras_winit.schemes.compose import Scaled
@@ -69,7 +69,7 @@ class Chooser:
         self._anatomy = anatomy
         self._answers: dict[Slot, float] | None = None
         self._shares: dict[Slot, float] | None = None
-        self._fellows: dict[Slot, Slot] | None = None
+        self._table_sizes = TableSizes(anatomy)
         self._queries: set[Slot] | None = None
         self._depths = Depths(anatomy)
         self._recipes: dict[str, Recipe] = {}
@@ -111,7 +111,7 @@ class Chooser:
         if slot.role == "statistic" and slot.variable.name not in STATISTICS:
             return Choice(None, "not trained: a state of its layer, which only a reset draws")
         if slot.role not in ("kernel", "embedding", "recurrent"):
-            around = self._as_fellow(slot, rule) or self._ending_gain(slot, rule)
+            around = self._table(slot, rule) or self._ending_gain(slot, rule)
             return around or _own(slot, "its initial value", slot.asked)
         return self._for_kernel(slot, rule)
 
@@ -152,8 +152,8 @@ class Chooser:
         # Keras' ±0.05, or what the author gave. Of twelve models in tests/benchmarks/published.py that read
         # embeddings, ones three times as large train four better and five worse, ten times two and eight.
         if slot.role == "embedding" and slot.asked is not None and self._sizes_tables(rule):
-            as_fellow = self._as_fellow(slot, rule)
-            return as_fellow or Choice(slot.asked, "an embedding: as the layer asks", own=True)
+            own = Choice(slot.asked, "an embedding: as the layer asks", own=True)
+            return self._table(slot, rule) or own
         if not isinstance(rule.scheme, str):
             return Choice(rule.scheme, "as asked")
         choice = self._answer(slot) or self._as_query(slot, self._in_branch(slot, self._by_activation(slot)))
@@ -168,18 +168,10 @@ class Chooser:
         """Whether the size of embeddings is for us to choose."""
         return rule.scheme == "auto" or (self._measured and rule.is_about_all)
 
-    def _as_fellow(self, slot: Slot, rule: Rule) -> Choice | None:
-        """A table that is added to a larger one, as positions are to tokens, gets that one's scale."""
-        if self._fellows is None:
-            self._fellows = added_to(self._anatomy)
-        largest = self._fellows.get(slot)
-        if largest is None or not self._sizes_tables(rule):
-            return None
-        std, own = std_of(largest.asked, largest), std_of(slot.asked, slot)
-        if std is None or own is None or math.isclose(std * largest.scale, own * slot.scale, rel_tol=0.01):
-            return None
-        scheme = get("random_normal", stddev=std * abs(largest.scale))
-        return Choice(scheme, f"added to {largest.path}: of the same scale")
+    def _table(self, slot: Slot, rule: Rule) -> Choice | None:
+        """A table whose size is not for its layer to say: added to another, or the start of a stream."""
+        size = self._table_sizes.of(slot) if self._sizes_tables(rule) else None
+        return None if size is None else Choice(get("random_normal", stddev=size.std), size.reason)
 
     def _rule(self, slot: Slot) -> Rule | None:
         return next((rule for rule in self._rules if rule.matches(slot)), None)

@@ -4,13 +4,12 @@ Every network is judged again by thresholds from a grid, one threshold after the
 from what is in use and from four random starts, of which the cheapest end counts.
 A choice costs one for every 5 % of failing networks that are missed, for every 2 % of training ones that are
 condemned, for every 20 % of those between without a finding and of training ones with a warning; and without
-labels for every 15 % missed and 4 % condemned. A cost is averaged with those of the neighbours on the grid,
-half against a quarter each, and of equal ones the middle counts, so that what is chosen lies inside a valley
-and not at its edge.
+labels for every 15 % missed and 4 % condemned. Of neighbours that cost the same the middle one counts.
 """
 
 import math
 import random
+from itertools import groupby
 
 from diagnosed.figures import findings, unpacked
 from diagnosed.record import OF_FIGURES, half
@@ -26,8 +25,8 @@ CHOSEN = {
     ("labels_lost", 1): (0.02, 0.3),
     ("inputs_lost", 0): (0.1, 0.7),
     ("inputs_lost", 1): (0.01, 0.3),
-    ("one_direction", 1): (1.05, 1.5),
-    ("input_collapse", 1): (1e-7, 1e-3),
+    ("one_direction", 1): (1.05, 1.4),
+    ("input_collapse", 1): (1e-7, 1e-4),
 }
 STARTS = 4
 # kind → what is wrong → the share of networks for which it costs one
@@ -112,9 +111,8 @@ def descended(networks, limits):
         before = limits
         for name, place in CHOSEN:
             values = grid(name, place)
-            smooth = smoothed([networks.cost(replaced(limits, name, place, value)) for value in values])
-            best = [value for value, each in zip(values, smooth, strict=True) if each <= min(smooth) + 1e-9]
-            limits = replaced(limits, name, place, middle(best))
+            costs = [networks.cost(replaced(limits, name, place, value)) for value in values]
+            limits = replaced(limits, name, place, cheapest(values, costs))
     return limits
 
 
@@ -128,17 +126,16 @@ def grid(name, place):
     return [value for value in values if low <= value <= high]
 
 
-def middle(values):
-    return values[len(values) // 2]
-
-
-def smoothed(costs):
-    """Each cost averaged with its neighbours; beyond an end it goes on as there."""
-    padded = [costs[0], *costs, costs[-1]]
-    return [
-        0.25 * before + 0.5 * here + 0.25 * after
-        for before, here, after in zip(padded, padded[1:], padded[2:], strict=False)
+def cheapest(values, costs):
+    """The middle of the longest row of values that cost least."""
+    least = min(costs) + 1e-9
+    rows = [
+        list(row)
+        for low, row in groupby(zip(values, costs, strict=True), lambda each: each[1] <= least)
+        if low
     ]
+    longest = max(rows, key=len)
+    return longest[len(longest) // 2][0]
 
 
 def replaced(limits, name, place, value):
