@@ -146,3 +146,74 @@ def test_a_table_of_the_same_scale_keeps_the_distribution_that_its_layer_asks_fo
     (row,) = [row for row in plan.rows if "table_0" in row.path]
     assert row.scheme == "RandomUniform"
     assert np.abs(ops.convert_to_numpy(tables(built)[0])).max() <= 0.05
+
+
+class Block(layers.Layer):
+    """Two branches, each with a normalization before it or behind its sum."""
+
+    def __init__(self, *, pre, **options):
+        super().__init__(**options)
+        self.pre = pre
+        self.kernels = [layers.Dense(WIDTH, "relu") for _ in range(2)]
+        self.norms = [layers.LayerNormalization() for _ in range(2)]
+
+    def call(self, x):
+        for kernel, norm in zip(self.kernels, self.norms, strict=True):
+            x = x + kernel(norm(x)) if self.pre else norm(x + kernel(x))
+        return x
+
+
+class Words(layers.Layer):
+    """A table that is looked up, and puts out the answers too."""
+
+    def build(self, _shape):
+        self.embeddings = self.add_weight(shape=(300, WIDTH), initializer="uniform", name="embeddings")
+
+    def call(self, x, reverse=False):
+        if reverse:
+            return ops.matmul(x, ops.transpose(self.embeddings))
+        return ops.take(self.embeddings, x, axis=0)
+
+
+def language_model(blocks=8, *, pre=True, tied=False, times=1.0, **options):
+    tokens = keras.Input((LENGTH,), dtype="int32")
+    table = Words(name="tokens") if tied else layers.Embedding(300, WIDTH, name="tokens", **options)
+    x = table(tokens)
+    x = added(x if times == 1 else layers.Rescaling(times)(x), None, "table_0")
+    for _ in range(blocks):
+        x = Block(pre=pre)(x)
+    x = layers.LayerNormalization()(x)
+    return keras.Model(tokens, table(x, reverse=True) if tied else layers.Dense(300)(x))
+
+
+@pytest.mark.parametrize("draw", [winit.initialize, winit.calibrate])
+def test_what_starts_a_stream_of_many_pre_norm_branches_is_not_drowned_by_them(draw):
+    built = language_model()
+    for _ in range(2):  # once drawn, what the layer asked for is still known
+        draw(built, seed=0)
+        assert_std(built.get_layer("tokens").embeddings, 1.0)
+        assert_std(tables(built)[0], 1.0)
+    reason = {row.path.split("/")[0]: row.reason for row in winit.initialize(built, seed=0).rows}
+    assert reason["tokens"] == "starts a stream of 16 pre-norm branches, which are small beside 1"
+    assert reason["table_0"] == "added to tokens/embeddings: of the same scale"
+
+
+AS_ASKED = {
+    "few branches": {"blocks": 7},
+    "post-norm": {"pre": False},
+    "tied to the answers": {"tied": True},
+    "multiplied before the stream": {"times": 5.0},
+    "large on purpose": {"embeddings_initializer": keras.initializers.RandomNormal(stddev=1.5)},
+}
+
+
+@pytest.mark.parametrize("options", AS_ASKED.values(), ids=AS_ASKED)
+def test_other_tables_are_as_their_layer_asks(options):
+    built = language_model(**options)
+    winit.initialize(built, seed=0)
+    large = options.get("embeddings_initializer")
+    table = built.get_layer("tokens").embeddings
+    if large is not None:
+        assert_std(table, 1.5)
+    else:
+        assert np.abs(ops.convert_to_numpy(table)).max() <= 0.05

@@ -20,6 +20,10 @@ class LookUps:
         slots = [slot for slot in anatomy.slots if slot.role == "embedding"]
         self._tables = {id(step): slot for slot in slots for step in anatomy.steps(slot)}
 
+    def is_one(self, step: Step) -> bool:
+        """Whether a step looks rows up."""
+        return id(step) in self._tables
+
     def tables(self, value: Value) -> set[Slot]:
         """The embeddings whose rows a value is, or is a sum of; none where anything else is in it."""
         found, waiting, seen = set[Slot](), [value], set[int]()

@@ -10,6 +10,8 @@ from keras_winit.models.anatomy.branches import MANY, branches_of
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.anatomy.tables import LookUps, added_to
 from keras_winit.models.initializing.fitting import std_of
+from keras_winit.models.tracing.kinds import ADDING, PROPORTIONAL, PROPORTIONAL_OPERATIONS
+from keras_winit.models.tracing.trace import Value
 
 
 class Size(NamedTuple):
@@ -69,7 +71,12 @@ class TableSizes:
         if not firsts:
             return {}
         look_ups = LookUps(self._anatomy, Ancestry(self._anatomy))
-        found = {slot: branch.depth for branch in firsts for slot in look_ups.tables(branch.carried)}
+        found = {
+            slot: branch.depth
+            for branch in firsts
+            if _as_looked_up(branch.carried, look_ups)
+            for slot in look_ups.tables(branch.carried)
+        }
         return {slot: depth for slot, depth in found.items() if self._starts_small(slot)}
 
     def _starts_small(self, slot: Slot) -> bool:
@@ -77,3 +84,16 @@ class TableSizes:
         std = std_of(slot.asked, slot)
         once = len(self._anatomy.steps(slot)) == 1 and len(self._anatomy.uses.of(slot.variable)) < 2
         return once and std is not None and 0 < std * abs(slot.scale) < 1
+
+
+def _as_looked_up(value: Value, look_ups: LookUps) -> bool:
+    """Whether a value is a sum of rows, none of them multiplied after it was looked up."""
+    step = value.step
+    if step is None or look_ups.is_one(step):
+        return True
+    moves = isinstance(step.operation, PROPORTIONAL) or step.kind in {
+        *PROPORTIONAL_OPERATIONS,
+        *ADDING,
+        "Cast",
+    }
+    return moves and all(_as_looked_up(each, look_ups) for each in step.inputs)
