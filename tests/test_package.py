@@ -37,8 +37,8 @@ FOLDERS = {
     "models.running": "watching undo moments probe batch",
     "models.recipes": "surroundings recipe torch_defaults torch zero_gamma fixup gpt2 bert vit deepnorm "
     "depth_scaled small_wang t5 mimetic",
-    "models.initializing": "plan optimizer states fitting asked mirroring rules choosing initialize "
-    "for_layer",
+    "models.initializing": "plan optimizer states fitting tables asked mirroring rules choosing "
+    "initialize for_layer",
     "models.calibrating": "calibration leaving answers targets bounds moving_statistics rescaling replaying "
     "gates centring one_pass calibrate",
     "models.comparing": "comparison batches randomness putting_back training starts compare",

@@ -63,8 +63,10 @@ def initialize(
               residual branches, four or more, are 1/√L times as large; with 16 or more, the γ of a
               normalization that ends one is 0.3, unless its layer asks for another. Output layers,
               "answers" in the plan, start so small that the first loss is near that of guessing.
+              Kernels of queries alone are 0.3 times as large, so that attention starts nearly even.
               Embeddings are drawn as their layers ask; tables that are added to each other, as of tokens
-              and positions, get one scale, the largest table's;
+              and positions, get one scale, the largest table's. Where they start a stream of 16 pre-norm
+              branches or more, they get a deviation of one, beside which the branches are small;
             - the name of a scheme, or an initializer, for all kernels and embeddings;
             - "looks_linear": a network that starts as a linear one, or nearly, at any depth and with
               any activation. Each kernel is told what feeds it and what reads it; the pairing goes
