@@ -192,8 +192,8 @@ BENCHMARKS = {
 
 # What is older than the code that it is about.
 _OLDER = {
-    "diagnosis": "Residual networks were looked at, and remedies applied, before thresholds were chosen anew; "
-    "half of the residual networks were not yet.",
+    "diagnosis": "Residual networks were looked at, and remedies applied, before thresholds were chosen "
+    "anew; half of the residual networks were not yet.",
     "trainability": "`calibrate` was recorded before answers got sizes of their own.",
     "comparing": "Recorded before `calibrate` left kernels in short chains as small as they are drawn.",
 }
