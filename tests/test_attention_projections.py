@@ -78,14 +78,16 @@ def test_what_was_asked_for_on_purpose_is_orthogonal_in_each(kind):
 class ByHand(layers.Layer):
     """One head whose kernels are the layer's own."""
 
-    def __init__(self, *, packed=False, shared=False, **options):
+    def __init__(self, *, packed=False, shared=False, gated=False, **options):
         super().__init__(**options)
-        self.packed, self.shared = packed, shared
+        self.packed, self.shared, self.gated = packed, shared, gated
 
     def build(self, shape):
         names = ("packed",) if self.packed else ("one", "other", "third")
-        size = (shape[-1], WIDTH * 3 // len(names))
-        self.kernels = [self.add_weight(shape=size, name=name) for name in names]
+        widths = [WIDTH * 3 // len(names)] * len(names)
+        widths[0] *= 2 if self.gated else 1
+        pairs = zip(names, widths, strict=True)
+        self.kernels = [self.add_weight(shape=(shape[-1], width), name=name) for name, width in pairs]
 
     def call(self, x):
         if self.packed:
@@ -93,6 +95,9 @@ class ByHand(layers.Layer):
         else:
             query, key, value = (ops.matmul(x, kernel) for kernel in self.kernels)
             query = key if self.shared else query
+        if self.gated:
+            query, gate = ops.split(query, 2, axis=-1)
+            value = value * ops.sigmoid(gate)
         weights = ops.softmax(ops.matmul(query, ops.swapaxes(key, 1, 2)) / math.sqrt(WIDTH))
         return ops.matmul(weights, value)
 
@@ -130,7 +135,7 @@ def test_queries_are_known_by_what_is_computed():
     )
 
 
-@pytest.mark.parametrize("options", [{"packed": True}, {"shared": True}])
+@pytest.mark.parametrize("options", [{"packed": True}, {"shared": True}, {"gated": True}])
 def test_a_kernel_that_puts_out_more_than_queries_is_as_large_as_its_fans_say(options):
     assert all(ratio == pytest.approx(1, rel=0.1) for ratio in times_glorot(by_hand(**options)).values())
 

@@ -14,8 +14,9 @@ with the code, so that these are trained here, as there. With --remedies (about 
 each finding of each network that fails is applied, by itself, and the network is trained then too. Figures
 go to results/diagnosis.json and .npz after each cell, an activation at a depth, so that they can be judged
 again without drawing; a run that was cut off goes on. Thresholds are chosen by --choose on one half of
-activations and depths, a chessboard of them; but which figures are judged, and together, was found with both
-halves in view.
+activations and depths, a chessboard of them: the one with more networks that end in between. Chosen on the
+other they are nearly the same, miss 14 % of failing networks on this one and condemn 1.3 % of training ones.
+Which figures are judged, and together, was found with both halves in view.
 
 The networks of residual.py come after them, each with its best learning rate: they fail where the loss ends
 within 5 % of guessing, and train where it ends below the middle of guessing and the best of all. Their runs

@@ -146,7 +146,7 @@ def _projection(ancestry: Ancestry, value: Value) -> Projection | None:
         if id(step) in ancestry.kernels:
             found.update(((slot, part, parts), None) for slot in ancestry.kernels[id(step)])
             continue
-        if step.kind in ("Split", "Unstack") and len(step.outputs) == _PACKED:
+        if step.kind in ("Split", "Unstack"):
             part, parts = [id(each) for each in step.outputs].index(id(here)), len(step.outputs)
         elif step.kind == "GetItem" and here.shape != step.inputs[0].shape:
             part, parts = -1, _PACKED

@@ -30,6 +30,7 @@ OF_LAYERS = (
 )
 FLAGS = 4
 OF_LEFT = ("labels", "given", "inputs", "chance")
+OWN_RANK = 3  # the place of the last features' rank among a network's own figures
 DIGITS = 3
 
 
@@ -66,7 +67,12 @@ def packed(seen, left, remedies):
     first = [*own, *(getattr(left, name) for name in OF_LEFT)]
     width = max(len(first), len(OF_LAYERS))
     rows = [row + [None] * (width - len(row)) for row in (first, *rows)]
-    return rounded(np.array([[math.nan if each is None else float(each) for each in row] for row in rows]))
+    found = np.array([[math.nan if each is None else float(each) for each in row] for row in rows])
+    short = rounded(found)
+    # Many ranks are near a threshold: they are kept whole.
+    short[0, OWN_RANK] = found[0, OWN_RANK]
+    short[1:, OF_LAYERS.index("rank")] = found[1:, OF_LAYERS.index("rank")]
+    return short
 
 
 def rounded(array):
