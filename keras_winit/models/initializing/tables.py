@@ -59,7 +59,8 @@ class TableSizes:
         """The tables whose rows start a stream of many pre-norm branches, and how many there are.
 
         At Keras' ±0.05 the first branches drown them, so that all tokens look alike at depth: twelve and 24
-        blocks end at 3.1 where ones of deviation 1 end at 2.6 and 2.7. What also puts out the answers keeps its size.
+        blocks end at 3.1 where ones of deviation 1 end at 2.6 and 2.7. What also puts out the answers keeps
+        its size.
         """
         if not any(slot.role == "embedding" for slot in self._anatomy.slots):
             return {}
