@@ -1,5 +1,7 @@
 """Where a model's answers start: the first loss is near that of the best constant."""
 
+import math
+
 import keras
 import numpy as np
 import pytest
@@ -247,3 +249,29 @@ def test_losses_by_name_are_those_of_their_outputs():
     numbers, share = (array(each) for each in model(X))
     np.testing.assert_allclose(numbers.mean(axis=0), (NUMBER[:, :2] + 40).mean(axis=0), rtol=1e-4)
     assert share.mean() == pytest.approx(YES.mean(), abs=0.05)
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+@pytest.mark.parametrize("places", [1, 4, 16])
+def test_an_answer_that_reads_a_mean_makes_up_for_it(places, depth):
+    """Of independent places: their mean is √n times smaller, and the kernel larger, up to Glorot's."""
+    hidden = [layers.Conv1D(64, 1) for _ in range(depth)]
+    head = [layers.GlobalAveragePooling1D(), layers.Dense(10)]
+    model = stack(*hidden, shape=(places, 64), head=head, loss=LOGITS)
+    winit.initialize(model, seed=0)
+    kernel = array(model.layers[-1].kernel)
+    alone = stack(*hidden[:0], *dense(depth, None), shape=(64,), head=head[1:], loss=LOGITS)
+    winit.initialize(alone, seed=0)
+    size = min(array(alone.layers[-1].kernel).std() * math.sqrt(places), math.sqrt(2 / (64 + 10)))
+    assert kernel.std() == pytest.approx(size, rel=4 / math.sqrt(2 * kernel.size))
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_a_mean_that_is_normalized_is_as_large_as_any_signal(normalized):
+    between = [layers.LayerNormalization()] if normalized else []
+    head = [layers.GlobalAveragePooling2D(), *between, layers.Dense(2, "sigmoid")]
+    model = stack(shape=(8, 8, 64), head=head, loss="binary_crossentropy")
+    winit.initialize(model, seed=0)
+    kernel = array(model.layers[-1].kernel)
+    size = YES_STD / 8 if normalized else math.sqrt(2 / 66)
+    assert kernel.std() == pytest.approx(size, rel=4 / math.sqrt(2 * kernel.size))

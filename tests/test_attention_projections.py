@@ -102,9 +102,20 @@ class ByHand(layers.Layer):
         return ops.matmul(weights, value)
 
 
+def in_block(attend, kind="post-norm"):
+    """A model with one block around an attention, and the answers behind it."""
+    x = inputs = keras.Input((LENGTH, WIDTH))
+    if kind == "pre-norm":
+        x = x + attend(layers.LayerNormalization()(x))
+    elif kind == "post-norm":
+        x = layers.LayerNormalization()(x + attend(x))
+    else:
+        x = attend(x)
+    return keras.Model(inputs, layers.Dense(3)(x))
+
+
 def by_hand(**options):
-    inputs = keras.Input((LENGTH, WIDTH))
-    return keras.Model(inputs, layers.Dense(3)(ByHand(**options)(inputs)))
+    return in_block(ByHand(**options))
 
 
 def times_glorot(model):
@@ -118,14 +129,22 @@ def times_glorot(model):
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_a_query_starts_small_so_that_attention_starts_nearly_even(kind):
-    inputs = keras.Input((LENGTH, WIDTH))
-    model = keras.Model(inputs, layers.Dense(3)(LAYERS[kind]()(inputs, inputs)))
+def test_a_query_in_a_post_norm_branch_starts_small_so_that_attention_starts_nearly_even(kind):
+    layer = LAYERS[kind]()
+    model = in_block(lambda x: layer(x, x))
     found = times_glorot(model)
     assert found.pop("query") == pytest.approx(0.3, rel=0.1)
     assert all(ratio == pytest.approx(1, rel=0.1) for ratio in found.values()), found
     twice = {row.path: row.scheme for row in winit.initialize(model, seed=0).rows if row.role == "kernel"}
     assert [scheme for path, scheme in twice.items() if "/query/" in path] == ["scaled(glorot_uniform)"]
+
+
+@pytest.mark.parametrize("around", ["pre-norm", "nothing"])
+@pytest.mark.parametrize("kind", LAYERS)
+def test_a_query_elsewhere_is_as_large_as_its_fans_say(kind, around):
+    layer = LAYERS[kind]()
+    found = times_glorot(in_block(lambda x: layer(x, x), around))
+    assert all(ratio == pytest.approx(1, rel=0.1) for ratio in found.values()), found
 
 
 def test_queries_are_known_by_what_is_computed():
@@ -145,6 +164,7 @@ def test_attention_starts_nearly_even():
     inputs = keras.Input((16, WIDTH))
     layer = layers.MultiHeadAttention(5, 8)
     outputs, scores = layer(inputs, inputs, return_attention_scores=True)
+    outputs = layers.LayerNormalization()(inputs + outputs)
     model, seen = keras.Model(inputs, layers.Dense(3)(outputs)), keras.Model(inputs, scores)
     x = np.random.default_rng(0).normal(size=(64, 16, WIDTH)).astype("float32")
     winit.initialize(model, seed=0)

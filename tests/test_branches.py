@@ -12,7 +12,7 @@ from keras import layers, ops
 
 import keras_winit as winit
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.branches import GAMMA, MANY, SEVERAL, shares
+from keras_winit.models.anatomy.branches import ENDED, GAMMA, SEVERAL, branches_of, shares
 from keras_winit.models.calibrating.targets import SHORT
 
 
@@ -84,7 +84,7 @@ def normalized_branches(count, **options):
 
 
 @pytest.mark.parametrize("method", [winit.initialize, winit.calibrate])
-@pytest.mark.parametrize(("count", "gamma"), [(MANY - 1, 1), (MANY, GAMMA)])
+@pytest.mark.parametrize(("count", "gamma"), [(ENDED - 1, 1), (ENDED, GAMMA)])
 def test_the_gammas_that_end_many_branches_start_them_small(method, count, gamma):
     model = normalized_branches(count)
     for _ in range(2):  # what is recorded in a layer is not what its author asked for
@@ -97,14 +97,14 @@ def test_the_gammas_that_end_many_branches_start_them_small(method, count, gamma
 
 @pytest.mark.parametrize("own", ["zeros", keras.initializers.Constant(0.7)])
 def test_a_gamma_that_its_layer_asks_for_stays(own):
-    model = normalized_branches(MANY, gamma_initializer=own)
+    model = normalized_branches(ENDED, gamma_initializer=own)
     winit.initialize(model, seed=0)
     np.testing.assert_allclose(array(winit.branches(model)[0].ends.gamma), 0 if own == "zeros" else 0.7)
 
 
 @pytest.mark.parametrize("scheme", ["he_normal", "depth_scaled", "gpt2", "torch"])
 def test_a_named_scheme_or_a_recipe_leaves_gammas_alone(scheme):
-    model = normalized_branches(MANY)
+    model = normalized_branches(ENDED)
     winit.initialize(model, scheme, seed=0)
     np.testing.assert_array_equal(array(winit.branches(model)[0].ends.gamma), 1)
 
@@ -115,7 +115,8 @@ def test_many_branches_start_smaller(count, share):
     for _ in range(count):
         x = x + layers.Dense(8)(layers.LayerNormalization()(x))
     model = keras.Model(inputs, layers.Dense(2)(x))
-    assert set(shares(Anatomy(model)).values()) == share
+    anatomy = Anatomy(model)
+    assert set(shares(anatomy, branches_of(anatomy)).values()) == share
 
 
 def test_a_branch_says_where_it_is_and_what_normalizes_it():

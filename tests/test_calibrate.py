@@ -12,7 +12,7 @@ from keras import layers, ops
 
 import keras_winit as winit
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.branches import shares
+from keras_winit.models.anatomy.branches import branches_of, shares
 from keras_winit.models.anatomy.outputs import NUMBER_STD
 from keras_winit.models.anatomy.outputs import answers as answers_of
 from keras_winit.models.calibrating.targets import LONG, SHORT
@@ -104,7 +104,8 @@ def test_every_layer_reaches_the_target(name):
     after = {row.path.rpartition("/")[0]: row.after for row in calibration.calibrated}
     seen = pre_activations(model, data)
     answers = {kernel.slot.path: kernel.std for kernel in answers_of(Anatomy(model))}
-    small = {slot.path: share for slot, share in shares(Anatomy(model)).items()}
+    anatomy = Anatomy(model)
+    small = {slot.path: share for slot, share in shares(anatomy, branches_of(anatomy)).items()}
     for path in after.keys() & seen.keys():
         assert seen[path].std == pytest.approx(after[path], rel=0.01), path
     for row in calibration.calibrated:

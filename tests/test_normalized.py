@@ -12,6 +12,7 @@ from test_calibrate import application, noise
 
 import keras_winit as winit
 from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.anatomy.branches import GAMMA
 from keras_winit.models.anatomy.normalizing import normalizations_after
 from keras_winit.models.anatomy.outputs import NUMBER_STD
 from keras_winit.models.calibrating import moving_statistics
@@ -589,8 +590,10 @@ def test_a_whole_architecture_answers_alike_in_training_and_in_use():
     with no_gradients(), intercepted({layer: watch(layer) for layer in batch_norms}):
         model(fresh, training=False)
     assert len(stds) == 52
+    gammas = {layer.name: float(ops.mean(layer.gamma)) for layer in batch_norms}
+    assert sorted(gammas.values())[:11] == pytest.approx([GAMMA] * 10 + [1])  # of ten branches
     for layer, std in stds.items():
-        assert std == pytest.approx(1, rel=0.1), layer
+        assert std == pytest.approx(gammas[layer], rel=0.1), layer
     features = keras.Model(model.input, model.layers[-2].output)
     in_use, in_training = (array(features(x, training=training)) for training in (False, True))
     assert in_use.std() == pytest.approx(in_training.std(), rel=0.25)

@@ -32,13 +32,13 @@ FOLDERS = {
     "models.showing": "printing plots",
     "models.tracing": "kinds ownership inputs trace symbols loops interception opening tracer",
     "models.anatomy": "convolutions contractions views passing mixing uses layer_fans fresh slots anatomy "
-    "normalizing following depth writing ancestry branch branch_parts additions tables branches attention "
-    "outputs links",
+    "normalizing following sources depth writing ancestry branch branch_parts additions tables branches "
+    "attention outputs links",
     "models.running": "watching undo moments probe batch",
     "models.recipes": "surroundings recipe torch_defaults torch zero_gamma fixup gpt2 bert vit deepnorm "
     "depth_scaled small_wang t5 mimetic",
-    "models.initializing": "plan optimizer states fitting tables asked mirroring rules choosing "
-    "initialize for_layer",
+    "models.initializing": "plan optimizer states fitting choice branch_sizes tables asked mirroring rules "
+    "choosing initialize for_layer",
     "models.calibrating": "calibration leaving answers targets bounds moving_statistics rescaling replaying "
     "gates centring one_pass calibrate",
     "models.comparing": "comparison batches randomness putting_back training starts compare",

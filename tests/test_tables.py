@@ -217,3 +217,70 @@ def test_other_tables_are_as_their_layer_asks(options):
         assert_std(table, 1.5)
     else:
         assert np.abs(ops.convert_to_numpy(table)).max() <= 0.05
+
+
+def attended(x):
+    y = layers.LayerNormalization()(x)
+    return x + layers.MultiHeadAttention(2, WIDTH // 2)(y, y)
+
+
+def convolved(x):
+    return x + layers.Conv1D(WIDTH, 3, padding="same")(layers.LayerNormalization()(x))
+
+
+def attended_first(x):
+    return layers.LayerNormalization()(x + layers.MultiHeadAttention(2, WIDTH // 2)(x, x))
+
+
+def of_patches(read, *, block=attended, position=added, depth=2, start="patches"):
+    """Patches with places, pre-norm blocks, and what reads them."""
+    if start == "patches":
+        inputs = keras.Input((LENGTH, 5))
+        x = layers.Dense(WIDTH)(inputs)
+    else:
+        inputs = keras.Input((LENGTH,), dtype="int32")
+        x = layers.Dense(WIDTH)(layers.Embedding(300, 5)(inputs))
+    x = position(x, None, "table_0")
+    for _ in range(depth):
+        x = block(x)
+    return keras.Model(inputs, layers.Dense(3)(read(layers.LayerNormalization()(x))))
+
+
+ALIKE = {
+    "the mean of all places": layers.GlobalAveragePooling1D(),
+    "the mean, by an operation": lambda x: ops.mean(x, axis=1),
+    "the first place": lambda x: x[:, 0],
+    "an answer at each place": lambda x: x,
+    "a hidden layer and their mean": lambda x: layers.GlobalAveragePooling1D()(layers.Dense(7, "relu")(x)),
+}
+
+
+@pytest.mark.parametrize("draw", [winit.initialize, winit.calibrate])
+@pytest.mark.parametrize("read", ALIKE.values(), ids=ALIKE)
+def test_places_beside_patches_are_as_large_where_nothing_else_tells_them_apart(read, draw):
+    built = of_patches(read)
+    for _ in range(2):
+        draw(built, seed=0)
+        assert_std(tables(built)[0], 1.0)
+
+
+SMALL_PLACES = {
+    "told apart by what reads them": {"read": layers.Flatten()},
+    "told apart by a convolution that reads them": {"read": layers.Conv1D(4, 3)},
+    "told apart in a branch": {"read": layers.GlobalAveragePooling1D(), "block": convolved},
+    "in a post-norm stream": {"read": layers.GlobalAveragePooling1D(), "block": attended_first},
+    "beside what was looked up": {"read": layers.GlobalAveragePooling1D(), "start": "tokens"},
+}
+
+
+@pytest.mark.parametrize("options", SMALL_PLACES.values(), ids=SMALL_PLACES)
+def test_other_places_are_as_their_layer_asks(options):
+    built = of_patches(**options)
+    winit.initialize(built, seed=0)
+    assert_std(tables(built)[0], math.sqrt(2 / (LENGTH + WIDTH)))
+
+
+def test_places_that_were_asked_for_on_purpose_stay():
+    built = of_patches(layers.GlobalAveragePooling1D(), position=zero)
+    winit.initialize(built, seed=0)
+    assert_std(tables(built)[0], 0.0)

@@ -31,7 +31,7 @@ import keras
 import trainability
 from diagnosed.choosing import choose
 from diagnosed.figures import kept
-from diagnosed.record import KINDS, RESULTS, Record, ends_of
+from diagnosed.record import KINDS, RESIDUAL, RESULTS, Record, ends_of
 from diagnosed.remedying import remedied
 from diagnosed.training import LOSS, compiled, network, trained
 from residual_networks.diagnosed import drawn, outcomes
@@ -113,7 +113,8 @@ def measure_residual(record):
         known = record.residual.setdefault(name, {})
         for method in [method for method in ends if method not in known]:
             model, x, y, loss = drawn(name, method, record.seed)
-            known[method], _ = verdicts(model, x, y, loss)
+            known[method], figures = verdicts(model, x, y, loss)
+            record.figures |= {f"{RESIDUAL}{name} | {method} | {kind}": figures[kind] for kind in KINDS}
             keras.backend.clear_session()
             record.keep()
             print(name, method, known[method]["with labels"]["findings"], ends[method], flush=True)

@@ -8,8 +8,8 @@ Small networks: transformers on the next character of Python's own help texts, t
 of scikit-learn, those of keras.applications made slimmer. 60 to 150 steps of 16 samples, Adam for the
 transformers, ConvNeXt and the U-Net, else SGD with momentum 0.9; no clipping. Five learning rates, a
 factor of three apart; where the best of them is the first or the last, or the last trains, up to two more
-on that side. One seed for all rates and two more at the best; seeds also order the batches. A run stops
-where its loss is three times the first, and that is what it counts as.
+on that side. One seed for all rates and two more at the best two, of which the better mean counts; seeds
+also order the batches. A run stops where its loss is three times the first, and that is what it counts as.
 
 The figure is the mean loss of the last eighth of the steps, and its spread that of the seeds. A rate
 trains if its run ends below the middle of what the best constant answer has and the best of all. Results
@@ -99,10 +99,10 @@ def next_run(network, record):
         if further is not None:
             return method, further, 0
     for method in methods:
-        rate = found.best_rate(method)
-        for seed in SEEDS:
-            if str(seed) not in runs[method][rate]:
-                return method, rate, seed
+        for rate in found.best_rates(method):
+            for seed in SEEDS:
+                if str(seed) not in runs[method][rate]:
+                    return method, rate, seed
     return None
 
 
@@ -111,7 +111,7 @@ def further_rate(network, found, method, runs):
     numbers = range(network.grid.start - FURTHER, network.grid.stop + FURTHER)
     rates = [f"{rate_of(number):g}" for number in numbers]
     tried = [index for index, rate in enumerate(rates) if rate in runs]
-    best, last = found.best_rate(method), rates[tried[-1]]
+    best, last = found.best_rates(method)[0], rates[tried[-1]]
     if (last == best or last in found.trained(method)) and tried[-1] + 1 < len(rates):
         return rates[tried[-1] + 1]
     return rates[tried[0] - 1] if best == rates[tried[0]] and tried[0] else None

@@ -26,10 +26,11 @@ from keras_winit.models.tracing.trace import Step, Value
 # they start as their fans say: at a given learning rate smaller ones learn more slowly, and there is little
 # to add up. Measured: tests/benchmarks/published.py.
 SEVERAL = 4
-# From so many on also the γ that ends each starts small, at this. With 16, a slim ResNet50 ends at 0.56, and
-# with a γ of one at 1.58 (residual.py there); with few, the ResNet and the Xception of published.py end 1.3
+# From so many on also the γ that ends each starts small, at this. With 16, a slim ResNet50 ends at 0.67, and
+# with a γ of one at 1.69; with nine and ten, EfficientNetB0 and MobileNetV2 at 0.92 and 1.50, and with one at
+# 1.16 and 1.81 (residual.py there); with six and three, the ResNet and the Xception of published.py end 1.3
 # and 1.1 times as high with it as without.
-MANY, GAMMA = 16, 0.3
+ENDED, GAMMA = 8, 0.3
 
 
 def branches(model: keras.layers.Layer, data: Any = None) -> Branches:
@@ -74,17 +75,16 @@ def branches_of(anatomy: Anatomy) -> Branches:
     return Branches(anatomy.model.name, finder.branches(), finder.others, anatomy.trace.reason)
 
 
-def shares(anatomy: Anatomy) -> dict[Slot, float]:
+def shares(anatomy: Anatomy, found: Branches) -> dict[Slot, float]:
     """What makes a branch start small, with what it is multiplied by.
 
     The last kernels of several branches; where a normalization ends the branch, its γ if there are many.
     """
-    found = branches_of(anatomy)
     if len(found) < SEVERAL:
         return {}
     share = 1 / math.sqrt(len(found))
     kernels = {slot: share for branch in found if branch.ends is None for slot in branch.last}
-    gains = ending_gains(anatomy, found) if len(found) >= MANY else {}
+    gains = ending_gains(anatomy, found) if len(found) >= ENDED else {}
     return kernels | dict.fromkeys(gains, GAMMA)
 
 

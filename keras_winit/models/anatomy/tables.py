@@ -52,7 +52,7 @@ def added_to(anatomy: Anatomy) -> dict[Slot, Slot]:
     for step in anatomy.trace.steps:
         if step.kind not in ADDING:
             continue
-        tables = _added_whole(anatomy, step).union(*map(look_ups.tables, ancestry.signals(step)))
+        tables = added_whole(anatomy, step).union(*map(look_ups.tables, ancestry.signals(step)))
         if not tables:  # signals that kernels have made, as behind a branch
             continue
         sums = [each for each in sums if not each & tables] + [
@@ -65,7 +65,7 @@ def added_to(anatomy: Anatomy) -> dict[Slot, Slot]:
     return found
 
 
-def _added_whole(anatomy: Anatomy, step: Step) -> set[Slot]:
+def added_whole(anatomy: Anatomy, step: Step) -> set[Slot]:
     """The tables that an addition adds as they are, a row for each place."""
     slots = [slot for slot in anatomy.slots if slot.role == "other" and len(slot.shape) > 1]
     return {slot for slot in slots if slot.use is not None and slot.use.step is step}

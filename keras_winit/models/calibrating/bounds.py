@@ -6,17 +6,15 @@ from typing import Any
 import numpy as np
 
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.following import passes
-from keras_winit.models.anatomy.passing import activation_of
 from keras_winit.models.anatomy.slots import Slot
+from keras_winit.models.anatomy.sources import averaged, sources
 from keras_winit.models.running.moments import moments
 from keras_winit.models.running.undo import exact_value
-from keras_winit.models.tracing.kinds import AVERAGES, GLOBAL_AVERAGES, NORMALIZATIONS
-from keras_winit.models.tracing.trace import Step, Value
+from keras_winit.models.tracing.kinds import NORMALIZATIONS
+from keras_winit.models.tracing.trace import Step
 from keras_winit.support.host import host_array
 
 MOST = 10.0  # times what a kernel's fans say for signals of a deviation of one
-_AVERAGING = (*AVERAGES, *GLOBAL_AVERAGES)
 _SMALL = 0.1  # of what multiplies a signal
 
 
@@ -40,7 +38,7 @@ class Bounds:
         steps = self._anatomy.steps(slot)
         if not steps or self._reads_input(steps[0]):
             return None
-        if factor * size <= MOST * max(target, 1.0) * math.sqrt(self._averaged(steps[0])):
+        if factor * size <= MOST * max(target, 1.0) * math.sqrt(averaged(self._anatomy, steps[0])):
             return None
         cause = self._cause(steps[0])
         return (
@@ -61,46 +59,19 @@ class Bounds:
 
     def _reads_input(self, step: Step) -> bool:
         """Whether a signal comes from the model's input with its scale."""
-        return any(value.source == "input" for value in self._sources(step))
-
-    def _averaged(self, step: Step) -> float:
-        """How many numbers each of those that a step reads is a mean of."""
-        found = 1.0
-        for before in {id(value.step): value.step for value in self._sources(step) if value.step}.values():
-            if isinstance(before.operation, _AVERAGING) or before.kind in ("Mean", "AveragePool"):
-                sizes = [math.prod(value.shape) for value in (before.inputs[0], before.outputs[0])]
-                found *= max(1.0, sizes[0] / sizes[1])
-        return found
-
-    def _sources(self, step: Step) -> list[Value]:
-        """The signals that reach a step through what leaves their scale more or less as it is."""
-        waiting = [value for value in step.inputs if self._anatomy.uses.is_signal(value)]
-        found, seen = [], set()
-        while waiting:
-            value = waiting.pop(0)
-            before = value.step
-            if id(value) in seen:
-                continue
-            seen.add(id(value))
-            found.append(value)
-            if before is None or before.opaque or isinstance(before.operation, NORMALIZATIONS):
-                continue
-            joins = before.kind in ("Concatenate", "Add", "Multiply", "Subtract", "Average", "Maximum")
-            if joins or activation_of(before) is not None or passes(self._anatomy, before):
-                waiting += [each for each in before.inputs if self._anatomy.uses.is_signal(each)]
-        return found
+        return any(value.source == "input" for value in sources(self._anatomy, step))
 
     def _cause(self, step: Step) -> str:
         """What makes a step's signal small: the nearest small gain, else the nearest layer."""
-        sources = self._sources(step)
-        for value in sources:
+        found = sources(self._anatomy, step)
+        for value in found:
             if value.step is None:
                 continue
             for variable in value.step.variables:
                 weights = host_array(exact_value(variable))
                 if _is_gain(value.step, variable, self._anatomy) and np.max(np.abs(weights)) < _SMALL:
                     return f"{variable.path}, at most {np.max(np.abs(weights)):.3g},"
-        last = next((value.step for value in reversed(sources) if value.step is not None), None)
+        last = next((value.step for value in reversed(found) if value.step is not None), None)
         return "what it reads" if last is None else f"{last.operation.name}, or what comes before it,"
 
 

@@ -1,20 +1,21 @@
 """Which scheme each variable of a model is to be drawn from, and why."""
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import keras
 
 from keras_winit.choose import for_activation
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.attention import query_kernels
-from keras_winit.models.anatomy.branches import shares
 from keras_winit.models.anatomy.depth import DEEP, Depths
 from keras_winit.models.anatomy.following import activation_after, activation_before
 from keras_winit.models.anatomy.normalizing import normalizations_after
 from keras_winit.models.anatomy.outputs import answers
 from keras_winit.models.anatomy.slots import ADAPTER, STATISTICS, Slot
+from keras_winit.models.anatomy.sources import averaged
 from keras_winit.models.initializing.asked import asked_for
+from keras_winit.models.initializing.branch_sizes import BranchSizes
+from keras_winit.models.initializing.choice import Choice
 from keras_winit.models.initializing.fitting import fit, std_of
 from keras_winit.models.initializing.mirroring import Mirroring
 from keras_winit.models.initializing.plan import NOTHING_KNOWN
@@ -33,22 +34,6 @@ _SHORT = f"in a chain of fewer than {DEEP} kernels"
 _HE = (HeNormal, HeUniform)
 # As large as an orthogonal kernel. One of a seventh, ConvNeXt's N(0, 0.02²), learns worse than that.
 _SMALLER = 0.2, 0.8
-# Of a query, against what its fans say: attention then starts nearly even. Measured on the models of
-# tests/benchmarks/published.py with attention.
-_QUERY = 0.3
-
-
-class Choice(NamedTuple):
-    """What a variable is to be drawn from, and why."""
-
-    initializer: Any  # None: the variable is kept
-    reason: str
-    activation: str | None = None
-    forget_bias: bool = True
-    own: bool = False  # the layer's own initializer, to be drawn as the layer would
-    asked: bool = False  # what the layer asks for on purpose
-    named: bool = True  # whether the scheme is about the variable: it, or all, is what is to be drawn
-    pair: Slot | None = None  # whose seed it is drawn with, where two are parts of one matrix
 
 
 class Chooser:
@@ -68,9 +53,8 @@ class Chooser:
         self._overwrite, self._measured = overwrite, measured
         self._anatomy = anatomy
         self._answers: dict[Slot, float] | None = None
-        self._shares: dict[Slot, float] | None = None
-        self._table_sizes = TableSizes(anatomy)
-        self._queries: set[Slot] | None = None
+        self._branch_sizes = BranchSizes(anatomy)
+        self._table_sizes = TableSizes(anatomy, self._branch_sizes)
         self._depths = Depths(anatomy)
         self._recipes: dict[str, Recipe] = {}
         mirrored = [slot for slot in anatomy.slots if getattr(self._rule(slot), "scheme", None) == MIRRORED]
@@ -156,7 +140,7 @@ class Chooser:
             return self._table(slot, rule) or own
         if not isinstance(rule.scheme, str):
             return Choice(rule.scheme, "as asked")
-        choice = self._answer(slot) or self._as_query(slot, self._in_branch(slot, self._by_activation(slot)))
+        choice = self._answer(slot) or self._in_branch(slot, self._by_activation(slot))
         if self._mirroring is None or rule.scheme != MIRRORED:
             return choice
         scheme, reason = self._mirroring.scheme(slot)
@@ -189,41 +173,29 @@ class Chooser:
             # 1/√2, and so does each of Glorot's layers in a short chain.
             glorot = math.sqrt(2 * slot.fans.fan_in / (slot.fans.fan_in + slot.fans.fan_out))
             lost = 2 ** ((depth - 1) / 4) if self._depths.is_short(slot) else 1.0
+            # A mean of many numbers is smaller than they are.
+            lost *= math.sqrt(max(averaged(self._anatomy, step) for step in self._anatomy.steps(slot)))
             std = min(glorot, std * _room(activation_before(self._anatomy, slot)) * lost)
         reason = f"an answer: starts at a deviation of {std:.2g}, for a small first loss"
         return Choice(get("variance_scaling", scale=std**2), reason, activation and activation.name)
-
-    def _share(self, slot: Slot) -> float | None:
-        """What a variable is multiplied by for a residual branch to start small beside its stream."""
-        if self._shares is None:
-            self._shares = shares(self._anatomy)
-        return self._shares.get(slot)
 
     def _ending_gain(self, slot: Slot, rule: Rule) -> Choice | None:
         """The γ of a normalization that ends a branch, if it would be one, starts the branch small."""
         chosen = isinstance(rule.scheme, str) or (self._measured and rule.is_about_all)
         ones = isinstance(slot.asked, keras.initializers.Ones)
-        share = self._share(slot) if chosen and ones else None
+        share = self._branch_sizes.share(slot) if chosen and ones else None
         if share is None:
             return None
         return Choice(get("constant", value=share), "γ of what ends a branch, which starts small")
 
     def _in_branch(self, slot: Slot, choice: Choice) -> Choice:
-        """The last kernel of a residual branch starts the branch small beside its stream."""
-        share = self._share(slot)
-        if share is None or choice.own or not isinstance(choice.initializer, Scheme):
+        """What ends a residual branch starts small beside its stream, as do queries in some."""
+        if choice.own or not isinstance(choice.initializer, Scheme):
             return choice
-        reason = f"{choice.reason}; the last of a branch, {share:.3g} times"
-        return choice._replace(initializer=Scaled(choice.initializer, factor=share), reason=reason)
-
-    def _as_query(self, slot: Slot, choice: Choice) -> Choice:
-        """A query starts small, so that attention starts nearly even."""
-        if self._queries is None:
-            self._queries = query_kernels(self._anatomy)
-        if slot not in self._queries or choice.own or not isinstance(choice.initializer, Scheme):
-            return choice
-        reason = f"{choice.reason}; a query, {_QUERY:.3g} times: attention starts nearly even"
-        return choice._replace(initializer=Scaled(choice.initializer, factor=_QUERY), reason=reason)
+        for factor, reason in self._branch_sizes.factors(slot):
+            scaled = Scaled(choice.initializer, factor=factor)
+            choice = choice._replace(initializer=scaled, reason=f"{choice.reason}; {reason}")
+        return choice
 
     def _by_activation(self, slot: Slot) -> Choice:
         activation, how = activation_after(self._anatomy, slot)

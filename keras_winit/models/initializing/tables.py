@@ -6,12 +6,18 @@ from typing import NamedTuple
 
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.ancestry import Ancestry
-from keras_winit.models.anatomy.branches import MANY, branches_of
+from keras_winit.models.anatomy.attention import attentions
+from keras_winit.models.anatomy.branch import Branch
 from keras_winit.models.anatomy.slots import Slot
-from keras_winit.models.anatomy.tables import LookUps, added_to
+from keras_winit.models.anatomy.tables import LookUps, added_to, added_whole
+from keras_winit.models.initializing.branch_sizes import BranchSizes
 from keras_winit.models.initializing.fitting import std_of
 from keras_winit.models.tracing.kinds import ADDING, PROPORTIONAL, PROPORTIONAL_OPERATIONS
 from keras_winit.models.tracing.trace import Value
+
+# From so many pre-norm branches on a table that starts their stream is larger. Measured with 24 and 48 by
+# tests/benchmarks/residual.py; with two to six, larger ones do harm in published.py there.
+MANY = 16
 
 
 class Size(NamedTuple):
@@ -26,10 +32,11 @@ class TableSizes:
 
     Args:
         anatomy: the model taken apart.
+        branch_sizes: of its residual branches.
     """
 
-    def __init__(self, anatomy: Anatomy) -> None:
-        self._anatomy = anatomy
+    def __init__(self, anatomy: Anatomy, branch_sizes: BranchSizes) -> None:
+        self._anatomy, self._branch_sizes = anatomy, branch_sizes
 
     def of(self, slot: Slot) -> Size | None:
         """A table's deviation, if it is not for its layer to say."""
@@ -40,6 +47,10 @@ class TableSizes:
             if std is None or own is None or math.isclose(std, own * abs(slot.scale), rel_tol=0.01):
                 return None
             return Size(std, f"added to {largest.path}: of the same scale")
+        if slot in self._places:
+            return Size(
+                1 / abs(slot.scale), "places, which nothing else tells apart: as large as what is there"
+            )
         if slot not in self._starts:
             return None
         reason = f"starts a stream of {self._starts[slot]} pre-norm branches, which are small beside 1"
@@ -64,27 +75,88 @@ class TableSizes:
         """
         if not any(slot.role == "embedding" for slot in self._anatomy.slots):
             return {}
-        firsts = [
-            branch
-            for branch in branches_of(self._anatomy)
-            if branch.kind == "pre-norm" and branch.place == 1 and branch.depth >= MANY
-        ]
+        firsts = [branch for branch in self._firsts if branch.depth >= MANY]
         if not firsts:
             return {}
-        look_ups = LookUps(self._anatomy, Ancestry(self._anatomy))
         found = {
             slot: branch.depth
             for branch in firsts
-            if _as_looked_up(branch.carried, look_ups)
-            for slot in look_ups.tables(branch.carried)
+            if _as_looked_up(branch.carried, self._look_ups)
+            for slot in self._look_ups.tables(branch.carried)
         }
         return {slot: depth for slot, depth in found.items() if self._starts_small(slot)}
+
+    @cached_property
+    def _places(self) -> set[Slot]:
+        """Tables of places beside what a kernel makes of patches or the like, where they alone tell places.
+
+        A mean of all places, or one of them, is what pre-norm attention's result is read by: at Keras' ±0.05,
+        a thirtieth of the patches, a ViT of six blocks ends at 1.7 where one with places of deviation 1 ends
+        at 0.7. Where the next kernel has a row for each place, as behind `Flatten`, they are not needed.
+        """
+        found = set()
+        for branch in self._firsts:
+            step = branch.carried.step
+            if step is None or step.kind not in ADDING or not self._is_read_alike(branch):
+                continue
+            signals = self._ancestry.signals(step)
+            tables = added_whole(self._anatomy, step).union(*map(self._look_ups.tables, signals))
+            if tables and any(map(self._comes_from_kernels, signals)):
+                found |= {slot for slot in tables if self._starts_small(slot)}
+        return found
+
+    @cached_property
+    def _firsts(self) -> list[Branch]:
+        """The first branches of pre-norm streams."""
+        found = self._branch_sizes.branches
+        return [branch for branch in found if branch.kind == "pre-norm" and branch.place == 1]
+
+    @cached_property
+    def _ancestry(self) -> Ancestry:
+        return Ancestry(self._anatomy)
+
+    @cached_property
+    def _look_ups(self) -> LookUps:
+        return LookUps(self._anatomy, self._ancestry)
+
+    def _comes_from_kernels(self, value: Value) -> bool:
+        """Whether kernels made a value of what the model reads, and none of it was looked up."""
+        every = self._ancestry.between(value, 0)
+        looked_up = any(map(self._look_ups.is_one, every))
+        return not looked_up and any(id(step) in self._ancestry.kernels for step in every)
+
+    def _is_read_alike(self, first: Branch) -> bool:
+        """Whether attention alone mixes a stream's places, and what reads its end treats all alike."""
+        stream = [branch for branch in self._branch_sizes.branches if branch.stream == first.stream]
+        width = first.carried.shape[-1]
+        kernels = [slot for branch in stream for slot in branch.kernels]
+        if any(map(self._reads_neighbours, kernels)) or not attentions(self._anatomy, self._ancestry):
+            return False
+        waiting, seen = list(stream[-1].add.outputs), set[int]()
+        while waiting:
+            value = waiting.pop()
+            for step in value.readers:
+                if step.index in seen:
+                    continue
+                seen.add(step.index)
+                if id(step) in self._ancestry.kernels:
+                    slots = self._ancestry.kernels[id(step)]
+                    if value.shape[-1] != width or any(map(self._reads_neighbours, slots)):
+                        return False
+                    continue
+                waiting += step.outputs
+        return True
 
     def _starts_small(self, slot: Slot) -> bool:
         """Whether a table is read once, and its rows are smaller than one."""
         std = std_of(slot.asked, slot)
         once = len(self._anatomy.steps(slot)) == 1 and len(self._anatomy.uses.of(slot.variable)) < 2
         return once and std is not None and 0 < std * abs(slot.scale) < 1
+
+    def _reads_neighbours(self, slot: Slot) -> bool:
+        """Whether a kernel reads several places at once, as a convolution does."""
+        convolves = any("Conv" in step.kind for step in self._anatomy.steps(slot))
+        return convolves and math.prod(slot.shape[:-2]) > 1
 
 
 def _as_looked_up(value: Value, look_ups: LookUps) -> bool:

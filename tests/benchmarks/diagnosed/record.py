@@ -12,6 +12,7 @@ from keras_winit.models.diagnosing.thresholds import THRESHOLDS
 
 RESULTS = Path(__file__).parents[1] / "results"
 KINDS = ("with labels", "without")
+RESIDUAL = "residual "  # before the names of residual networks, where they stand beside plain ones
 # Where a run ends: (fails below, trains from). Of cancer, 63 % have the commoner answer.
 BOUNDS = {"dense": (0.5, 0.9), "convolutions": (0.5, 0.9), "cancer": (0.65, 0.9)}
 _DEPTHS = (5, 10, 20, 40, 100)
@@ -45,7 +46,8 @@ class Record:
         """Replace what was found in the figures of layers by what thresholds find in them."""
         for name, figures in self.figures.items():
             place, method, kind = name.split(" | ")
-            told = self.networks[place][method][kind]
+            known = self.residual if place.startswith(RESIDUAL) else self.networks
+            told = known[place.removeprefix(RESIDUAL)][method][kind]
             others = [each for each in told["findings"] if each[0] not in OF_FIGURES]
             told["findings"] = [*others, *findings(unpacked(figures), limits)]
             told["ok"] = all(severity != "error" for _, severity in told["findings"])
