@@ -68,7 +68,7 @@ def test_a_branch_starts_small_beside_its_stream(method):
         plan = winit.initialize(model, seed=0)
         row = next(row for row in plan.rows if row.path == down.kernel.path)
         assert row.scheme == "scaled(glorot_uniform)"
-        assert row.reason == "no activation follows; the last of a branch, 0.5 times"
+        assert row.reason == "no activation follows; ends one of 4 pre-norm branches, 0.5 times"
         assert array(down.kernel).std() == pytest.approx(0.5 * (2 / 48) ** 0.5, rel=0.1)
     else:
         winit.calibrate(model, data, seed=0, progress=False)
@@ -109,11 +109,17 @@ def test_a_named_scheme_or_a_recipe_leaves_gammas_alone(scheme):
     np.testing.assert_array_equal(array(winit.branches(model)[0].ends.gamma), 1)
 
 
-@pytest.mark.parametrize(("count", "share"), [(SEVERAL - 1, set()), (SEVERAL, {1 / 2}), (25, {1 / 5})])
-def test_many_branches_start_smaller(count, share):
+@pytest.mark.parametrize(
+    ("count", "pre", "post"),
+    [(SEVERAL - 1, set(), set()), (SEVERAL, {1 / 2}, {1 / 4}), (25, {1 / 5}, {1 / 25})],
+)
+@pytest.mark.parametrize("kind", ["pre-norm", "post-norm"])
+def test_many_branches_start_smaller(count, pre, post, kind):
     inputs = x = keras.Input((8,))
+    share = pre if kind == "pre-norm" else post
     for _ in range(count):
-        x = x + layers.Dense(8)(layers.LayerNormalization()(x))
+        norm, kernel = layers.LayerNormalization(), layers.Dense(8)
+        x = x + kernel(norm(x)) if kind == "pre-norm" else norm(x + kernel(x))
     model = keras.Model(inputs, layers.Dense(2)(x))
     anatomy = Anatomy(model)
     assert set(shares(anatomy, branches_of(anatomy)).values()) == share

@@ -25,7 +25,7 @@ CODES = {
 # Those that test_diagnose_verdicts.py is about.
 MORE = {
     *("unscaled_data", "one_direction", "labels_lost", "penalties", "softmax_twice", "no_probabilities"),
-    *("stuck_gate", "one_hot_attention", "epsilon", "inputs_lost"),
+    *("stuck_gate", "one_hot_attention", "epsilon", "inputs_lost", "rank_collapse"),
 }
 
 

@@ -489,3 +489,53 @@ def test_a_gradient_that_falls_is_an_error_in_five_layers_or_more(depth, is_erro
     hidden = [layers.Dense(24, "sigmoid") for _ in range(depth)]
     report = winit.diagnose(keras.Sequential([keras.Input((16,)), *hidden, layers.Dense(3)]), X, Y, LOGITS)
     assert ("vanishing_gradient" in {finding.code for finding in report.errors}) is is_error
+
+
+def language_model(blocks, *, pre=False):
+    """Tokens and places, blocks of attention and a hidden layer, and which token comes next."""
+    keras.utils.set_random_seed(0)
+    inputs = keras.Input((12,), dtype="int32")
+    x = layers.Embedding(60, 16)(inputs) + layers.Embedding(12, 16)(ops.arange(12))
+    for _ in range(blocks):
+        for part in ("attention", "hidden"):
+            y = layers.LayerNormalization()(x) if pre else x
+            if part == "attention":
+                y = layers.MultiHeadAttention(2, 8)(y, y)
+            else:
+                y = layers.Dense(16)(layers.Dense(32, "gelu")(y))
+            x = x + y if pre else layers.LayerNormalization()(x + y)
+    return keras.Model(inputs, layers.Dense(60)(x))
+
+
+TOKENS = np.random.default_rng(0).integers(0, 60, (128, 12))
+
+
+def rank_collapses(model):
+    return [each for each in winit.diagnose(model, TOKENS).findings if each.code == "rank_collapse"]
+
+
+@pytest.mark.parametrize("pre", [False, True])
+def test_attention_that_makes_all_places_alike_is_told_and_its_remedy_helps(pre):
+    model = language_model(12, pre=pre)
+    (found,) = rank_collapses(model)
+    assert found.severity == "error"
+    assert found.figures["worst"] < 0.35
+    assert found.remedy == (
+        "Let residual branches start small beside what they are added to: `calibrate(model, data)`."
+    )
+    winit.calibrate(model, TOKENS, seed=0)
+    assert not rank_collapses(model)
+    # Where what it names was done, it is another.
+    report = winit.diagnose(model, TOKENS, thresholds={"rank_collapse": (1.1, 1.1)})
+    (found,) = [each for each in report.findings if each.code == "rank_collapse"]
+    assert "calibrate" not in found.remedy
+
+
+def test_in_few_blocks_places_that_look_alike_are_no_finding():
+    assert not rank_collapses(language_model(7))
+    model = language_model(7)
+    assert not [
+        each
+        for each in winit.diagnose(model, TOKENS, thresholds={"rank_collapse": 2.0}).findings
+        if each.code == "rank_collapse"
+    ]

@@ -43,7 +43,7 @@ FOLDERS = {
     "gates centring one_pass calibrate",
     "models.comparing": "comparison batches randomness putting_back training starts compare",
     "models.diagnosing": "thresholds report taps guessing features seen signals units starting "
-    "reading remedies weights judging answering gating diagnose",
+    "reading remedies weights ranks judging answering gating diagnose",
 }
 _INSIDE = [
     f"{folder}.{name}".strip(".")

@@ -7,8 +7,10 @@ import tomllib
 
 import pytest
 from benchmark_page import PAGE, RESULTS, page
+from benchmarks.residual_networks.findings import MARGIN, whole
 from readme_tables import README, TABLES, section
 
+import keras_winit as winit
 from keras_winit.__main__ import main
 
 TEXT = README.read_text(encoding="utf-8")
@@ -49,6 +51,9 @@ def test_what_diagnose_told_is_what_was_recorded():
         shares = bad / total, apart[0] / sum(apart), (bad + warned) / total
         row = " | ".join(f"{share:.1%}".replace("%", " %") for share in shares)
         assert f"| {total} {words} | {row} |" in TEXT
+    fail, train = (counts["residual networks"][end] for end in ("fails", "trains"))
+    told = f"errors on {fail[0]} of {sum(fail)} that fail, {train[0]} of {sum(train)} that train"
+    assert told in TEXT
 
 
 def test_the_page_of_benchmarks_is_generated_and_whole():
@@ -102,3 +107,15 @@ def test_its_commands_of_the_package_exist():
 def test_its_install_commands_name_extras_that_exist():
     for extra in re.findall(r'pip install "\.\[(\w+)\]"', TEXT):
         assert f"\n{extra} = [" in (README.parent / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def test_a_recommendation_says_of_residual_networks_what_was_measured():
+    found = whole(json.loads((RESULTS / "residual.json").read_text("utf-8"))).values()
+    better = sum(each.ratio("initialize") < 1 / MARGIN for each in found)
+    worse = sum(each.is_worse("initialize") for each in found)
+    told = re.search(
+        r"of (\d+) networks `initialize` ends 10 % below .* on (\d+), above on (\d+)",
+        str(winit.recommend("relu")),
+    )
+    assert tuple(map(int, told.groups())) == (len(found), better, worse)
+    assert "residual" not in str(winit.recommend("softmax"))

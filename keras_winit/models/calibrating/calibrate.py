@@ -40,12 +40,13 @@ def calibrate(
     first call. Seeds and losses of the model stay as they were, and where anything fails, the model is as
     it was.
 
-    The last kernels of L residual branches, four or more, get 1/√L times the deviation; with 16 or more,
-    the γ of a normalization that ends one is 0.3, as in `initialize`. Output layers, "answers"
-    in the table, get one so small that the first loss is near that of guessing; their biases take out the
-    batch's mean, or, with labels, become the best constant. Embeddings keep the size that their layers ask
-    for, or another as in `initialize`. A kernel that would have to be ten times as large as its fans say, and
-    does not read the data, is left alone, and its row says what makes the signal so small.
+    The last kernels of L residual branches, four or more, get 1/√L times the deviation, or 1/L where the
+    sum is normalized; with eight or more, the γ of a normalization that ends one is 0.3, as in `initialize`.
+    Output layers, "answers" in the table, get one so small that the first loss is near that of guessing;
+    their biases take out the batch's mean, or, with labels, become the best constant. Embeddings keep the
+    size that their layers ask for, or another as in `initialize`. A kernel that would have to be ten times as
+    large as its fans say, and does not read the data, is left alone, and its row says what makes the signal
+    so small.
 
     Where a normalization divides by a kernel's size, that size changes no output, but how fast the kernel
     learns: a step turns a large one less. Such a kernel keeps the size that it has. A batch normalization

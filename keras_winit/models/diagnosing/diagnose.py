@@ -7,6 +7,9 @@ from typing import Any
 import keras
 
 from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.anatomy.ancestry import Ancestry
+from keras_winit.models.anatomy.attention import attentions
+from keras_winit.models.anatomy.branch import Branches
 from keras_winit.models.anatomy.branches import branches_of
 from keras_winit.models.anatomy.outputs import output_kernels
 from keras_winit.models.diagnosing.answering import findings_of_loss, findings_of_outputs
@@ -25,6 +28,7 @@ from keras_winit.models.running.batch import MOST_SAMPLES, Batch, batch_for
 from keras_winit.models.tracing.ownership import check_built, check_callable, unbuilt
 
 _MORE_PASSES = 2
+_LONG_STREAM = 16  # branches, as for tables that start a stream
 _UNKNOWN = "{}: nothing is known of it: its layer is not seen"
 
 
@@ -99,7 +103,7 @@ def diagnose(
     left = what_is_left(seen, batch.labels)
     found = branches_of(anatomy)
     inside = {str(slot.layer.path) for branch in found for slot in branch.kernels}
-    judge = Judge(limits, Remedies(anatomy), left, inside)
+    judge = Judge(limits, Remedies(anatomy), left, inside, attends=_attends(anatomy, found))
     ends = [slot for branch in found for slot in branch.last]
     check = WeightCheck(limits, starts, small=[*(kernel.slot for kernel in last), *ends])
     check.look(anatomy.slots)
@@ -127,6 +131,12 @@ def diagnose(
         left.inputs,
         _rests_on(batch),
     )
+
+
+def _attends(anatomy: Anatomy, found: Branches) -> bool:
+    """Whether there is attention, and a stream of as many branches as it takes to make all places alike."""
+    longest = max((branch.depth for branch in found), default=0)
+    return longest >= _LONG_STREAM and bool(attentions(anatomy, Ancestry(anatomy)))
 
 
 def _rests_on(batch: Batch) -> str:

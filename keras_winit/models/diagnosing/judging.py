@@ -6,19 +6,18 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
+from keras_winit.models.diagnosing.ranks import SCATTERED, near_a_line, places_alike
 from keras_winit.models.diagnosing.reading import Left
 from keras_winit.models.diagnosing.remedies import Remedies
 from keras_winit.models.diagnosing.report import Finding
 from keras_winit.models.diagnosing.seen import Seen
 from keras_winit.models.diagnosing.signals import Signals
-from keras_winit.models.diagnosing.thresholds import Threshold
+from keras_winit.models.diagnosing.thresholds import Threshold, severity_of
 
 _SEVERAL = 5  # layers: in fewer, an optimizer that adapts makes up for a small gradient
 _LONG = 40  # layers, for which thresholds of whole chains are given
-_SCATTERED = 10.0  # directions that inputs fill which have not collapsed
 _VERY_LONG = 80  # layers
 _NEAR_A_LINE = 2.0  # directions, when the gradient falls too
-_HALF, _TELLING = 0.5, 0.7  # of what the labels could be read off the inputs
 _SCALE = 100.0  # a signal of a deviation up to this, and down to its inverse, has a scale to go by
 
 _FALLS = "falls to 1/{0} of {1} here, and to 1/{2} at {3}."
@@ -43,6 +42,7 @@ class Judge:
         remedies: those of the model.
         left: what is left of what the inputs tell.
         inside: the paths of layers in residual branches, whose gradients are as small as their branch.
+        attends: whether it is a long stream of branches with attention, which can make all places alike.
     """
 
     def __init__(
@@ -51,8 +51,11 @@ class Judge:
         remedies: Remedies,
         left: Left,
         inside: Container[str] = (),
+        *,
+        attends: bool = False,
     ) -> None:
         self._inside = inside
+        self.attends = attends
         self.limits = limits
         self.remedies = remedies
         self._left = left
@@ -153,7 +156,7 @@ class Judge:
         kept = self._left.inputs if self._left.inputs is not None else -1.0
         lost = self.severity("inputs_lost", kept, below=True)
         small = max(ratios) < self.limits["exploding_gradient_elsewhere"].warning
-        learns = small and seen.rank >= _SCATTERED and len(graded) < _VERY_LONG
+        learns = small and seen.rank >= SCATTERED and len(graded) < _VERY_LONG
         for finding in self._first_beyond("exploding_gradient", graded, [share * each for each in ratios]):
             if lost:
                 figures = {name: each / share for name, each in finding.figures.items()}
@@ -190,28 +193,11 @@ class Judge:
         ranked = [layer for layer in hidden if layer.rank is not None]
         given = seen.input_rank
         if ranked and given is not None and given > 2 * self.limits["one_direction"].warning:
-            yield from self._of_rank(ranked, given, seen.rank)
-
-    def _of_rank(self, ranked: list[Seen], given: float, last: float) -> Iterator[Finding]:
-        ranks = [max(layer.rank or 1.0, last) for layer in ranked]
-        lasting = list(itertools.accumulate(reversed(ranks), max))[::-1]
-        severity = self.severity("one_direction", lasting[-1], below=True)
-        told = self._left.labels  # what lies on a line may lie there as it should: after training
-        if severity and (told is None or told < _TELLING):
-            # Measured in plain chains: few units behind a recurrent layer may lie near a line, and learn.
-            if not self.remedies.plain or (told is not None and told >= _HALF):
-                severity = "warning"
-            bound = getattr(self.limits["one_direction"], severity)
-            first = next(layer for layer, rank in zip(ranked, lasting, strict=True) if rank < bound)
-            yield Finding(
-                "one_direction",
-                severity,
-                first.path,
-                f"All inputs come to lie near a line: their differences, which fill {given:.3g} directions "
-                f"in the inputs, fill {first.rank:.3g} here, and {ranked[-1].rank:.3g} at {ranked[-1].path}.",
-                {"rank": first.rank or 1.0, "worst": lasting[-1], "input": given},
-                self.remedies.scale,
+            yield from near_a_line(
+                self.limits, self.remedies, ranked, given=given, last=seen.rank, told=self._left.labels
             )
+        if self.attends and ranked:
+            yield from places_alike(self.limits, self.remedies, ranked, seen.rank)
 
     def _of_labels(self, rank: float) -> Iterator[Finding]:
         """Labels that can be read off the inputs, and no longer off the last features, of a rank."""
@@ -226,7 +212,7 @@ class Judge:
         # What is scattered, and has not collapsed, can yet be learned, if not through very many layers.
         if length >= _VERY_LONG:
             error = warning
-        elif rank >= _SCATTERED:
+        elif rank >= SCATTERED:
             error = -math.inf
         lost = left.labels + left.chance < error and self.remedies.plain  # one that pools may yet learn
         yield Finding(
@@ -241,10 +227,7 @@ class Judge:
 
     def severity(self, code: str, figure: float, *, below: bool = False) -> str | None:
         """How severe a figure is above its threshold, or below it; None where it is none."""
-        warning, error = self.limits[code][:2]
-        if below:
-            figure, warning, error = -figure, -warning, -error
-        return "error" if figure > error else "warning" if figure > warning else None
+        return severity_of(self.limits[code], figure, below=below)
 
     def _first_beyond(
         self, code: str, layers: list[Seen], figures: list[float], suffix: str = ""

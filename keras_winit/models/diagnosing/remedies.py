@@ -11,6 +11,7 @@ _LINEAR = (
     'Let it start as a linear map, which keeps signals and gradients: `initialize(model, "looks_linear")`.'
 )
 _CALIBRATE = "Give every layer the same deviation: `calibrate(model, data)`."
+_BRANCHES = "Let residual branches start small beside what they are added to: `calibrate(model, data)`."
 _NORMALIZE = (
     "Put a normalization behind its kernels, or add what layers read to what they put out: "
     "`keras.layers.BatchNormalization()`, `keras.layers.Add()`; or build it with fewer layers."
@@ -44,6 +45,11 @@ class Remedies:
         if self.plain and not self.linear and not self._pools:
             return _LINEAR
         return _NORMALIZE if self.calibrated or self.linear else _CALIBRATE
+
+    @property
+    def places(self) -> str:
+        """Against attention that makes all places alike."""
+        return _NORMALIZE if self.calibrated else _BRANCHES
 
     @property
     def size(self) -> str:

@@ -4,7 +4,7 @@ from functools import cached_property
 
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.attention import query_kernels
-from keras_winit.models.anatomy.branch import Branches
+from keras_winit.models.anatomy.branch import Branch, Branches
 from keras_winit.models.anatomy.branches import branches_of, shares
 from keras_winit.models.anatomy.slots import Slot
 
@@ -38,7 +38,8 @@ class BranchSizes:
         found = []
         share = self.share(slot)
         if share is not None:
-            found.append((share, f"the last of a branch, {share:.3g} times"))
+            branch = self._ends[slot]
+            found.append((share, f"ends one of {branch.count} {branch.kind} branches, {share:.3g} times"))
         if slot in self._queries:
             found.append((QUERY, f"a query, {QUERY:.3g} times: attention starts nearly even"))
         return found
@@ -46,6 +47,10 @@ class BranchSizes:
     @cached_property
     def _shares(self) -> dict[Slot, float]:
         return shares(self._anatomy, self.branches)
+
+    @cached_property
+    def _ends(self) -> dict[Slot, Branch]:
+        return {slot: branch for branch in reversed(self.branches.branches) for slot in branch.last}
 
     @cached_property
     def _queries(self) -> set[Slot]:

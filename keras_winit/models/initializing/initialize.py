@@ -61,13 +61,13 @@ def initialize(
               between or not, divides by the size of a kernel: what is left of that is how fast it learns,
               and a kernel of He's size learns more slowly. Where the layer asks for a fifth to four fifths
               of that size, as depthwise ones do by default, it is as the layer asks. The last kernels of L
-              residual branches, four or more, are 1/√L times as large; with 16 or more, the γ of a
-              normalization that ends one is 0.3, unless its layer asks for another. Output layers,
-              "answers" in the plan, start so small that the first loss is near that of guessing.
-              Kernels of queries alone are 0.3 times as large, so that attention starts nearly even.
+              residual branches, four or more, are 1/√L times as large, 1/L where the sum is normalized; with
+              eight or more, the γ of a normalization that ends one is 0.3, if not asked for. Output layers,
+              "answers" in the plan, start so small that the first loss is near that of guessing. Kernels of
+              queries alone are 0.3 times as large in post-norm branches: attention starts nearly even.
               Embeddings are drawn as their layers ask; tables that are added to each other, as of tokens
               and positions, get one scale, the largest table's. Where they start a stream of 16 pre-norm
-              branches or more, they get a deviation of one, beside which the branches are small;
+              branches or more, or tell places beside patches that nothing else tells, it is one;
             - the name of a scheme, or an initializer, for all kernels and embeddings;
             - "looks_linear": a network that starts as a linear one, or nearly, at any depth and with
               any activation. Each kernel is told what feeds it and what reads it; the pairing goes

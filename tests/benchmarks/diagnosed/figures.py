@@ -40,7 +40,7 @@ def kept(figures):
 
     class Keeping(Judge):
         def findings(self, seen):
-            figures.append(packed(seen, self._left, self.remedies))
+            figures.append(packed(seen, self._left, self.remedies, self.attends))
             return super().findings(seen)
 
     usual = diagnosing.Judge
@@ -51,7 +51,7 @@ def kept(figures):
         diagnosing.Judge = usual
 
 
-def packed(seen, left, remedies):
+def packed(seen, left, remedies, attends):
     """The figures as a matrix: a first row of the network's own, then one for each layer."""
     weighted = [layer for layer in seen.layers if layer.weighted]
     own = (
@@ -61,7 +61,7 @@ def packed(seen, left, remedies):
         seen.rank,
         seen.share,
         len(left.shares),
-        remedies.plain + 2 * bool(seen.features) + 4 * (weighted[0].path == seen.input_at),
+        remedies.plain + 2 * bool(seen.features) + 4 * (weighted[0].path == seen.input_at) + 8 * attends,
     )
     rows = [[getattr(layer, name) for name in OF_LAYERS] for layer in seen.layers]
     first = [*own, *(getattr(left, name) for name in OF_LEFT)]
@@ -90,7 +90,7 @@ class Recorded(Signals):
 
 
 def unpacked(array):
-    """Of a matrix as `packed` makes it: the signals, what is left, and remedies without words."""
+    """Of a matrix as `packed` makes it: the signals, what is left, remedies without words, `attends`."""
     own = [None if math.isnan(each) else float(each) for each in array[0]]
     flags = int(own[6])
     rows = [
@@ -111,14 +111,15 @@ def unpacked(array):
     seen.input_at = first if flags & 4 else "elsewhere"
     labels, given, inputs, chance = own[7:11]
     left = Left(labels, given, (("", 0.0),) * int(own[5]), inputs, chance or 0.0)
-    remedies = SimpleNamespace(plain=bool(flags & 1), scale="", size="")
-    return seen, left, remedies
+    remedies = SimpleNamespace(plain=bool(flags & 1), scale="", size="", places="")
+    return seen, left, remedies, bool(flags & 8)
 
 
 def findings(figures, limits):
     """What a `Judge` finds in unpacked figures: (code, severity)."""
-    seen, left, remedies = figures
-    return [[each.code, each.severity] for each in Judge(limits, remedies, left).findings(seen)]
+    seen, left, remedies, attends = figures
+    judge = Judge(limits, remedies, left, attends=attends)
+    return [[each.code, each.severity] for each in judge.findings(seen)]
 
 
 def save(path, known):

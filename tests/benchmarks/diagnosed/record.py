@@ -13,6 +13,7 @@ from keras_winit.models.diagnosing.thresholds import THRESHOLDS
 RESULTS = Path(__file__).parents[1] / "results"
 KINDS = ("with labels", "without")
 RESIDUAL = "residual "  # before the names of residual networks, where they stand beside plain ones
+RESIDUAL_TOO = "all, residual ones too"
 # Where a run ends: (fails below, trains from). Of cancer, 63 % have the commoner answer.
 BOUNDS = {"dense": (0.5, 0.9), "convolutions": (0.5, 0.9), "cancer": (0.65, 0.9)}
 _DEPTHS = (5, 10, 20, 40, 100)
@@ -80,9 +81,10 @@ class Record:
             "the other half": [row for row in found if half(row[1]) == 1],
             "all": found,
             **{task: [row for row in found if row[0] == task] for task in trainability.TASKS},
-            "residual networks": list(self.residual_rows()),
+            "residual networks": (residual := list(self.residual_rows())),
+            RESIDUAL_TOO: [*found, *residual],
         }
-        parts = {title: part for title, part in parts.items() if part}
+        parts = {title: part for title, part in parts.items() if part and (residual or title != RESIDUAL_TOO)}
         return {kind: {title: counted(part, kind) for title, part in parts.items()} for kind in KINDS}
 
     def remedies_counts(self):
@@ -124,7 +126,7 @@ class Record:
 OF_FIGURES = {
     *("non_finite", "unscaled_data", "vanishing_signal", "exploding_signal", "input_collapse"),
     *("vanishing_gradient", "exploding_gradient", "inputs_lost", "labels_lost", "one_direction"),
-    *("dead_units", "saturated"),
+    *("dead_units", "saturated", "rank_collapse"),
 }
 
 
