@@ -22,7 +22,7 @@ _SELU = "Klambauer et al. 2017, arXiv:1706.02515"
 # Measured: tests/benchmarks/trainability.py.
 _DEEP = "of 48 plain stacks to 40 layers looks_linear trains 48, He 27, Keras' default 21"
 # Measured: tests/benchmarks/residual.py.
-_RESIDUAL = "of 19 networks `initialize` ends 10 % below Keras' and PyTorch's starts on 8, above on 0"
+_RESIDUAL = "of 20 networks `initialize` ends 10 % below Keras' and PyTorch's starts on 8, above on 0"
 _EXACT = "E[f(z)²] for z ~ N(0, 1), by quadrature"
 _BALANCED = "E[f(z)²] and E[f′(z)²], by quadrature: keras_winit.theory.balance"
 
@@ -105,7 +105,7 @@ def recommend(
       source        He et al. 2015, arXiv:1502.01852
       alternatives  he_normal, orthogonal, variance_scaling
       when deep     of 48 plain stacks to 40 layers looks_linear trains 48, He 27, Keras' default 21
-      residual      of 19 networks `initialize` ends 10 % below Keras' and PyTorch's starts on 8, above on 0
+      residual      of 20 networks `initialize` ends 10 % below Keras' and PyTorch's starts on 8, above on 0
     """
     known = resolve(activation)
     choice = _choose(known, distribution, method)
