@@ -1,9 +1,9 @@
 """Products of matrices that no accelerator rounds.
 
-GPUs with TF32 round what they multiply to ten bits of mantissa unless they are told not to: an
-orthogonal matrix would come out of such products orthogonal to 1e-3. JAX and PyTorch can be told
-for one product. TensorFlow cannot: there a float32 is split into three numbers of few enough bits,
-whose products such a unit computes exactly, and their sums are in float32.
+GPUs with TF32 round what they multiply to ten bits of mantissa unless they are told not to, and some CPUs
+to bfloat16 if PyTorch is told to: an orthogonal matrix would come out of such products orthogonal to 1e-3.
+JAX can be told for one product. TensorFlow and PyTorch cannot: there a float32 is split into three numbers
+of few enough bits, whose products such a unit computes exactly, and their sums are in float32.
 """
 
 from functools import cache
@@ -12,9 +12,8 @@ from typing import Any
 import keras
 from keras import ops
 
-# A float32 has 24 bits of mantissa; a TF32 keeps 11, the leading one counted.
-_KEPT = 11
-_FULL = 24
+# A float32 has 24 bits of mantissa; a TF32 keeps 11, a bfloat16 8, the leading one counted.
+_FULL, _TF32, _BFLOAT16 = 24, 11, 8
 
 
 def product(left: Any, right: Any, *out: Any) -> Any:
@@ -37,27 +36,27 @@ def _einsum(equation: str, left: Any, right: Any) -> Any:
     return jax.numpy.einsum(equation, left, right, precision="highest")
 
 
-def split_product(left: Any, right: Any, multiply: Any) -> Any:
-    """left @ right of float32 by a `multiply` that rounds what it is given to TF32.
+def split_product(left: Any, right: Any, multiply: Any, kept: int = _TF32) -> Any:
+    """left @ right of float32 by a `multiply` that rounds what it is given to some bits, those of TF32.
 
-    With x = x₁ + x₂ + x₃, of 11 bits or fewer each, what is left out is of the order of 2⁻³³.
+    With x = x₁ + x₂ + x₃, of 11 bits or fewer each, what is left out is of the order of 2⁻³³; of 8, 2⁻²⁴.
     """
-    (l1, l2, l3), (r1, r2, r3) = _parts(left), _parts(right)
+    (l1, l2, l3), (r1, r2, r3) = _parts(left, kept), _parts(right, kept)
     small = multiply(l1, r3) + multiply(l2, r2) + multiply(l3, r1)
     return multiply(l1, r1) + (multiply(l1, r2) + multiply(l2, r1) + small)
 
 
-def _parts(tensor: Any) -> tuple[Any, Any, Any]:
+def _parts(tensor: Any, kept: int) -> tuple[Any, Any, Any]:
     """Three tensors of few bits that sum up to one of float32."""
-    first = _leading_bits(tensor)
+    first = _leading_bits(tensor, kept)
     rest = tensor - first
-    second = _leading_bits(rest)
+    second = _leading_bits(rest, kept)
     return first, second, rest - second
 
 
-def _leading_bits(tensor: Any) -> Any:
-    """The numbers cut to the bits that TF32 keeps, by adding and subtracting what hides the others."""
-    hidden = tensor * (2.0 ** (_FULL - _KEPT) + 1)
+def _leading_bits(tensor: Any, kept: int) -> Any:
+    """The numbers cut to the bits that are kept, by adding and subtracting what hides the others."""
+    hidden = tensor * (2.0 ** (_FULL - kept) + 1)
     return hidden - (hidden - tensor)
 
 
@@ -92,7 +91,7 @@ def _for_torch() -> Any:
         # `torch.set_float32_matmul_precision` can ask for TF32, or on a CPU for bfloat16.
         if left.dtype != torch.float32 or torch.get_float32_matmul_precision() == "highest":
             return torch.matmul(left, right, out=out)
-        exact = split_product(left, right, torch.matmul)
+        exact = split_product(left, right, torch.matmul, _BFLOAT16)
         return exact if out is None else out.copy_(exact)
 
     return multiply
