@@ -260,7 +260,7 @@ def test_an_answer_that_reads_a_mean_makes_up_for_it(places, depth):
     model = stack(*hidden, shape=(places, 64), head=head, loss=LOGITS)
     winit.initialize(model, seed=0)
     kernel = array(model.layers[-1].kernel)
-    alone = stack(*hidden[:0], *dense(depth, None), shape=(64,), head=head[1:], loss=LOGITS)
+    alone = stack(*dense(depth, None), shape=(64,), head=head[1:], loss=LOGITS)
     winit.initialize(alone, seed=0)
     size = min(array(alone.layers[-1].kernel).std() * math.sqrt(places), math.sqrt(2 / (64 + 10)))
     assert kernel.std() == pytest.approx(size, rel=4 / math.sqrt(2 * kernel.size))

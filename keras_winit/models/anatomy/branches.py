@@ -26,7 +26,7 @@ from keras_winit.models.tracing.trace import Step, Value
 # they start as their fans say: at a given learning rate smaller ones learn more slowly, and there is little
 # to add up. Measured: tests/benchmarks/published.py. Where the sum is normalized, the stream shrinks by what
 # is added, and they start at 1/L, near what DeepNorm comes to: twelve such blocks, calibrated, end at 2.52 so
-# and at 2.88 by 1/√L, 24 at 2.73 and 2.79 (residual.py there, three seeds).
+# and at 2.88 by 1/√L, 24 at 2.56 and 2.88 (residual.py there, three seeds).
 SEVERAL = 4
 # From so many on also the γ that ends each starts small, at this. With 16, a slim ResNet50 ends at 0.67, and
 # with a γ of one at 1.69; with nine and ten, EfficientNetB0 and MobileNetV2 at 0.92 and 1.50, and with one at

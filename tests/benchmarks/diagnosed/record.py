@@ -120,6 +120,18 @@ class Record:
             print(
                 f"remedies of {code}: {many}, the finding goes {gone}, none is left {healthy}, trains {good}"
             )
+        for name, method, code, gone, end in self.residual_remedies():
+            print(f"{name}, {method}: after `calibrate` {code} {'goes' if gone else 'stays'}; it {end}")
+
+    def residual_remedies(self):
+        """What `calibrate` does, the remedy in residual networks, to each finding of those that fail."""
+        for name, method, end, found in self.residual_rows():
+            helped = self.residual[name].get("calibrate")
+            if end == "fails" and helped is not None:
+                ends = outcomes(RESULTS / "residual.json")[name]["calibrate"]
+                left = {code for code, severity in helped["with labels"]["findings"] if severity != "note"}
+                codes = {code for code, severity in found["with labels"]["findings"] if severity != "note"}
+                yield from ((name, method, code, code not in left, ends) for code in sorted(codes))
 
 
 # What a `Judge` finds; the rest is of weights and outputs.
