@@ -7,7 +7,7 @@ from keras import ops
 
 from keras_winit.models.diagnosing.features import effective_rank, named_right, principal, read_off
 from keras_winit.models.diagnosing.seen import distinct
-from keras_winit.support.host import host_array, product
+from keras_winit.support.host import host_array
 
 RIDGES = (1e-3, 1e-1)
 SHAPES = [(60, 7), (20, 33)]  # more samples than features, and fewer
@@ -66,16 +66,6 @@ def test_what_does_not_vary_tells_nothing():
     assert effective_rank(nothing) is None
     assert read_off(nothing, np.ones((20, 1))) is None
     assert named_right(np.ones((4, 2)) - 1, np.array([0, 0, 0, 0])) is None
-
-
-@pytest.mark.parametrize("shapes", [((7,), (7,)), ((5, 7), (7, 3)), ((7,), (7, 3))], ids=str)
-def test_products_are_those_of_numpy_whatever_the_memory(shapes):
-    left, right = (np.random.default_rng(3).standard_normal(shape).astype("float32") for shape in shapes)
-    left.flags.writeable = False
-    np.testing.assert_allclose(product(left, right), left @ right, rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(product(left, right[::-1]), left @ right[::-1], rtol=1e-5, atol=1e-6)
-    wide = np.asarray(right, "float64")
-    assert product(left.astype("float64"), wide).dtype == np.float64
 
 
 def test_a_tensor_is_shown_without_a_copy():

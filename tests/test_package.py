@@ -21,8 +21,8 @@ MODULES = sorted(
 
 # From the bottom up: a module imports only what stands before it, from its folder or from a lower one.
 FOLDERS = {
-    "support": "building checks host interrupts loading losses progress terminal",
-    "drawing": "precision seeds sharding jax_random tensorflow_random generators sampling products haar "
+    "support": "building checks host products interrupts loading losses progress terminal",
+    "drawing": "precision seeds sharding jax_random tensorflow_random generators sampling haar "
     "ingredients scrambled orthonormal",
     "theory": "fans einsum matrix_view activations gains balance linearity",
     "schemes": "base registry basic variance_scheme variance orthogonal structured compose icnr bias siren "

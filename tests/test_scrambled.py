@@ -1,17 +1,15 @@
 """Large orthogonal matrices: how orthogonal they are, and whether they can be told from Haar's law."""
 
-import functools
 import math
 
 import keras
 import numpy as np
 import pytest
 from helpers import BACKEND, array
-from keras import ops
 from scipy import stats
 
 import keras_winit as winit
-from keras_winit.drawing import products, scrambled
+from keras_winit.drawing import scrambled
 from keras_winit.drawing.orthonormal import is_scrambled, orthonormal
 
 FLOAT64 = BACKEND != "jax"  # which has none unless it is enabled
@@ -246,65 +244,3 @@ def test_it_cannot_be_told_from_haar_but_one_round_can(rows, columns, count):
         control = by_numpy(made, **rounds)
         assert max(error(matrix) for matrix in control) < 1e-12
         assert min(p_values(control, None, rng).values()) < 1e-10, rounds
-
-
-def tf32(tensor):
-    """The numbers with ten bits of mantissa, as a GPU reads them for a product with TF32."""
-    bits = np.asarray(tensor, "float32").view("uint32")
-    return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view("float32")
-
-
-def bfloat16(tensor):
-    """The numbers with seven bits of mantissa, as a CPU reads them for a product in bfloat16."""
-    bits = np.asarray(tensor, "float32").view("uint32")
-    return ((bits + np.uint32(0x8000)) & np.uint32(0xFFFF0000)).view("float32")
-
-
-def rounding_product(left, right, rounded=tf32):
-    return rounded(left) @ rounded(right)
-
-
-@pytest.mark.parametrize(("rounded", "kept"), [(tf32, 11), (bfloat16, 8)])
-def test_rounded_products_do_not_matter(rounded, kept):
-    multiply = functools.partial(rounding_product, rounded=rounded)
-    made = scrambled.recipe(1021, 256, 5, 1, 1.0)
-    made = made._replace(
-        table=made.table.astype("float32"),
-        mixers=tuple(each.astype("float32") for each in made.mixers),
-        last=tuple(each.astype("float32") for each in made.last),
-    )
-    assert error(by_numpy(made, multiply)[0]) > 5e-5
-    assert error(by_numpy(made, lambda x, y: products.split_product(x, y, multiply, kept))[0]) <= 2e-6
-
-
-@pytest.mark.skipif(BACKEND != "tensorflow", reason="JAX and PyTorch can be told not to round")
-def test_tensorflow_splits_what_a_gpu_would_round(monkeypatch):
-    import tensorflow as tf
-
-    monkeypatch.setattr(tf, "matmul", lambda x, y: ops.convert_to_tensor(rounding_product(x, y)))
-    rounded = array(scrambled.scrambled(512, 300, "float32", 5))[0]
-    monkeypatch.setattr(products, "_tensorflow_may_round", lambda: True)
-    exact = array(scrambled.scrambled(512, 300, "float32", 5))[0]
-    assert error(rounded) > 5e-5
-    assert error(exact) <= 2e-6
-
-
-@pytest.mark.skipif(BACKEND != "torch", reason="about a setting of PyTorch")
-def test_pytorch_does_not_round_where_it_may():
-    import torch
-
-    before = torch.get_float32_matmul_precision()
-    plain = array(scrambled.scrambled(1021, 300, "float32", 5))
-    torch.set_float32_matmul_precision("medium")
-    try:
-        np.testing.assert_allclose(array(scrambled.scrambled(1021, 300, "float32", 5)), plain, atol=1e-6)
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-@pytest.mark.skipif(BACKEND != "jax", reason="about a setting of JAX")
-def test_jax_asks_for_exact_products():
-    import jax
-
-    program = str(jax.make_jaxpr(lambda: scrambled.scrambled(1021, 300, "float32", 5))())
-    assert program.count("dot_general") == program.count("Precision.HIGHEST, Precision.HIGHEST") >= 4

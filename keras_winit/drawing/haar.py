@@ -8,8 +8,6 @@ I − V·T·Vᵀ in the compact WY form, with T⁻¹ = ½·diag(VᵀV) + triu(V�
 G. W. Stewart 1980, "The efficient generation of random orthogonal matrices", SIAM J. Numer.
 Anal. 17; F. Mezzadri 2007, "How to generate random matrices from the classical compact groups",
 arXiv:math-ph/0609050.
-
-Products are written with @: on PyTorch `keras.ops.matmul` computes float64 in float32.
 """
 
 import math
@@ -24,6 +22,7 @@ from keras import ops
 from keras_winit.drawing.generators import normal
 from keras_winit.drawing.seeds import Seed, drawable
 from keras_winit.support.checks import Shape
+from keras_winit.support.products import product
 
 # Reflections applied in one product: as few as keep matrix products limited by arithmetic and not
 # by memory, since a block's own T costs more the wider it is.
@@ -82,10 +81,10 @@ def _one_column(shape: Any, dtype: str, seed: Seed) -> Any:
 
 def _many_blocks(numbers: Any, rows: int, columns: int) -> Any:
     """The Q of a matrix whose lower trapezoid is made of these numbers."""
-    product = None
+    made = None
     for _, gauss in _from_the_last(numbers, rows, columns):
-        product = _step(gauss, product)
-    return product
+        made = _step(gauss, made)
+    return made
 
 
 def _from_the_last(numbers: Any, rows: int, columns: int) -> Iterator[tuple[int, Any]]:
@@ -125,7 +124,7 @@ def _reflections(gauss: Any) -> _Reflections:
     ahead = ops.expand_dims(places, 0) - ops.expand_dims(places, 1)
     diagonal = ops.cast(ahead == 0, dtype)
     corner, below = gauss[..., :width, :] * ops.cast(ahead <= 0, dtype), gauss[..., width:, :]
-    gram = _transposed(corner) @ corner + _transposed(below) @ below
+    gram = product(_transposed(corner), corner) + product(_transposed(below), below)
     head = ops.sum(corner * diagonal, axis=-1, keepdims=True)
     norm = ops.sqrt(ops.sum(gram * diagonal, axis=-1, keepdims=True))
     signs = 1 - 2 * ops.cast(head < 0, dtype)
@@ -133,28 +132,28 @@ def _reflections(gauss: Any) -> _Reflections:
     half = half + ops.cast(half <= 0, dtype)  # only a vector of length 1 can be all zeros
     shift = signs * norm * diagonal
     # triu(VᵀV, 1), from the vectors before their shift
-    gram = (gram + _transposed(corner) @ shift) * ops.cast(ahead > 0, dtype)
+    gram = (gram + product(_transposed(corner), shift)) * ops.cast(ahead > 0, dtype)
     factor = ops.solve_triangular(gram + half * diagonal, ops.zeros_like(gram) + diagonal, lower=False)
     return _Reflections(corner + shift, below, factor, -_transposed(signs), diagonal)
 
 
-def _apply(reflections: _Reflections, product: Any) -> Any:
-    """The reflections of [[I, 0], [0, product]], the identity's columns times their signs.
+def _apply(reflections: _Reflections, others: Any) -> Any:
+    """The reflections of [[I, 0], [0, others]], the identity's columns times their signs.
 
-    `product` is None where there are no other columns.
+    `others` is None where there are no other columns.
     """
     corner, below, factor, signs, diagonal = reflections
-    left = factor @ (_transposed(corner) * -signs)
-    top, bottom = corner @ left + diagonal * signs, below @ left
-    if product is not None:
-        right = factor @ (_transposed(below) @ product)
-        top = ops.concatenate([top, -(corner @ right)], axis=-1)
-        bottom = ops.concatenate([bottom, product - below @ right], axis=-1)
+    left = product(factor, _transposed(corner) * -signs)
+    top, bottom = product(corner, left) + diagonal * signs, product(below, left)
+    if others is not None:
+        right = product(factor, product(_transposed(below), others))
+        top = ops.concatenate([top, -product(corner, right)], axis=-1)
+        bottom = ops.concatenate([bottom, others - product(below, right)], axis=-1)
     return ops.concatenate([top, bottom], axis=-2)
 
 
-def _step(gauss: Any, product: Any) -> Any:
-    return _apply(_reflections(gauss), product)
+def _step(gauss: Any, others: Any) -> Any:
+    return _apply(_reflections(gauss), others)
 
 
 def _transposed(tensor: Any) -> Any:
@@ -165,17 +164,17 @@ def _for_jax() -> tuple[Any, Any]:
     """One compiled program for each shape, where eager code compiles every operation."""
     import jax  # noqa: PLC0415 - the backend in use
 
-    def product(numbers: Any, rows: int, columns: int) -> Any:
+    def drawn(numbers: Any, rows: int, columns: int) -> Any:
         def matrix(numbers: Any) -> Any:
             return _many_blocks(numbers, rows, columns)
 
-        with jax.default_matmul_precision("highest"):  # else GPUs and TPUs round what they multiply
+        with jax.default_matmul_precision("highest"):  # for what a solve multiplies, too
             # One matrix after the other where there are several blocks: their solves do not depend on one
             # another, and on a CPU as many of batches at once as it has threads wait without end.
             apart = numbers.ndim > 1 and len(_blocks(columns)) > 1
             return jax.lax.map(matrix, numbers) if apart else matrix(numbers)
 
-    compiled = jax.jit(product, static_argnums=(1, 2))
+    compiled = jax.jit(drawn, static_argnums=(1, 2))
 
     def one_block(shape: Shape, dtype: str, seed: Seed) -> Any:
         numbers = normal((*shape[:-2], shape[-2] * shape[-1]), 1.0, dtype, seed)
@@ -215,15 +214,15 @@ def _for_tensorflow() -> tuple[Any, Any]:
     def many_blocks(numbers: Any, rows: int, columns: int) -> Any:
         if not tf.executing_eagerly():
             return _many_blocks(numbers, rows, columns)
-        product = None
+        made = None
         for _, gauss in _from_the_last(numbers, rows, columns):
-            product = step(gauss, rows - columns, product)
-        return product
+            made = step(gauss, rows - columns, made)
+        return made
 
-    def step(gauss: Any, below: int, product: Any = None) -> Any:
-        if product is None:
-            product = tf.zeros((*gauss.shape[:-2], below, 0), gauss.dtype)
-        return stepping(gauss.shape.rank, gauss.dtype.name)(gauss, product)
+    def step(gauss: Any, below: int, others: Any = None) -> Any:
+        if others is None:
+            others = tf.zeros((*gauss.shape[:-2], below, 0), gauss.dtype)
+        return stepping(gauss.shape.rank, gauss.dtype.name)(gauss, others)
 
     return one_block, many_blocks
 
@@ -255,16 +254,13 @@ def _for_torch() -> tuple[Any, Any]:
             width = gauss.shape[-1]
             changed = matrix[..., start:, start:]
             rest = changed[..., width:, width:]
-            left = factor @ (_transposed(corner) * -signs)
-            right = factor @ (_transposed(below) @ rest)
-            changed[..., :width, :width] = corner @ left + diagonal * signs
-            changed[..., width:, :width] = below @ left
-            changed[..., :width, width:] = -(corner @ right)
-            _subtract_product(rest, below, right)
+            left = product(factor, _transposed(corner) * -signs)
+            right = product(factor, product(_transposed(below), rest))
+            changed[..., :width, :width] = product(corner, left) + diagonal * signs
+            changed[..., width:, :width] = product(below, left)
+            changed[..., :width, width:] = -product(corner, right)
+            rest -= product(below, right)
         return matrix
-
-    def _subtract_product(matrix: Any, first: Any, second: Any) -> None:
-        (torch.Tensor.addmm_ if matrix.ndim == 2 else torch.Tensor.baddbmm_)(matrix, first, second, alpha=-1)
 
     return one_block, many_blocks
 

@@ -26,7 +26,7 @@ import numpy as np
 from keras import ops
 
 from keras_winit.drawing.ingredients import Stream
-from keras_winit.drawing.products import kronecker, product
+from keras_winit.support.products import kronecker, product
 
 _FEWEST, _USUAL, _MOST = 4, 16, 32  # rows of a factor
 _BLOCK = 64  # the fewest rows of a block

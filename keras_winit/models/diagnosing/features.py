@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from keras_winit.support.host import product
+from keras_winit.support.products import array_product
 
 MOST_ROWS, _MOST_COLUMNS = 256, 4096
 _WIDTH = 128  # of a sketch
@@ -39,7 +39,7 @@ def sketch(rows: Any) -> Any:
     rows = rows - rows[0]  # first, so that what is equal has no difference at all
     rows = rows - rows.mean(axis=0)
     if rows.shape[1] > _WIDTH:
-        rows = product(rows, _signs()[: rows.shape[1]]) / np.float32(math.sqrt(rows.shape[1]))
+        rows = array_product(rows, _signs()[: rows.shape[1]]) / np.float32(math.sqrt(rows.shape[1]))
     return rows.astype("float64")
 
 
@@ -66,7 +66,7 @@ def effective_rank(centred: Any) -> float | None:
 
 def _products(centred: Any) -> Any:
     """XᵀX or XXᵀ, the smaller: the same eigenvalues but for zeros, at a tenth of the price of X's SVD."""
-    return product(centred, centred.T) if _is_wide(centred) else product(centred.T, centred)
+    return array_product(centred, centred.T) if _is_wide(centred) else array_product(centred.T, centred)
 
 
 def _is_wide(matrix: Any) -> bool:

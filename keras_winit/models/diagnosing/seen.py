@@ -10,7 +10,8 @@ from keras import layers, ops
 
 from keras_winit.models.diagnosing.features import effective_rank, rows_of, sketch
 from keras_winit.models.running.moments import moments
-from keras_winit.support.host import host_array, product
+from keras_winit.support.host import host_array
+from keras_winit.support.products import array_product
 from keras_winit.theory.activations import Activation, resolve
 
 _ROUNDING = 1e-5  # of a number, which is no difference
@@ -100,8 +101,8 @@ def distinct(array: Any) -> float | None:
     for start in range(0, len(flat), step):
         rows = flat[start : start + step].reshape(-1)
         differences = (flat[start : start + step] - common).reshape(-1)
-        differing += float(product(differences, differences))
-        power += float(product(rows, rows))
+        differing += float(array_product(differences, differences))
+        power += float(array_product(rows, rows))
     return differing / power
 
 

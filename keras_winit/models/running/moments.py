@@ -5,7 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from keras_winit.support.host import host_array, product
+from keras_winit.support.host import host_array
+from keras_winit.support.products import array_product
 
 _PIECE = 2**18  # elements: float32 sums of so many keep six digits
 _ONES = np.ones(_PIECE, "float32")
@@ -100,12 +101,12 @@ def _channel_sums(rows: Any, pooled: bool, scale: float = 1.0, center: Any = Non
         if center is not None:
             piece = piece * np.float32(scale) - center
         ones = _ONES[: len(piece)]
-        first += product(ones, piece)  # by BLAS: twice as fast as `sum`
+        first += array_product(ones, piece)  # by BLAS: twice as fast as `sum`
         if pooled:
             flat = piece.reshape(-1)
-            second += product(flat, flat) / rows.shape[1]
+            second += array_product(flat, flat) / rows.shape[1]
         else:
-            second += product(ones, np.square(piece))
+            second += array_product(ones, np.square(piece))
     return first / len(rows), second / len(rows)
 
 
@@ -117,6 +118,6 @@ def _sums(flat: Any, scale: float = 1.0, center: float = 0.0) -> tuple[float, fl
             piece = flat[start : start + _PIECE].astype("float32", copy=False)
             if (scale, center) != (1.0, 0.0):
                 piece = piece * np.float32(scale) - np.float32(center)
-            first += float(product(piece, _ONES[: piece.size]))
-            second += float(product(piece, piece))
+            first += float(array_product(piece, _ONES[: piece.size]))
+            second += float(array_product(piece, piece))
     return first / flat.size, second / flat.size

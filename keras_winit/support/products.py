@@ -1,7 +1,7 @@
 """Products of matrices that no accelerator rounds.
 
 GPUs with TF32 round what they multiply to ten bits of mantissa unless they are told not to, and some CPUs
-to bfloat16 if PyTorch is told to: an orthogonal matrix would come out of such products orthogonal to 1e-3.
+to bfloat16 if PyTorch is told to: an orthogonal matrix would come out of such products orthogonal to 1e-2.
 JAX can be told for one product. TensorFlow and PyTorch cannot: there a float32 is split into three numbers
 of few enough bits, whose products such a unit computes exactly, and their sums are in float32.
 """
@@ -10,6 +10,7 @@ from functools import cache
 from typing import Any
 
 import keras
+import numpy as np
 from keras import ops
 
 # A float32 has 24 bits of mantissa; a TF32 keeps 11, a bfloat16 8, the leading one counted.
@@ -19,6 +20,23 @@ _FULL, _TF32, _BFLOAT16 = 24, 11, 8
 def product(left: Any, right: Any, *out: Any) -> Any:
     """left @ right, with the precision of its dtype on every device; on PyTorch, into `out` if given."""
     return _multiply(left, right, *out)
+
+
+def array_product(left: Any, right: Any) -> Any:
+    """The product of two arrays of numpy, vectors or matrices, of floats.
+
+    On PyTorch by its own threads: numpy's would go on waiting on the cores where PyTorch computes next,
+    which made everything around a product take four times as long.
+    """
+    if keras.backend.backend() != "torch":
+        return left @ right
+    import torch  # noqa: PLC0415 - the backend in use
+
+    def tensor(array: Any) -> Any:  # of memory as PyTorch takes it
+        as_it_is = array.flags.writeable and min(array.strides) >= 0
+        return torch.from_numpy(array if as_it_is else array.copy())
+
+    return np.asarray(product(tensor(left), tensor(right)))
 
 
 def kronecker(first: Any, second: Any, tensor: Any) -> Any:
@@ -87,9 +105,15 @@ def _for_tensorflow() -> Any:
 def _for_torch() -> Any:
     import torch  # noqa: PLC0415 - the backend in use
 
+    def may_round() -> bool:
+        """Whether PyTorch was told that it may, by its older setting or by one of its newer ones."""
+        try:
+            return bool(torch.get_float32_matmul_precision() != "highest")
+        except RuntimeError:  # it refuses to tell once a newer one is in use, `fp32_precision` of a backend
+            return True
+
     def multiply(left: Any, right: Any, out: Any = None) -> Any:
-        # `torch.set_float32_matmul_precision` can ask for TF32, or on a CPU for bfloat16.
-        if left.dtype != torch.float32 or torch.get_float32_matmul_precision() == "highest":
+        if left.dtype != torch.float32 or not may_round():
             return torch.matmul(left, right, out=out)
         exact = split_product(left, right, torch.matmul, _BFLOAT16)
         return exact if out is None else out.copy_(exact)
