@@ -22,7 +22,7 @@ from keras import ops
 from keras_winit.drawing.generators import normal
 from keras_winit.drawing.seeds import Seed, drawable
 from keras_winit.support.checks import Shape
-from keras_winit.support.products import product
+from keras_winit.support.products import inverse_of_upper, product
 
 # Reflections applied in one product: as few as keep matrix products limited by arithmetic and not
 # by memory, since a block's own T costs more the wider it is.
@@ -133,7 +133,7 @@ def _reflections(gauss: Any) -> _Reflections:
     shift = signs * norm * diagonal
     # triu(VᵀV, 1), from the vectors before their shift
     gram = (gram + product(_transposed(corner), shift)) * ops.cast(ahead > 0, dtype)
-    factor = ops.solve_triangular(gram + half * diagonal, ops.zeros_like(gram) + diagonal, lower=False)
+    factor = inverse_of_upper(gram + half * diagonal, ops.zeros_like(gram) + diagonal)
     return _Reflections(corner + shift, below, factor, -_transposed(signs), diagonal)
 
 

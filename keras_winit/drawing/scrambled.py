@@ -33,7 +33,7 @@ _BLOCK = 64  # the fewest rows of a block
 _DEVICES = 8  # blocks come in multiples of it where they can: then devices share the rows, too
 _WINDOW = 64  # columns that TensorFlow copies at once
 _NARROW, _NARROW_WINDOW = 512, 16  # and of a matrix of so few
-_PIECE = 2**20  # elements that PyTorch mixes at once
+_PIECE, _PIECE_OF_GPU = 2**20, 2**24  # elements that PyTorch mixes at once
 _PIECES = 2**20, 2**23  # and TensorFlow: half of all, but neither fewer nor more than these
 
 
@@ -73,9 +73,10 @@ def factors(rows: int) -> tuple[int, int]:
     if not filling:
         return _USUAL, _USUAL
 
-    def badness(pair: tuple[int, int]) -> tuple[int, float]:
+    def badness(pair: tuple[int, int]) -> tuple[int, float, int]:
         a, b = pair
-        return -math.gcd(rows // (a * b), _DEVICES), abs(math.log(a / _USUAL)) + abs(math.log(b / _USUAL))
+        far = round(abs(math.log(a / _USUAL)) + abs(math.log(b / _USUAL)), 6)
+        return -math.gcd(rows // (a * b), _DEVICES), far, a + b
 
     return min(filling, key=badness)
 
@@ -148,7 +149,8 @@ def _for_torch() -> Any:
     def mix(windows: Any, starts: Any, first: Any, second: Any, out: Any) -> None:
         """The windows that start there, copied and mixed."""
         (blocks, a, _), b, columns = first.shape, second.shape[-1], out.shape[-1]
-        at_once = max(1, min(blocks, _PIECE // (a * b * columns)))
+        piece = _PIECE if out.device.type == "cpu" else _PIECE_OF_GPU
+        at_once = max(1, min(blocks, piece // (a * b * columns)))
         spare = out.new_empty((at_once, a, b, columns))
         for begin in range(0, blocks, at_once):
             some = slice(begin, begin + at_once)

@@ -3,7 +3,8 @@
 GPUs with TF32 round what they multiply to ten bits of mantissa unless they are told not to, and some CPUs
 to bfloat16 if PyTorch is told to: an orthogonal matrix would come out of such products orthogonal to 1e-2.
 JAX can be told for one product. TensorFlow and PyTorch cannot: there a float32 is split into three numbers
-of few enough bits, whose products such a unit computes exactly, and their sums are in float32.
+of few enough bits, whose products such a unit computes exactly, and their sums are in float32. What solves
+systems on a GPU multiplies there, too.
 """
 
 from functools import cache
@@ -14,7 +15,7 @@ import numpy as np
 from keras import ops
 
 # A float32 has 24 bits of mantissa; a TF32 keeps 11, a bfloat16 8, the leading one counted.
-_FULL, _TF32, _BFLOAT16 = 24, 11, 8
+_FULL, _KEPT = 24, 8
 
 
 def product(left: Any, right: Any, *out: Any) -> Any:
@@ -54,56 +55,70 @@ def _einsum(equation: str, left: Any, right: Any) -> Any:
     return jax.numpy.einsum(equation, left, right, precision="highest")
 
 
-def split_product(left: Any, right: Any, multiply: Any, kept: int = _TF32) -> Any:
-    """left @ right of float32 by a `multiply` that rounds what it is given to some bits, those of TF32.
+def inverse_of_upper(matrix: Any, identity: Any) -> Any:
+    """The inverse of an upper triangular matrix, given an identity of its size and dtype."""
+    dtype = keras.backend.standardize_dtype(matrix.dtype)
+    wide = "float64" if dtype == "float32" and _may_round() else dtype
+    solved = ops.solve_triangular(ops.cast(matrix, wide), ops.cast(identity, wide), lower=False)
+    return ops.cast(solved, dtype)
 
-    With x = x₁ + x₂ + x₃, of 11 bits or fewer each, what is left out is of the order of 2⁻³³; of 8, 2⁻²⁴.
+
+def split_product(left: Any, right: Any, multiply: Any) -> Any:
+    """left @ right of float32 by a `multiply` that rounds what it is given, but to eight bits at least.
+
+    With x = x₁ + x₂ + x₃, of eight bits or fewer each, what is left out is of the order of 2⁻²⁴.
     """
-    (l1, l2, l3), (r1, r2, r3) = _parts(left, kept), _parts(right, kept)
+    (l1, l2, l3), (r1, r2, r3) = _parts(left), _parts(right)
     small = multiply(l1, r3) + multiply(l2, r2) + multiply(l3, r1)
     return multiply(l1, r1) + (multiply(l1, r2) + multiply(l2, r1) + small)
 
 
-def _parts(tensor: Any, kept: int) -> tuple[Any, Any, Any]:
+def _parts(tensor: Any) -> tuple[Any, Any, Any]:
     """Three tensors of few bits that sum up to one of float32."""
-    first = _leading_bits(tensor, kept)
+    first = _leading_bits(tensor)
     rest = tensor - first
-    second = _leading_bits(rest, kept)
+    second = _leading_bits(rest)
     return first, second, rest - second
 
 
-def _leading_bits(tensor: Any, kept: int) -> Any:
+def _leading_bits(tensor: Any) -> Any:
     """The numbers cut to the bits that are kept, by adding and subtracting what hides the others."""
-    hidden = tensor * (2.0 ** (_FULL - kept) + 1)
+    hidden = tensor * (2.0 ** (_FULL - _KEPT) + 1)
     return hidden - (hidden - tensor)
 
 
-def _for_jax() -> Any:
+def _for_jax() -> tuple[Any, Any]:
     import jax  # noqa: PLC0415 - the backend in use
 
-    return lambda left, right: jax.numpy.matmul(left, right, precision="highest")
+    def multiply(left: Any, right: Any) -> Any:
+        return jax.numpy.matmul(left, right, precision="highest")
+
+    return multiply, lambda: False
 
 
-@cache
-def _tensorflow_may_round() -> bool:
-    import tensorflow as tf  # noqa: PLC0415 - the backend in use
-
-    return any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU"))
-
-
-def _for_tensorflow() -> Any:
+def _for_tensorflow() -> tuple[Any, Any]:
     import tensorflow as tf  # noqa: PLC0415 - the backend in use
 
     def multiply(left: Any, right: Any) -> Any:
-        if left.dtype == "float32" and _tensorflow_may_round():
+        if left.dtype == "float32" and _may_round():
             return split_product(left, right, tf.matmul)
         return tf.matmul(left, right)
 
-    return multiply
+    @cache
+    def may_round() -> bool:
+        return any(tf.config.list_logical_devices(kind) for kind in ("GPU", "TPU"))
+
+    return multiply, may_round
 
 
-def _for_torch() -> Any:
+def _for_torch() -> tuple[Any, Any]:
     import torch  # noqa: PLC0415 - the backend in use
+
+    def multiply(left: Any, right: Any, out: Any = None) -> Any:
+        if left.dtype != torch.float32 or not _may_round():
+            return torch.matmul(left, right, out=out)
+        exact = split_product(left, right, torch.matmul)
+        return exact if out is None else out.copy_(exact)
 
     def may_round() -> bool:
         """Whether PyTorch was told that it may, by its older setting or by one of its newer ones."""
@@ -112,14 +127,12 @@ def _for_torch() -> Any:
         except RuntimeError:  # it refuses to tell once a newer one is in use, `fp32_precision` of a backend
             return True
 
-    def multiply(left: Any, right: Any, out: Any = None) -> Any:
-        if left.dtype != torch.float32 or not may_round():
-            return torch.matmul(left, right, out=out)
-        exact = split_product(left, right, torch.matmul, _BFLOAT16)
-        return exact if out is None else out.copy_(exact)
+    return multiply, may_round
 
-    return multiply
+
+def _for_any() -> tuple[Any, Any]:
+    return ops.matmul, lambda: False
 
 
 _MAKERS = {"jax": _for_jax, "tensorflow": _for_tensorflow, "torch": _for_torch}
-_multiply = _MAKERS.get(keras.backend.backend(), lambda: ops.matmul)()
+_multiply, _may_round = _MAKERS.get(keras.backend.backend(), _for_any)()
