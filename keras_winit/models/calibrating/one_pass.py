@@ -21,7 +21,8 @@ from keras_winit.models.calibrating.moving_statistics import MovingStatistics, l
 from keras_winit.models.calibrating.replaying import Replayer, call_to_replay
 from keras_winit.models.calibrating.rescaling import Normalized, Rescaler, all_steps_at_once
 from keras_winit.models.calibrating.targets import Targets
-from keras_winit.models.initializing.initialize import Drawing, remember
+from keras_winit.models.initializing.asked import remember
+from keras_winit.models.initializing.initialize import Drawing
 from keras_winit.models.running.batch import Batch, call_on
 from keras_winit.models.running.moments import moments
 from keras_winit.models.running.probe import handed_on

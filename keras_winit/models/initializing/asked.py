@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_winit.models.anatomy.slots import Slot
+from keras_winit.models.anatomy.slots import ASKED, Slot
 from keras_winit.models.initializing.fitting import std_of
 from keras_winit.models.running.moments import moments
 from keras_winit.models.running.undo import exact_value
@@ -74,6 +74,12 @@ def is_as_asked(slot: Slot) -> bool:
     std = std_of(slot.asked, slot)
     now = moments(exact_value(slot.variable)).std
     return bool(std) and math.isclose(now, std or 0.0, rel_tol=_SAME)
+
+
+def remember(record: Any, asked: Any) -> None:
+    """Let what is recorded in a layer know what the layer was asked for."""
+    if isinstance(record, keras.initializers.Initializer):
+        setattr(record, ASKED, asked)
 
 
 def _name(initializer: Any) -> str:

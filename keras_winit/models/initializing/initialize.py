@@ -11,7 +11,7 @@ from keras_winit.drawing.seeds import check_seed, fold, settle
 from keras_winit.drawing.sharding import layout_of
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.slots import ASKED, Slot
-from keras_winit.models.initializing.asked import is_as_asked
+from keras_winit.models.initializing.asked import is_as_asked, remember
 from keras_winit.models.initializing.choice import Choice
 from keras_winit.models.initializing.choosing import Chooser
 from keras_winit.models.initializing.fitting import fit, without_place
@@ -28,8 +28,8 @@ from keras_winit.support.building import building
 from keras_winit.support.checks import as_bool, shown
 from keras_winit.support.progress import progress
 
-# JAX goes ahead of Python. From this many elements it is waited for: one such tensor at a time.
-_LARGE = 2**18
+# JAX goes ahead of Python. It is waited for after so many elements: no more than these are in the making.
+_AHEAD = 2**22
 
 
 def initialize(
@@ -184,9 +184,14 @@ class Drawing:
     def carry_out(self, undo: Undo, *, show: bool = True) -> bool:
         """Draw; what is changed is noted in `undo`. Returns whether anything was to be drawn."""
         todo = [(slot, choice) for slot, choice, _ in self._steps if choice.initializer is not None]
+        ahead = 0
         with progress("drawing", len(todo), show=show) as advance:
             for slot, choice in todo:
-                _draw(slot, choice, undo)
+                value = _draw(slot, choice, undo)
+                ahead += math.prod(slot.shape)
+                if ahead >= _AHEAD:
+                    getattr(value, "block_until_ready", lambda: None)()
+                    ahead = 0
                 advance()
         return bool(todo)
 
@@ -257,7 +262,8 @@ def _building(initializer: Any, slot: Slot) -> contextlib.AbstractContextManager
     return building(slot.layer) if asks else contextlib.nullcontext()
 
 
-def _draw(slot: Slot, choice: Choice, undo: Undo) -> None:
+def _draw(slot: Slot, choice: Choice, undo: Undo) -> Any:
+    """Draw and assign a variable's new value, and record how; returns the value."""
     variable, initializer = slot.variable, choice.initializer
     undo.keep(variable)  # before the new value is drawn: two copies at a time, never three
     layout = layout_of(variable)
@@ -276,20 +282,13 @@ def _draw(slot: Slot, choice: Choice, undo: Undo) -> None:
     elif slot.forget_bias:
         undo.set_attribute(slot.layer, "unit_forget_bias", False)
     variable.assign(value)
-    if math.prod(slot.shape) >= _LARGE:
-        getattr(value, "block_until_ready", lambda: None)()
     # What is drawn again from such a record is no more asked for than it was.
     if not (choice.asked or choice.own) or hasattr(slot.configured, ASKED):
         remember(initializer, slot.asked)
     for owner, attribute in slot.recorders():
         record = initializer if owner is slot.layer else without_place(initializer)
         undo.set_attribute(owner, attribute, record)
-
-
-def remember(record: Any, asked: Any) -> None:
-    """Let what is recorded in a layer know what the layer was asked for."""
-    if isinstance(record, keras.initializers.Initializer):
-        setattr(record, ASKED, asked)
+    return value
 
 
 def _describe(initializer: Any) -> str:
