@@ -9,9 +9,10 @@ from keras_winit.drawing.scrambled import fills, scrambled
 from keras_winit.drawing.seeds import Seed, host_key
 
 # An exact draw of n × k, k ≤ n, costs n·k², scrambling n·k and what its small parts do: from this k and
-# this n·k² on it is faster on every backend (256 × 256, 1024 × 128, 4096 × 64). In a batch they add up,
-# but for matrices whose rows fill no blocks.
-_LEAST_SIDE, _LEAST_ROWS, _LEAST_WORK = 64, 256, 2**24
+# this n·k² on it is no slower on any backend (256 × 256, 1024 × 128, 4096 × 64). In a batch they add up.
+# Rows that fill no blocks, as of a prime number, take twice as long, in a batch even more.
+_LEAST_SIDE, _LEAST_ROWS = 64, 256
+_LEAST_WORK, _LEAST_UNFILLED = 2**24, 2**26
 # A scale to multiply with early: sums of products of larger or smaller ones may leave the dtype.
 _MODERATE = (1e-20, 1e20)
 
@@ -53,5 +54,6 @@ def orthonormal(
 def is_scrambled(rows: int, columns: int, batch: int = 1, *, exact: bool = False) -> bool:
     """Whether so many matrices of this size are made of parts that devices can compute on their own."""
     side, long = min(rows, columns), max(rows, columns)
-    work = long * side**2 * (batch if fills(long) else 1)
-    return not exact and side >= _LEAST_SIDE and long >= _LEAST_ROWS and work >= _LEAST_WORK
+    if exact or side < _LEAST_SIDE or long < _LEAST_ROWS:
+        return False
+    return batch * long * side**2 >= _LEAST_WORK if fills(long) else long * side**2 >= _LEAST_UNFILLED

@@ -1,12 +1,14 @@
 """How long drawing takes against Keras' initializer of the same name, and how much memory.
 
 Usage: KERAS_BACKEND=tensorflow python tests/benchmarks/sampling.py [--pairs N] [--json FILE | --record]
+       KERAS_BACKEND=tensorflow python tests/benchmarks/sampling.py --exact
 
 Each pair draws the same tensor once with Keras and once with this package, in turn, after one
 warm-up of both; the ratio is ours to Keras', and its median is what to quote. Large orthogonal matrices,
 and a batch of heads, are compared with Keras' normal of the same shape too, and on PyTorch with
 `torch.nn.init.orthogonal_`. `--record` writes the JSON from which the README's table
-is made: tests/benchmarks/results/BACKEND.json.
+is made: tests/benchmarks/results/BACKEND.json. `--exact` compares orthogonal matrices with exact draws
+from the Haar distribution instead, about the sizes from which they are drawn another way.
 """
 
 import argparse
@@ -35,6 +37,12 @@ AGAINST_NORMAL = {
     (25088, 4096): PAIRS["orthogonal"][1],
     (12, 512, 64): HEADS,
 }
+# About where orthogonal matrices begin to be drawn as products: sizes that blocks fill, and others.
+AGAINST_EXACT = [
+    *[(256, 256), (257, 257), (384, 256), (509, 300), (512, 200), (509, 509), (1000, 150), (1021, 128)],
+    *[(1024, 128), (2048, 96), (4096, 64), (4099, 64), (1021, 1021), (8192, 64), (3, 3, 128, 256)],
+]
+BATCHES_AGAINST_EXACT = [(4, 512, 64), (8, 300, 100), (6, 257, 200), (16, 256, 128), (64, 256, 64)]
 RESULTS = Path(__file__).with_name("results")
 
 
@@ -78,12 +86,25 @@ def compared(name, shape, both, pairs, peer="Keras"):
     return row
 
 
+def against_exact(pairs):
+    """Print how long a default draw takes against an exact one."""
+    for shapes, axes in ((AGAINST_EXACT, ()), (BATCHES_AGAINST_EXACT, ([1], [2]))):
+        named = dict(zip(("input_axes", "output_axes"), axes, strict=False))
+        both = winit.Orthogonal(seed=1, exact=True, **named), winit.Orthogonal(seed=1, **named)
+        for shape in shapes:
+            compared("orthogonal", shape, both, pairs, "exact")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pairs", type=int, default=15)
     parser.add_argument("--json")
     parser.add_argument("--record", action="store_true")
+    parser.add_argument("--exact", action="store_true", help="against exact orthogonal draws alone")
     options = parser.parse_args()
+    if options.exact:
+        against_exact(options.pairs)
+        return
     backend = keras.backend.backend()
     rows = []
     for name, both in PAIRS.items():
