@@ -238,7 +238,6 @@ _RULES = (
 # What is older than the code that it is about.
 _OLDER = {
     "trainability": "`calibrate` was recorded before answers got sizes of their own.",
-    "comparing": "Recorded before `calibrate` left kernels in short chains as small as they are drawn.",
 }
 
 _INTRODUCTION = """# Benchmarks

@@ -1,6 +1,6 @@
 """Whether the start that wins after a tenth of the steps is among the best at the end.
 
-    python tests/benchmarks/comparing.py                # about half an hour on two cores, on TensorFlow
+    python tests/benchmarks/comparing.py                # a quarter of an hour on two cores, on TensorFlow
     python tests/benchmarks/comparing.py vae gpt2       # these alone
     python tests/benchmarks/comparing.py --show
 
@@ -8,7 +8,8 @@ Each of the models of published.py is trained to the end by `winit.compare`, fro
 same batches, two seeds. The winner after a tenth of the steps is what `compare` says when it is given
 so many steps; a hit is one that ends within 10 % of the best candidate, by the mean loss of
 the last eighth of the steps. Results go to results/comparing.json after each model; a run that was cut off
-goes on.
+goes on. `--show` prints how other rules would have chosen, too, and how often the one start is near the best
+that was the best with the other seed: what a draw's luck leaves to any rule.
 """
 
 import argparse
@@ -19,6 +20,7 @@ import statistics
 from pathlib import Path
 
 import keras
+import numpy as np
 from published_models import generative, tables, text, vision  # noqa: F401
 from published_models.task import TASKS
 
@@ -30,6 +32,15 @@ RESULTS = Path(__file__).parent / "results" / "comparing.json"
 CANDIDATES = (*SCHEMES, "glorot_uniform")
 SEEDS = (0, 1)
 SHARE = 10  # of the steps, to find the winner
+TRIED = {  # what the loss of a start is told by, in the steps that are seen
+    "the mean of all": lambda losses: np.mean(losses),
+    "the mean of the second half": lambda losses: np.mean(losses[len(losses) // 2 :]),
+    "the median of the second half": lambda losses: np.median(losses[len(losses) // 2 :]),
+    "the mean of the last quarter": lambda losses: np.mean(losses[-max(1, len(losses) // 4) :]),
+    "a power law, e times as far": lambda losses: power_law(losses, 1.0),
+    "a power law, to the end": lambda losses: power_law(losses, math.log(SHARE)),
+}
+MARGINS = 0.0, 0.1, 0.2  # within which the start that is named first counts as the best
 EARLY = 5  # the curve is kept for a fifth of them
 NEAR = 1.1
 
@@ -74,6 +85,49 @@ def ratio(run, ends, candidates, share=SHARE):
     return end.get(winner(run, candidates, share), math.inf) / min(end.values())
 
 
+def power_law(losses, ahead):
+    """What a power law through both halves of the losses says, so many e-foldings of the steps later."""
+    half = len(losses) // 2
+    if not half:
+        return float(losses[0])
+    (early, then), (late, now) = (
+        (np.log(max(np.mean(losses[part]), 1e-9)), np.mean(np.log(np.arange(1, len(losses) + 1)[part])))
+        for part in (slice(half), slice(half, None))
+    )
+    return math.exp(late + min(0.0, (late - early) / (now - then)) * ahead)
+
+
+def told(run, tell, margin):
+    """The start that another rule names."""
+    steps = max(1, run["steps"] // SHARE)
+    seen = {name: np.array(run[name]["early"][:steps]) for name in SCHEMES}
+    found = {name: float(tell(losses)) for name, losses in seen.items() if len(losses) == steps}
+    return next(name for name, loss in found.items() if loss <= (1 + margin) * min(found.values()))
+
+
+def near_the_best(run, start):
+    """Whether a start ends within 10 % of the best."""
+    ends = {name: run[name]["end"] or math.inf for name in SCHEMES}
+    return ends[start] <= NEAR * min(ends.values())
+
+
+def show_tried(record):
+    """Print how often other rules name a start near the best, and one that knows another draw's end."""
+    runs = [run for found in record.values() for run in found.values()]
+    for label, tell in TRIED.items():
+        shown = ", ".join(
+            f"{sum(near_the_best(run, told(run, tell, margin)) for run in runs)} (margin {margin:.0%})"
+            for margin in MARGINS
+        )
+        print(f"by {label}: {shown} of {len(runs)}")
+    known = 0
+    for first, second in (found.values() for found in record.values()):
+        for run, other in ((first, second), (second, first)):
+            best = min(SCHEMES, key=lambda name: other[name]["end"] or math.inf)
+            known += near_the_best(run, best)
+    print(f"by the end of the whole training with the other seed: {known} of {len(runs)}")
+
+
 def hits(record, candidates, share):
     """Of how many runs the winner is near the best, within the run and in the one of the other seed."""
     same, other = [], []
@@ -93,6 +147,7 @@ def show(record):
                 f"{each} {'–' if end is None else f'×{end / best:.2f}'}" for each, end in ends.items()
             )
             print(f"{name:24} {seed} winner ×{ratio(run, run, CANDIDATES):.2f} of {best:.4g}   {shown}")
+    show_tried(record)
     each_alone = [(f"{name} alone", (name,)) for name in CANDIDATES]
     for label, candidates in (("the default", SCHEMES), ("with glorot_uniform", CANDIDATES)):
         for share in (SHARE, EARLY):
