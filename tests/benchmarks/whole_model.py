@@ -1,11 +1,13 @@
 """`initialize` on EfficientNetB7: its time against Keras' own draws, and its peak memory.
 
-Usage: python tests/benchmarks/whole_model.py [--pairs N] [--model NAME]
+Usage: python tests/benchmarks/whole_model.py [--pairs N] [--model NAME] [--memory]
+       python tests/benchmarks/whole_model.py --model Llama [--memory]      (pip install keras-hub)
 
 First it is timed cold: against what Keras' initializers took while the model was built. Then in
 pairs, warm: each draws every weight once from the initializers that Keras built the model with,
 and once with `initialize`. Memory is the resident set, watched while `initialize` runs a
 second time; the allocator is told to give freed memory back at once, so that it is what is in use.
+Llama is keras-hub's, of 1.1 billion parameters in bfloat16, with random weights.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import math
 import os
 import statistics
 import time
+from functools import partial
 
 import keras
 from measure import Peak, run_with_frugal_malloc
@@ -23,7 +26,8 @@ from keras_winit.models.anatomy.anatomy import Anatomy
 
 def timed_build(make):
     """A model, and the seconds that Keras' initializers took while it was built."""
-    kinds = (keras.initializers.VarianceScaling, keras.initializers.Zeros, keras.initializers.Ones)
+    names = ("VarianceScaling", "RandomNormal", "RandomUniform", "TruncatedNormal", "Zeros", "Ones")
+    kinds = [getattr(keras.initializers, name) for name in names]
     spent = 0.0
 
     def timed(draw):
@@ -41,11 +45,26 @@ def timed_build(make):
     for kind in kinds:
         kind.__call__ = timed(kind.__call__)
     try:
-        model = make(weights=None)
+        model = make()
         return model, spent
     finally:
         for kind, original in zip(kinds, originals, strict=True):
             kind.__call__ = original
+
+
+def llama():
+    """keras-hub's Llama of 1.1 billion parameters."""
+    from keras_hub.models import LlamaBackbone
+
+    return LlamaBackbone(
+        vocabulary_size=32_000,
+        num_layers=22,
+        num_query_heads=32,
+        num_key_value_heads=4,
+        hidden_dim=2048,
+        intermediate_dim=5632,
+        dtype="bfloat16",
+    )
 
 
 def main():
@@ -56,7 +75,10 @@ def main():
     options = parser.parse_args()
     if options.memory and "MALLOC_MMAP_THRESHOLD_" not in os.environ:
         run_with_frugal_malloc()
-    model, keras_seconds = timed_build(getattr(keras.applications, options.model))
+    if options.model == "Llama":
+        model, keras_seconds = timed_build(llama)
+    else:
+        model, keras_seconds = timed_build(partial(getattr(keras.applications, options.model), weights=None))
     if not options.memory:
         start = time.perf_counter()
         winit.initialize(model, seed=0)
@@ -68,9 +90,14 @@ def main():
     (memory if options.memory else speed)(model, options)
 
 
+def size_of(variable):
+    """Bytes."""
+    return math.prod(variable.shape) * (2 if variable.dtype in ("bfloat16", "float16") else 4)
+
+
 def memory(model, options):
     winit.initialize(model, seed=0)  # what a backend compiles or sets up once is not counted
-    largest = max(4 * math.prod(slot.shape) for slot in Anatomy(model).slots)
+    largest = max(size_of(slot.variable) for slot in Anatomy(model).slots)
     with Peak() as peak:
         winit.initialize(model, seed=1)
     print(

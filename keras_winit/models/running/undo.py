@@ -33,6 +33,7 @@ def assign_exactly(variable: Any, value: Any) -> None:
 
 
 _SMALL = 2**12  # of so many numbers a file would take more time than it saves memory
+_PART = 2**20  # numbers of what is read by copying
 _HELD = 2**25  # so many numbers in all are held in memory before a file is written to
 
 # Keeps a value, and returns what gives it back.
@@ -50,15 +51,16 @@ def _in_file(file: Any) -> Store:
     """Write values to a file, so that they are not in memory twice."""
 
     def keep(value: Any) -> Callable[[], Any]:
-        array = host_array(value)
-        if array.size <= _SMALL:
-            array = array.copy()  # JAX gives the memory of what is trained to what comes of it
+        if math.prod(value.shape) <= _SMALL:
+            array = host_array(value).copy()  # JAX gives the memory of what is trained to what comes of it
             return lambda: array
         start = file.seek(0, os.SEEK_END)  # giving back may have moved it
-        rest = np.ascontiguousarray(array).reshape(-1).view("uint8").data
-        while rest:  # a full disk takes a part before it says so
-            rest = rest[file.write(rest) :]
-        return partial(give_back, start, array.shape, array.dtype)
+        for part in _readable(value):
+            array = host_array(part)
+            rest = np.ascontiguousarray(array).reshape(-1).view("uint8").data
+            while rest:  # a full disk takes a part before it says so
+                rest = rest[file.write(rest) :]
+        return partial(give_back, start, tuple(value.shape), array.dtype)
 
     def give_back(start: int, shape: tuple[int, ...], dtype: Any) -> Any:
         file.seek(start)
@@ -69,6 +71,17 @@ def _in_file(file: Any) -> Store:
         return values.view(dtype).reshape(shape)
 
     return keep
+
+
+def _readable(value: Any) -> Iterator[Any]:
+    """A value; JAX's of half precision by parts of its first axis, as numpy would copy the whole of it."""
+    whole = keras.backend.backend() != "jax" or value.ndim == 0 or value.dtype.itemsize > 2
+    if whole or len(value.devices()) > 1:
+        yield value
+        return
+    step = max(1, _PART * len(value) // math.prod(value.shape))
+    for start in range(0, len(value), step):
+        yield value[start : start + step]
 
 
 def _sparing(file: Any) -> Store:
