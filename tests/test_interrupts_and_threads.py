@@ -258,6 +258,8 @@ def test_values_of_half_precision_come_back_from_a_file_by_parts(dtype, shape, m
     monkeypatch.setattr(undo, "_PART", 6)
     variable = keras.Variable(np.random.default_rng(0).normal(size=shape), dtype=dtype)
     before = array(variable)
+    parts = len(list(undo._readable(undo.exact_value(variable))))
+    assert (parts > 1) is (BACKEND == "jax" and dtype != "float32")
     with undo.taken_back() as changes:
         changes.assign(variable, keras.ops.zeros(shape, dtype))
         assert not array(variable).any()

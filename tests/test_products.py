@@ -135,7 +135,7 @@ def test_pytorch_itself_told_by_its_settings():
     import torch
 
     before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("medium")  # on a CPU with such a unit it computes in bfloat16
+    torch.set_float32_matmul_precision("medium")  # only on a CPU with such a unit is that bfloat16
     try:
         assert max(error(draw()) for draw in DRAWS) <= 2e-6
     finally:

@@ -22,7 +22,7 @@ from keras import ops
 from keras_winit.drawing.generators import normal
 from keras_winit.drawing.seeds import Seed, drawable
 from keras_winit.support.checks import Shape
-from keras_winit.support.products import inverse_of_upper, product
+from keras_winit.support.products import inverse_of_upper, product, subtract_product
 
 # Reflections applied in one product: as few as keep matrix products limited by arithmetic and not
 # by memory, since a block's own T costs more the wider it is.
@@ -168,11 +168,10 @@ def _for_jax() -> tuple[Any, Any]:
         def matrix(numbers: Any) -> Any:
             return _many_blocks(numbers, rows, columns)
 
-        with jax.default_matmul_precision("highest"):  # for what a solve multiplies, too
-            # One matrix after the other where there are several blocks: their solves do not depend on one
-            # another, and on a CPU as many of batches at once as it has threads wait without end.
-            apart = numbers.ndim > 1 and len(_blocks(columns)) > 1
-            return jax.lax.map(matrix, numbers) if apart else matrix(numbers)
+        # One matrix after the other where there are several blocks: their solves do not depend on one
+        # another, and on a CPU as many of batches at once as it has threads wait without end.
+        apart = numbers.ndim > 1 and len(_blocks(columns)) > 1
+        return jax.lax.map(matrix, numbers) if apart else matrix(numbers)
 
     compiled = jax.jit(drawn, static_argnums=(1, 2))
 
@@ -259,7 +258,7 @@ def _for_torch() -> tuple[Any, Any]:
             changed[..., :width, :width] = product(corner, left) + diagonal * signs
             changed[..., width:, :width] = product(below, left)
             changed[..., :width, width:] = -product(corner, right)
-            rest -= product(below, right)
+            subtract_product(rest, below, right)
         return matrix
 
     return one_block, many_blocks

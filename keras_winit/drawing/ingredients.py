@@ -32,12 +32,13 @@ class Stream:
         """Points that are uniform in the unit disc, those of a square that are in it, and |z|² of each."""
         found: list[tuple[NDArray[np.complex128], Array]] = []
         missing = count
-        while missing > 0:
+        while missing > 0 or not found:
             enough = 2 * (missing + missing // 3 + 4 * math.isqrt(missing) + 4)  # π/4 of them are inside
             numbers = 2 * self.uniform(enough) - 1
             points, squares = numbers.view("complex128"), np.square(numbers)
             distances = squares[::2] + squares[1::2]
-            inside = np.flatnonzero(distances < 1)[:missing]  # 0 has a chance of 2⁻¹⁰⁴
+            # 0, which has no logarithm, has a chance below 2⁻¹⁰⁰.
+            inside = np.flatnonzero(distances < 1)[:missing]
             found.append((points[inside], distances[inside]))
             missing -= len(inside)
         points, distances = (np.concatenate(each) for each in zip(*found, strict=True))

@@ -44,7 +44,7 @@ class Orthogonal(KernelScheme):
     independent matrices. A vector keeps its length, times the gain, in a square layer.
 
     An exact uniform (Haar) draw costs n³. From n = 256 rows, k = 64 columns and n·k² = 2²⁴ on, over all
-    matrices of a batch together (2²⁶ in each, where n is prime or the like), Q is a product of random
+    matrices of a batch together (2²⁶ in each where n has no factors for blocks), Q is a product of random
     orthogonal matrices that costs less than a normal where it is large: a circulant of random phases, a
     random permutation with random signs, and Kronecker products of small Haar matrices. It is as orthogonal,
     and in its entries, sums, traces, eigenangles and singular values not to be told from a uniform one; but

@@ -3,8 +3,8 @@
 GPUs with TF32 round what they multiply to ten bits of mantissa unless they are told not to, and some CPUs
 to bfloat16 if PyTorch is told to: an orthogonal matrix would come out of such products orthogonal to 1e-2.
 JAX can be told for one product. TensorFlow and PyTorch cannot: there a float32 is split into three numbers
-of few enough bits, whose products such a unit computes exactly, and their sums are in float32. What solves
-systems on a GPU multiplies there, too.
+of few enough bits, whose products such a unit computes exactly, and their sums are in float32. Triangular
+solves round on such a GPU as well, and are done in float64.
 """
 
 from functools import cache
@@ -40,6 +40,16 @@ def array_product(left: Any, right: Any) -> Any:
     return np.asarray(product(tensor(left), tensor(right)))
 
 
+def subtract_product(tensor: Any, left: Any, right: Any) -> None:
+    """tensor − left @ right, in place: on PyTorch, where it costs no memory if nothing is split."""
+    import torch  # noqa: PLC0415 - the backend in use
+
+    if left.dtype == torch.float32 and _may_round():
+        tensor -= product(left, right)
+    else:
+        (torch.Tensor.addmm_ if tensor.ndim == 2 else torch.Tensor.baddbmm_)(tensor, left, right, alpha=-1)
+
+
 def kronecker(first: Any, second: Any, tensor: Any) -> Any:
     """(A ⊗ B) · X for each of a batch: A is a × a, B is b × b, and X is given as a × b × columns."""
     if keras.backend.backend() == "jax":  # whose compiler splits columns among devices if they stay an axis
@@ -58,7 +68,8 @@ def _einsum(equation: str, left: Any, right: Any) -> Any:
 def inverse_of_upper(matrix: Any, identity: Any) -> Any:
     """The inverse of an upper triangular matrix, given an identity of its size and dtype."""
     dtype = keras.backend.standardize_dtype(matrix.dtype)
-    wide = "float64" if dtype == "float32" and _may_round() else dtype
+    rounded = dtype == "float32" and _may_round() and getattr(matrix.device, "type", None) != "mps"
+    wide = "float64" if rounded else dtype  # which Apple's GPUs do not have
     solved = ops.solve_triangular(ops.cast(matrix, wide), ops.cast(identity, wide), lower=False)
     return ops.cast(solved, dtype)
 
@@ -66,7 +77,8 @@ def inverse_of_upper(matrix: Any, identity: Any) -> Any:
 def split_product(left: Any, right: Any, multiply: Any) -> Any:
     """left @ right of float32 by a `multiply` that rounds what it is given, but to eight bits at least.
 
-    With x = x₁ + x₂ + x₃, of eight bits or fewer each, what is left out is of the order of 2⁻²⁴.
+    With x = x₁ + x₂ + x₃, of eight bits or fewer each, what is left out is of the order of 2⁻²⁴. Numbers
+    above 5e33 are none afterwards.
     """
     (l1, l2, l3), (r1, r2, r3) = _parts(left), _parts(right)
     small = multiply(l1, r3) + multiply(l2, r2) + multiply(l3, r1)

@@ -92,7 +92,8 @@ def main():
 
 def size_of(variable):
     """Bytes."""
-    return math.prod(variable.shape) * (2 if variable.dtype in ("bfloat16", "float16") else 4)
+    width = {"float64": 8, "float16": 2, "bfloat16": 2}.get(variable.dtype, 4)
+    return math.prod(variable.shape) * width
 
 
 def memory(model, options):

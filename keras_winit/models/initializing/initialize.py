@@ -28,7 +28,7 @@ from keras_winit.support.building import building
 from keras_winit.support.checks import as_bool, shown
 from keras_winit.support.progress import progress
 
-# JAX goes ahead of Python. It is waited for after so many elements: no more than these are in the making.
+# JAX goes ahead of Python. It is waited for after about so many elements, or one larger tensor.
 _AHEAD = 2**22
 
 
@@ -192,6 +192,7 @@ class Drawing:
                 if ahead >= _AHEAD:
                     getattr(value, "block_until_ready", lambda: None)()
                     ahead = 0
+                del value  # else it would be there while the next is drawn
                 advance()
         return bool(todo)
 

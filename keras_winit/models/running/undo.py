@@ -74,7 +74,7 @@ def _in_file(file: Any) -> Store:
 
 
 def _readable(value: Any) -> Iterator[Any]:
-    """A value; JAX's of half precision by parts of its first axis, as numpy would copy the whole of it."""
+    """A value; JAX's of half precision by parts of its first axis, as numpy would copy what it reads."""
     whole = keras.backend.backend() != "jax" or value.ndim == 0 or value.dtype.itemsize > 2
     if whole or len(value.devices()) > 1:
         yield value
