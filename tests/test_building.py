@@ -3,16 +3,18 @@
 import keras
 import numpy as np
 import pytest
-from helpers import array
+from helpers import BACKEND, array, since
 from keras import layers
 
 import keras_winit as winit
 
+# On PyTorch an older Keras puts the outputs of odd kernels elsewhere.
+MOVED = since(3, 15, "PyTorch's transposed convolutions are padded otherwise") if BACKEND == "torch" else ()
 CASES = [
     (layers.Conv2DTranspose, 4, 2, "same"),
     (layers.Conv2DTranspose, 4, 2, "valid"),
-    (layers.Conv2DTranspose, 5, 2, "same"),
-    (layers.Conv2DTranspose, 3, 2, "same"),
+    pytest.param(layers.Conv2DTranspose, 5, 2, "same", marks=MOVED),
+    pytest.param(layers.Conv2DTranspose, 3, 2, "same", marks=MOVED),
     (layers.Conv2DTranspose, 2, 2, "same"),
     (layers.Conv2DTranspose, 7, 3, "same"),
     (layers.Conv1DTranspose, 9, 3, "same"),
