@@ -1,9 +1,11 @@
 """A large tensor in bfloat16 is that in float32, rounded, though it is drawn in pieces."""
 
+from importlib import metadata
+
 import keras
 import numpy as np
 import pytest
-from helpers import array
+from helpers import BACKEND, array
 from keras import ops
 
 import keras_winit as winit
@@ -20,6 +22,10 @@ SCHEMES = {
 SHAPES = [(30, 20), (2050, 2052), (3, 3, 434, 1076), (2051, 2052)]
 
 
+# Under JAX 0.5 a number near zero may be off by one place of the range it is drawn from.
+NEAR_ZERO = 4e-9 if BACKEND == "jax" and metadata.version("jax").startswith("0.5.") else 1e-9
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", SCHEMES)
 def test_it_is_the_tensor_in_float32_rounded(name, shape):
@@ -28,8 +34,7 @@ def test_it_is_the_tensor_in_float32_rounded(name, shape):
     assert half.shape == shape
     # Cosines, in pieces or whole, may differ in float32's last place, and then be rounded the other way.
     assert np.mean(half != rounded) < 1e-3
-    # A number near zero may be off by one place of the range it is drawn from.
-    np.testing.assert_allclose(half, rounded, rtol=2**-7, atol=4e-9)
+    np.testing.assert_allclose(half, rounded, rtol=2**-7, atol=NEAR_ZERO)
 
 
 class Half(keras.layers.Layer):

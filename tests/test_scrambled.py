@@ -98,7 +98,7 @@ def test_the_size_of_a_batch_counts():
     assert not is_scrambled(512, 64)
     assert is_scrambled(512, 64, 8)
     assert not is_scrambled(521, 67, 8)  # whose rows fill no blocks
-    assert not is_scrambled(257, 257)  # nor here: what is mixed twice pays from 2²⁶ on
+    assert is_scrambled(257, 257) is (BACKEND == "jax")  # elsewhere what is mixed twice pays from 2²⁶ on
     assert is_scrambled(509, 509)
     assert not is_scrambled(128, 128, 100)  # too few rows
     assert not is_scrambled(512, 63, 100)

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import keras
 from keras import ops
 
 from keras_winit.drawing.haar import haar
@@ -10,9 +11,11 @@ from keras_winit.drawing.seeds import Seed, host_key
 
 # An exact draw of n × k, k ≤ n, costs n·k², scrambling n·k and what its small parts do: from this k and
 # this n·k² on it is no slower on any backend (256 × 256, 1024 × 128, 4096 × 64). In a batch they add up.
-# Rows that fill no blocks, as of a prime number, take twice as long, in a batch even more.
+# Rows that fill no blocks, as of a prime number, take twice as long, in a batch even more: there JAX alone,
+# where an exact draw is slowest and devices want parts, begins as early.
 _LEAST_SIDE, _LEAST_ROWS = 64, 256
-_LEAST_WORK, _LEAST_UNFILLED = 2**24, 2**26
+_LEAST_WORK = 2**24
+_LEAST_UNFILLED = 2**24 if keras.backend.backend() == "jax" else 2**26
 # A scale to multiply with early: sums of products of larger or smaller ones may leave the dtype.
 _MODERATE = (1e-20, 1e20)
 

@@ -44,11 +44,12 @@ class Orthogonal(KernelScheme):
     independent matrices. A vector keeps its length, times the gain, in a square layer.
 
     An exact uniform (Haar) draw costs n³. From n = 256 rows, k = 64 columns and n·k² = 2²⁴ on, over all
-    matrices of a batch together (2²⁶ in each where n has no factors for blocks), Q is a product of random
-    orthogonal matrices that costs less than a normal where it is large: a circulant of random phases, a
-    random permutation with random signs, and Kronecker products of small Haar matrices. It is as orthogonal,
-    and in its entries, sums, traces, eigenangles and singular values not to be told from a uniform one; but
-    it has fewer random numbers in it, and `exact=True` is for where that matters.
+    matrices of a batch together, Q is a product of random orthogonal matrices that costs less than a normal
+    where it is large: a circulant of random phases, a random permutation with random signs, and Kronecker
+    products of small Haar matrices. (Where n is no multiple of blocks, as a prime, it is each matrix that
+    counts, and from 2²⁶ on but for JAX.) It is as orthogonal, and in its entries, sums, traces, eigenangles
+    and singular values not to be told from a uniform one; but it has fewer random numbers in it, and
+    `exact=True` is for where that matters.
 
     Args:
         gain: a positive number; `gain(activation)` undoes an activation.
