@@ -56,6 +56,13 @@ def assert_drawn_from(sample: np.ndarray, distribution: str, std: float) -> None
     assert p > 1e-4, f"Kolmogorov-Smirnov p = {p:g} against {distribution}"
 
 
+def orthogonality_error(matrix: np.ndarray) -> float:
+    """The largest entry of QᵀQ − I, or of QQᵀ − I of a wide matrix."""
+    matrix = np.asarray(matrix, "float64")
+    gram = matrix.T @ matrix if matrix.shape[0] >= matrix.shape[1] else matrix @ matrix.T
+    return np.abs(gram - np.eye(len(gram))).max()
+
+
 def assert_semi_orthogonal(matrix, gain: float = 1.0, tolerance: float = 5e-6) -> None:
     """Its columns are orthonormal, or its rows where there are fewer of them, times the gain."""
     matrix = np.asarray(matrix, "float64")

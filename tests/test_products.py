@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import BACKEND, array, run_python
+from helpers import BACKEND, array, orthogonality_error, run_python
 from keras import ops
 
 from keras_winit.drawing import haar, scrambled
@@ -20,12 +20,6 @@ def bfloat16(tensor):
     """The numbers with seven bits of mantissa, as a CPU reads them for a product in bfloat16."""
     bits = np.asarray(tensor, "float32").view("uint32")
     return ((bits + np.uint32(0x8000)) & np.uint32(0xFFFF0000)).view("float32")
-
-
-def error(tensor):
-    """The largest entry of QᵀQ − I."""
-    matrix = array(tensor).astype("float64")
-    return np.abs(np.swapaxes(matrix, -1, -2) @ matrix - np.eye(matrix.shape[-1])).max()
 
 
 def one_block():
@@ -85,9 +79,9 @@ def test_tensorflow_splits_what_a_gpu_would_round(draw, monkeypatch):
     monkeypatch.setattr(ops, "solve_triangular", solving_in_tf32)
     monkeypatch.setattr(tf, "matmul", rounding)
     monkeypatch.setattr(tf.Tensor, "__matmul__", rounding)
-    assert error(draw()) > 5e-5  # the emulation rounds
+    assert orthogonality_error(array(draw())) > 5e-5  # the emulation rounds
     monkeypatch.setattr(products, "_may_round", lambda: True)
-    assert error(draw()) <= 2e-6
+    assert orthogonality_error(array(draw())) <= 2e-6
 
 
 @pytest.mark.skipif(BACKEND != "torch", reason="about its settings")
@@ -110,10 +104,10 @@ def test_pytorch_splits_what_it_was_told_to_round(draw, telling, monkeypatch):
     for name in ("__matmul__", "matmul"):
         monkeypatch.setattr(torch.Tensor, name, rounding)
     monkeypatch.setattr(torch, "matmul", rounding)
-    assert error(draw()) > 5e-5  # the emulation rounds
+    assert orthogonality_error(array(draw())) > 5e-5  # the emulation rounds
     told = (lambda: "medium") if telling == "older" else refusing
     monkeypatch.setattr(torch, "get_float32_matmul_precision", told)
-    assert error(draw()) <= 2e-6
+    assert orthogonality_error(array(draw())) <= 2e-6
 
 
 NEWER = """
@@ -137,7 +131,7 @@ def test_pytorch_itself_told_by_its_settings():
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")  # only on a CPU with such a unit is that bfloat16
     try:
-        assert max(error(draw()) for draw in DRAWS) <= 2e-6
+        assert max(orthogonality_error(array(draw())) for draw in DRAWS) <= 2e-6
     finally:
         torch.set_float32_matmul_precision(before)
     if hasattr(torch.backends, "fp32_precision"):  # in a new process: PyTorch refuses what mixes both
