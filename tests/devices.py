@@ -98,6 +98,9 @@ LARGE = [
     ("large orthogonal, wide", "orthogonal", {"gain": 1.5}, (256, 512)),
     ("large orthogonal, wide, of a prime", "orthogonal", {}, (257, 1000)),
     ("large orthogonal, tall, of a prime", "orthogonal", {}, (1021, 256)),
+    ("large orthogonal, tall, of a prime, with few columns a device", "orthogonal", {}, (1021, 320)),
+    ("large orthogonal of many rows and columns", "orthogonal", {}, (1024, 1024)),
+    ("large orthogonal of more rows", "orthogonal", {}, (4096, 1024)),
     ("large orthogonal of a convolution", "orthogonal", {}, (3, 3, 64, 256)),
     ("large experts", "orthogonal", {"input_axes": [1], "output_axes": [2]}, (3, 512, 256)),
     ("many heads", "orthogonal", {"input_axes": [1], "output_axes": [2]}, (12, 512, 64)),
@@ -162,7 +165,7 @@ def jax_layouts(_):
                 "share": (8 * -(-shape[-2] // 8) / shape[-2] if part > 8 and len(shape) > 1 else 1) / 8,
                 "largest": max((int(np.prod(size)) for size in sizes), default=0) / int(np.prod(shape)),
                 "near": bool(np.allclose(one, drawn[8], rtol=1e-5, atol=1e-7)),
-                "same": bool(np.array_equal(drawn[2], drawn[8])),
+                "same": [bool(np.array_equal(each, drawn[8])) for each in (one, drawn[2])],
             }
         )
     return answers

@@ -57,7 +57,9 @@ def test_every_scheme_honours_a_layout():
     for found in answer("layouts", "all"):
         assert found["laid_out"], found
         assert found["near"], found
-        assert found["same"], found  # on two devices and on eight
+        # On one device, on two and on eight, to the last bit; but that a program adds up without rounding
+        # the products, as processors can.
+        assert found["same"] == [not found["case"].startswith("summed"), True], found
         if found["split"] and not found["whole"]:
             assert found["programs"] == 2, found
             # Nothing in the program of a device is larger than its share.

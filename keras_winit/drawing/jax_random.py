@@ -17,11 +17,14 @@ from jax.extend.random import threefry2x32_p
 
 from keras_winit.drawing.precision import compute_dtype
 from keras_winit.support.checks import Shape
+from keras_winit.support.host import is_traced
 
 _PIECE = 2**18  # elements: what stays in a processor's cache
 _PIECES_PAY = 2**18 + 1
 _BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 _BELOW_TWO = np.nextafter(np.float32(2), np.float32(0))
+
+_FAR = 16  # deviations: no normal of float64 is as far
 
 
 def uniform(shape: Shape, limit: float, dtype: str, seed: int) -> Any:
@@ -35,7 +38,10 @@ def normal(shape: Shape, stddev: float, dtype: str, seed: int) -> Any:
     """N(0, stddev²)."""
     if _in_pieces(shape, dtype):
         return _pieces("normal", (shape, dtype), _key(seed), np.array([-_BELOW_ONE, 1], "float32"), stddev)
-    return (jax.random.normal(_key(seed), shape, compute_dtype(dtype)) * stddev).astype(dtype)
+    number = jax.random.normal(_key(seed), shape, compute_dtype(dtype))
+    if is_traced(number):  # a compiler joins the factors √2 and σ, and then rounds another number
+        number = jnp.clip(number, -_FAR, _FAR)
+    return (number * stddev).astype(dtype)
 
 
 def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: int) -> Any:

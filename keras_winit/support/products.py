@@ -7,7 +7,8 @@ of few enough bits, whose products such a unit computes exactly, and their sums 
 solves round on such a GPU as well, and are done in float64.
 """
 
-from functools import cache
+from functools import cache, reduce
+from operator import add
 from typing import Any
 
 import keras
@@ -52,17 +53,22 @@ def subtract_product(tensor: Any, left: Any, right: Any) -> None:
 
 def kronecker(first: Any, second: Any, tensor: Any) -> Any:
     """(A ⊗ B) · X for each of a batch: A is a × a, B is b × b, and X is given as a × b × columns."""
-    if keras.backend.backend() == "jax":  # whose compiler splits columns among devices if they stay an axis
-        return _einsum("qkl,qils->qiks", second, _einsum("qij,qjks->qiks", first, tensor))
+    if keras.backend.backend() == "jax":
+        return _kronecker_as_sums(first, second, tensor)
     batch, a, b, columns = tensor.shape
     mixed = product(first, ops.reshape(tensor, (batch, a, b * columns)))
     return product(ops.expand_dims(second, 1), ops.reshape(mixed, tensor.shape))
 
 
-def _einsum(equation: str, left: Any, right: Any) -> Any:
-    import jax  # noqa: PLC0415 - the backend in use
+def _kronecker_as_sums(first: Any, second: Any, tensor: Any) -> Any:
+    """The same by elementwise sums, each in one order.
 
-    return jax.numpy.einsum(equation, left, right, precision="highest")
+    XLA's own product of matrices adds up in an order that depends on how many columns a device has, and
+    is slower for matrices so small. The columns stay an axis, which can be split among devices.
+    """
+    a, b = first.shape[-1], second.shape[-1]
+    mixed = reduce(add, (first[:, :, j, None, None] * tensor[:, None, j] for j in range(a)))
+    return reduce(add, (second[:, None, :, j, None] * mixed[:, :, None, j] for j in range(b)))
 
 
 def inverse_of_upper(matrix: Any, identity: Any) -> Any:
