@@ -27,7 +27,12 @@ from keras_winit.support.terminal import console, table
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, 1 where what it checks does not hold, 2 for an error."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if len(rest) == 1 and not rest[0].startswith("-") and getattr(options, "out", "") is None:
+        options.out, rest = rest[0], []  # argparse does not take it behind an option
+    if rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
     try:
         status: int = options.run(options)
         _finish_printing()

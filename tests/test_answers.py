@@ -201,8 +201,8 @@ def test_labels_need_a_loss():
     [
         ([NUMBER, NUMBER], "mse", "1 outputs and there are 2 arrays of labels"),
         (np.full_like(NUMBER, np.nan), "mse", "must be finite. Received: 600 values"),
-        (NUMBER, "mean_squard_error", "`loss` must be a name"),
-        (NUMBER, 3, "`loss` must be a name"),
+        (NUMBER, "mean_squard_error", "`loss` must be the name"),
+        (NUMBER, 3, "`loss` must be the name"),
         (NUMBER[:7], "mse", "same number of samples"),
         (None, "mse", "A `loss` needs `labels`"),
     ],

@@ -322,6 +322,22 @@ def test_a_layer_without_a_usable_output_is_left_alone(kernel, reason):
     np.testing.assert_array_equal(array(hidden.kernel.value), before)
 
 
+def test_a_constant_with_rounding_has_no_variance_in_a_layer_of_ones_own():
+    class Own(layers.Layer):
+        def build(self, shape):
+            self.w = self.add_weight(shape=(shape[-1], 1), initializer="ones", name="w")
+
+        def call(self, x):
+            return ops.matmul(x, self.w)
+
+    model = keras.Sequential([keras.Input((6,)), Own(), layers.Dense(3)])
+    data = np.ones((64, 6), "float32")
+    data[::2] += 3e-7
+    first = winit.calibrate(model, data, scheme="keep", seed=0).rows[0]
+    assert first.before > 0
+    assert first.reason == "its output has no variance"
+
+
 def test_what_is_not_called_frozen_or_normalized_is_reported():
     inputs = keras.Input((6,))
     frozen = layers.Dense(6, name="frozen", trainable=False)

@@ -68,11 +68,12 @@ def test_a_file_that_is_no_archive_is_said_to_be_none(tmp_path, capsys):
     assert "is a zip archive, and this is none" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("backend", ["nonsense", "numpy"])
 @pytest.mark.parametrize("arguments", [("-m", "keras_winit", "schemes"), ("-c", "import keras_winit")])
-def test_a_missing_backend_is_one_clear_error(arguments):
-    finished = run_python(*arguments, KERAS_BACKEND="nonsense")
+def test_a_missing_backend_is_one_clear_error(arguments, backend):
+    finished = run_python(*arguments, KERAS_BACKEND=backend)
     said = finished.stderr.strip().splitlines()
-    assert "cannot load the backend 'nonsense' of KERAS_BACKEND" in said[-1]
+    assert f"cannot load the backend '{backend}' of KERAS_BACKEND" in said[-1]
     assert 'pip install "keras-winit[tensorflow]"' in said[-1]
     assert (finished.returncode, len(said)) == (2, 1) if "-m" in arguments else finished.returncode == 1
 
@@ -137,6 +138,15 @@ def test_initialize_and_portable(ending, tmp_path, capsys):
         np.testing.assert_array_equal(one, other)
     assert again.compiled
     assert sorted(item.name for item in tmp_path.iterdir()) == sorted([path.name, out.name])
+
+
+def test_the_file_to_write_may_stand_behind_an_option(tmp_path, capsys):
+    path, out = str(saved(tmp_path)[1]), tmp_path / "out.keras"
+    assert main(["initialize", path, "--seed", "3", str(out)]) == 0
+    assert out.exists()
+    with pytest.raises(SystemExit):
+        main(["initialize", path, "--seed", "3", str(out), "more.keras"])
+    assert f"unrecognized arguments: {out} more.keras" in capsys.readouterr().err
 
 
 def test_an_h5_file_whose_loss_keras_cannot_read(tmp_path):
@@ -225,7 +235,7 @@ def test_diagnose_exits_with_the_health(tmp_path, capsys):
     model, path = saved(tmp_path)
     data, labels = batch_files(tmp_path)
     assert main(["diagnose", str(path)]) == 0
-    assert "healthy: 0 errors" in capsys.readouterr().out
+    assert "healthy: 0 errors, " in capsys.readouterr().out
     plot = tmp_path / "out.png"
     given = ["--data", data, "--labels", labels, "--loss", "mse"]
     assert main(["diagnose", str(path), "--json", *given, "--plot", str(plot)]) == 0
@@ -402,7 +412,7 @@ def test_compare_prints_a_table_and_writes_the_winner(tmp_path, capsys):
 def test_where_every_start_diverges_nothing_is_written(tmp_path, capsys):
     _, path = saved(tmp_path)
     data, labels = batch_files(tmp_path)
-    np.save(labels, np.full((20, 2), np.nan))
+    np.save(labels, np.full((20, 2), 1e25))  # whose square is infinite
     out = tmp_path / "out.keras"
     given = ["--data", data, "--labels", labels, "--steps", "2", "--schemes", "torch"]
     assert main(["compare", str(path), str(out), *given]) == 1

@@ -488,7 +488,7 @@ def test_an_interrupt_leaves_the_model_as_it_was(kind, monkeypatch):
         ({"learning_rates": (1e300,)}, ValueError, "too large for float32"),
         ({"learning_rates": 0.1}, TypeError, "`learning_rates` must be a tuple"),
         ({"labels": Y[:-1]}, ValueError, r"Received: \[48\] and \[47\]"),
-        ({"labels": np.ones((48, 3, 5))}, ValueError, "cannot be trained on this data"),
+        ({"labels": np.ones((48, 3, 5))}, ValueError, r"shape of the model's output .*Received: \(3, 5\)"),
         ({"data": X[..., :5]}, ValueError, "cannot be trained on this data"),
         ({"data": X[:0], "labels": Y[:0]}, ValueError, "empty"),
         ({"data": np.array(3.0)}, TypeError, "a single number"),

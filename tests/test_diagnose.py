@@ -475,7 +475,7 @@ def fake_report(count, *, bad=False):
 def test_reports_print_plot_and_serialize(count, tmp_path):
     report = fake_report(count, bad=True)
     text = str(report)
-    assert "not healthy: 1 errors" in text
+    assert "not healthy: 1 error, 0 warnings" in text
     assert len(text.splitlines()) < 150
     assert "zero" in report._repr_html_()
     data = json.loads(json.dumps(report.to_dict()))

@@ -229,6 +229,24 @@ def test_a_reset_is_a_fresh_draw_of_the_layers_own():
     assert type(model.layers[0].kernel_initializer) is keras.initializers.HeNormal
 
 
+@pytest.mark.parametrize("name", ["transpose", "swapaxes", "moveaxis", "flip"])
+def test_an_activation_is_seen_behind_an_operation_that_moves_numbers(name):
+    inputs = keras.Input((6, 4))
+    given = {"transpose": ((0, 2, 1),), "swapaxes": (1, 2), "moveaxis": (1, 2), "flip": ()}[name]
+    moved = getattr(keras.ops, name)(layers.Dense(5, name="first")(inputs), *given)
+    model = keras.Model(inputs, layers.Dense(3)(keras.ops.silu(moved)))
+    assert row(winit.initialize(model, seed=0), "first/kernel").activation == "silu"
+
+
+@pytest.mark.parametrize("function", [winit.initialize, winit.calibrate])
+def test_an_expression_that_is_found_nowhere_is_told(function):
+    model = keras.Sequential([keras.Input((6,)), layers.Dense(6, name="head")])
+    found = function(model, scheme={"haed": "zeros", "head": "orthogonal", "(tail)": "keep"}, seed=0)
+    assert found.unmatched == ("haed", "(tail)")
+    assert "found in no variable: 'haed', '(tail)'" in str(found)
+    assert function(model, scheme="orthogonal", seed=0).unmatched == ()
+
+
 def test_a_mapping_of_expressions():
     model = keras.Sequential(
         [
@@ -258,6 +276,7 @@ def test_a_mapping_of_expressions():
     np.testing.assert_array_equal(after["head/kernel"], before["head/kernel"])
     assert row(plan, "head/kernel").reason == "as the rule says"
     assert row(plan, "encoder_2/bias").reason == "no expression matches"
+    assert plan.unmatched == ()
     assert row(plan, "head/bias").reason == "the rule names this variable"
 
 

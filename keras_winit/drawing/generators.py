@@ -38,7 +38,7 @@ def uniform(shape: Shape, limit: float, dtype: str, seed: Seed) -> Any:
     """U(−limit, limit)."""
     _check_scale(limit, dtype)
     seed = drawable(seed)
-    if not isinstance(seed, keras.random.SeedGenerator) and _BACKEND:
+    if not isinstance(seed, keras.random.SeedGenerator):
         return _BACKEND[0](shape, limit, dtype, seed)
     return ops.cast(keras.random.uniform(shape, -limit, limit, dtype=compute_dtype(dtype), seed=seed), dtype)
 
@@ -47,7 +47,7 @@ def normal(shape: Shape, stddev: float, dtype: str, seed: Seed) -> Any:
     """N(0, stddev²)."""
     _check_scale(stddev, dtype)
     seed = drawable(seed)
-    if not isinstance(seed, keras.random.SeedGenerator) and _BACKEND:
+    if not isinstance(seed, keras.random.SeedGenerator):
         return _BACKEND[1](shape, stddev, dtype, seed)
     return ops.cast(keras.random.normal(shape, 0.0, stddev, dtype=compute_dtype(dtype), seed=seed), dtype)
 
@@ -56,7 +56,7 @@ def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: Seed) -> Any
     """N(0, stddev²) cut at two deviations, by the inverse of its distribution: nothing is rejected."""
     _check_scale(stddev, dtype)
     seed = drawable(seed)
-    if not isinstance(seed, keras.random.SeedGenerator) and _BACKEND:
+    if not isinstance(seed, keras.random.SeedGenerator):
         return _BACKEND[2](shape, stddev, dtype, seed)
     quantile = ops.erfinv(uniform(shape, _ERF_SQRT2, compute_dtype(dtype), seed))
     return ops.cast(ops.clip(quantile * (math.sqrt(2) * stddev), -2 * stddev, 2 * stddev), dtype)
@@ -101,4 +101,4 @@ def _torch() -> tuple[Sampler, ...]:
 
 
 _MAKERS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
-_BACKEND = _MAKERS[keras.backend.backend()]() if keras.backend.backend() in _MAKERS else ()
+_BACKEND = _MAKERS[keras.backend.backend()]()

@@ -264,9 +264,5 @@ def _for_torch() -> tuple[Any, Any]:
     return one_block, many_blocks
 
 
-def _for_any() -> tuple[Any, Any]:
-    return _one_block, _many_blocks
-
-
 _MAKERS = {"jax": _for_jax, "tensorflow": _for_tensorflow, "torch": _for_torch}
-_draw_one_block, _product = _MAKERS.get(keras.backend.backend(), _for_any)()
+_draw_one_block, _product = _MAKERS[keras.backend.backend()]()

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+_BACKENDS = ("tensorflow", "jax", "torch")
+
 
 def runs_as_a_command() -> bool:
     """Whether this process was started as `python -m keras_winit` or `keras-winit`."""
@@ -38,14 +40,17 @@ def load_keras() -> None:
     """Import Keras.
 
     Raises:
-        ImportError: where its backend is unknown or not installed. A command ends instead, with exit code 2.
+        ImportError: where its backend is unknown, not installed, or one that this library does not draw on.
+            A command ends instead, with exit code 2.
     """
     command = runs_as_a_command()
     if command:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")  # what it says later
     try:
         with silence() if command else contextlib.nullcontext():
-            importlib.import_module("keras")
+            backend = importlib.import_module("keras").config.backend()
+        if backend not in _BACKENDS:
+            raise ValueError("keras_winit does not draw on it")
     except (ImportError, ValueError) as error:
         if importlib.util.find_spec("keras") is None:
             raise

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 import keras
 
+from keras_winit.support.checks import did_you_mean, shown
+
 # The losses whose best constant is a share of each class, and what their labels are.
 CROSSENTROPIES = {
     "sparse_categorical_crossentropy": "classes",
@@ -57,6 +59,16 @@ def check_there_is_one(model: Any, loss: Any) -> None:
         raise ValueError(
             "Labels need a loss, and the model is not compiled with one. "
             'Pass `loss`, such as "sparse_categorical_crossentropy".'
+        )
+
+
+def check_is_known(loss: Any) -> None:
+    """Raise a ValueError for what Keras does not take for a loss."""
+    if not loss_name(loss):
+        hint = did_you_mean(loss, vars(keras.losses)) if isinstance(loss, str) else ""
+        raise ValueError(
+            "`loss` must be the name of a loss of Keras, a function or a keras.losses.Loss, or one of these "
+            f"for each output. Received: {shown(loss)}.{hint}"
         )
 
 

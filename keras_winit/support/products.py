@@ -148,9 +148,5 @@ def _for_torch() -> tuple[Any, Any]:
     return multiply, may_round
 
 
-def _for_any() -> tuple[Any, Any]:
-    return ops.matmul, lambda: False
-
-
 _MAKERS = {"jax": _for_jax, "tensorflow": _for_tensorflow, "torch": _for_torch}
-_multiply, _may_round = _MAKERS.get(keras.backend.backend(), _for_any)()
+_multiply, _may_round = _MAKERS[keras.backend.backend()]()

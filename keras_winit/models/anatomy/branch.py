@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from keras_winit.models.anatomy.slots import Slot
-from keras_winit.models.showing.printing import Printed, Table
+from keras_winit.models.showing.printing import Printed, Table, counted
 from keras_winit.models.tracing.trace import Step, Value
 
 
@@ -107,7 +107,7 @@ class Branches(Printed):
         streams = max((branch.stream for branch in self.branches), default=0)
         found += f", on {streams} streams" if streams > 1 else ""
         count = len(self.others)
-        others = f"; {count} other addition{'' if count == 1 else 's'}" if count else ""
+        others = f"; {counted(count, 'other addition')}" if count else ""
         return found + others + ("" if self.reason is None else f"; not traced as a whole: {self.reason}")
 
     def to_dict(self) -> dict[str, Any]:

@@ -12,10 +12,16 @@ from keras_winit.models.anatomy.following import activation_after
 from keras_winit.models.anatomy.outputs import OutputKernel, answers
 from keras_winit.models.anatomy.passing import activation_of
 from keras_winit.models.anatomy.slots import Slot
+from keras_winit.models.running.labels import check_finite, check_labels
 from keras_winit.models.tracing.kinds import PROPORTIONAL, PROPORTIONAL_OPERATIONS
-from keras_winit.support.checks import shown
 from keras_winit.support.host import host_array
-from keras_winit.support.losses import CROSSENTROPIES, loss_name, losses_by_output, takes_logits
+from keras_winit.support.losses import (
+    CROSSENTROPIES,
+    check_is_known,
+    loss_name,
+    losses_by_output,
+    takes_logits,
+)
 
 _MEDIANS = ("mean_absolute_error", "mae", "mean_absolute_percentage_error", "mape")
 _MEANS = (
@@ -74,6 +80,7 @@ class Answers:
         self._losses = losses_by_output(anatomy.model, loss, count)
         if strict and count:
             _check(given, self._losses, count)
+            check_labels(anatomy.model, loss, labels, anatomy.trace.outputs)
 
     def __contains__(self, slot: object) -> bool:
         return slot in self._kernels
@@ -113,18 +120,9 @@ def _check(labels: list[Any], losses: list[Any], count: int) -> None:
         raise ValueError(
             f"The model has {count} outputs and there are {len(labels)} arrays of labels. Pass as many."
         )
-    for array in labels:
-        if array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ValueError(
-                f"`labels` must be finite. Received: {np.count_nonzero(~np.isfinite(array))} values that are "
-                f"NaN or infinite, in an array of shape {array.shape}."
-            )
+    check_finite("labels", labels)
     for loss in losses:
-        if not loss_name(loss):
-            raise ValueError(
-                "`loss` must be a name, a function or a keras.losses.Loss, or one of these for each output. "
-                f"Received: {shown(loss)}."
-            )
+        check_is_known(loss)
 
 
 def _only_moves(step: Any) -> bool:

@@ -168,4 +168,5 @@ def calibrate_within(
     note = drawing.note(resets=changed)
     rows, statistics = tuple(measured.rows), tuple(measured.statistics)
     unknown = tuple(slot.path for slot in drawing.slots if slot.unseen)
-    return Calibration(rows, target, drawing.seed, str(batch), note, statistics, unknown)
+    found = rows, target, drawing.seed, str(batch), note, statistics, unknown, drawing.unmatched
+    return Calibration(*found)

@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from keras_winit.models.showing.printing import Printed, Table, number
+from keras_winit.models.initializing.plan import said_of_unmatched
+from keras_winit.models.showing.printing import Printed, Table, counted, number
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Calibration(Printed):
         optimizer: what became of the optimizer's state.
         statistics: the paths of the moving statistics of batch normalizations that were set.
         unknown: the paths of weights that are not rescaled because it is not seen what they are for.
+        unmatched: the expressions of a mapping that are found in no variable.
 
     Example:
 
@@ -57,6 +59,7 @@ class Calibration(Printed):
     optimizer: str
     statistics: tuple[str, ...] = ()
     unknown: tuple[str, ...] = ()
+    unmatched: tuple[str, ...] = ()
 
     @property
     def calibrated(self) -> tuple[CalibrationRow, ...]:
@@ -96,16 +99,16 @@ class Calibration(Printed):
         return plot_calibration(self)
 
     def _line(self) -> str:
-        count = len({row.path for row in self.calibrated})
-        kernels = f"{count} kernel{'' if count == 1 else 's'}"
+        kernels = counted(len({row.path for row in self.calibrated}), "kernel")
         normalized = f"{len(self.normalized)} normalized, " if self.normalized else ""
         told = f"; {len(self.statistics)} moving statistics set" if self.statistics else ""
         count = len(self.unknown)
-        which = f"{count} weight{'' if count == 1 else 's'} of whose use nothing is known"
+        which = f"{counted(count, 'weight')} of whose use nothing is known"
         told += f"; {which}: {self.unknown[0]}{', …' if count > 1 else ''}" if count else ""
         return (
             f"{kernels} rescaled to a deviation of {self._reached} on {self.batch}, {normalized}"
             f"{len(self.skipped)} left alone{told}; seed {self.seed}; {self.optimizer}"
+            f"{said_of_unmatched(self.unmatched)}"
         )
 
     def _tables(self) -> list[Table]:

@@ -1,13 +1,12 @@
 """How recurrent layers and cells are rescaled while they are called: input kernels, gate by gate."""
 
-import math
 from collections.abc import Iterator
 from typing import Any
 
 from keras import layers, ops
 
 from keras_winit.models.anatomy.slots import Slot
-from keras_winit.models.calibrating.rescaling import NO_VARIANCE, NOT_FINITE, TRACED, Settle, Target
+from keras_winit.models.calibrating.rescaling import TRACED, Settle, Target
 from keras_winit.models.running.moments import Moments, moments
 from keras_winit.support.host import is_traced
 
@@ -68,8 +67,8 @@ def rescale_gates(cell: Any, slot: Slot, signal: Any, target: Target, settle: Se
     if all(found.varies for found in gates):
         settle(slot, [found.std for found in gates], [target(slot) / found.std for found in gates], "")
     else:
-        finite = all(math.isfinite(found.std) for found in gates)
-        settle(slot, [found.std for found in gates], None, NO_VARIANCE if finite else NOT_FINITE)
+        still = next(found for found in gates if not found.varies)
+        settle(slot, [found.std for found in gates], None, still.why_not)
 
 
 def _gates(cell: Any, slot: Slot, signal: Any) -> Iterator[Moments]:

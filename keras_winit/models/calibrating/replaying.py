@@ -11,8 +11,6 @@ import keras
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.calibrating.rescaling import (
-    NO_VARIANCE,
-    NOT_FINITE,
     TRACED,
     Normalized,
     Settle,
@@ -120,7 +118,7 @@ class Replayer:
         wanted, factor = factor, min(factor, *map(self._most, slots))
         if not 0 < factor < float("inf"):
             for slot in slots:
-                self._settle(slot, [found.std], None, NO_VARIANCE if found.std == 0 else NOT_FINITE)
+                self._settle(slot, [found.std], None, found.why_not)
             return output
         product = [slot for slot in slots if slot.use is not None and slot.use.product]
         done, then = True, found.std * behind * factor

@@ -14,7 +14,7 @@ import numpy as np
 from keras import ops
 
 from keras_winit.models.anatomy.slots import Slot
-from keras_winit.models.running.moments import Moments, moments
+from keras_winit.models.running.moments import NOT_FINITE, Moments, moments
 from keras_winit.models.running.undo import assign_exactly, exact_value
 from keras_winit.models.running.watching import having
 from keras_winit.models.tracing.kinds import LINEAR, SEPARABLE
@@ -26,9 +26,6 @@ Settle = Callable[..., bool]
 # The deviation that a slot's kernel is to give.
 Target = Callable[[Slot], float]
 
-
-NO_VARIANCE = "its output has no variance"
-NOT_FINITE = "its output is not finite"
 TRACED = "called inside a compiled loop, where nothing can be measured"
 NOTLINEAR = "its output is not in proportion to its kernel"
 NOT_ONE = "its output is not one tensor of numbers"
@@ -109,7 +106,7 @@ class Rescaler:
         if self._stays(slot, found):
             return output
         if not found.varies:
-            self._settle(slot, [found.std], None, NO_VARIANCE if math.isfinite(found.std) else NOT_FINITE)
+            self._settle(slot, [found.std], None, found.why_not)
             return output
         offset, target = self._offset(output), self._target(slot)
         if self.whole:
@@ -145,8 +142,7 @@ class Rescaler:
         factor = self._target(slot) / found.std if found.varies else math.inf
         factor = min(factor, self.most(slot)) if math.isfinite(factor) else factor
         if not 0 < factor < math.inf:
-            finite = math.isfinite(found.std)
-            self._settle(slot, [found.std], None, NO_VARIANCE if finite else NOT_FINITE)
+            self._settle(slot, [found.std], None, found.why_not)
             return output + ops.cast(means, output.dtype)
         if not self._settle(slot, [found.std], [factor], "", float(np.mean(place))):
             return output + ops.cast(means, output.dtype)
@@ -188,7 +184,7 @@ class Rescaler:
         if found.varies:
             self._settle(slot, [found.std], [min(self._target(slot) / found.std, self.most(slot))], "")
         else:
-            self._settle(slot, [found.std], None, NO_VARIANCE if math.isfinite(found.std) else NOT_FINITE)
+            self._settle(slot, [found.std], None, found.why_not)
 
     def _by_trial(self, call: Any, *arguments: Any, **options: Any) -> Any:
         """A layer of the user's own: rescale, call again, and see."""
@@ -198,8 +194,7 @@ class Rescaler:
         (slot,) = self._kernels.values()
         found = self._try(call, *arguments, **options)
         if found is None or not found.varies:
-            reason = NO_VARIANCE if found is None or math.isfinite(found.std) else NOT_FINITE
-            self._leave(NOT_ONE if found is None else reason, found)
+            self._leave(NOT_ONE if found is None else found.why_not, found)
             return call(*arguments, **options)
         factor = self._target(slot) / found.std
         kernel = slot.variable

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_winit.drawing.seeds import fold
+from keras_winit.models.running.labels import check_finite
 from keras_winit.models.running.probe import fixed_samples
 from keras_winit.support.checks import as_int, shown
 
@@ -92,6 +93,7 @@ def batches_of(
         return Batches(held, steps, None, 0, seed)
     inputs, answers = (tree.map_structure(_array, nest) for nest in (data, labels))
     count = _samples(inputs, answers)
+    check_finite("data", inputs)
     size = _size(model, batch_size, count)
     return Batches([(inputs, answers, None)], steps, size, count, seed)
 
@@ -145,7 +147,9 @@ def _batches_in(data: Any) -> Iterator[Any]:
 
 def _triple(batch: Any) -> Any:
     batch = tuple(batch) if isinstance(batch, list) else batch  # as a DataLoader collates a pair
-    return tree.map_structure(_array, tuple(keras.utils.unpack_x_y_sample_weight(batch)))
+    inputs, labels, weights = tree.map_structure(_array, keras.utils.unpack_x_y_sample_weight(batch))
+    check_finite("data", inputs)
+    return inputs, labels, weights
 
 
 def _array(item: Any) -> Any:

@@ -5,7 +5,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from keras_winit.models.showing.printing import Printed, Table, number
+from keras_winit.models.showing.printing import Printed, Table, counted, number
 
 _SHARE, _LEAST = 10, 5  # the last loss is of a tenth of the steps, and of five at least
 _NEAR = 0.1  # of the best: no difference to rely on
@@ -138,12 +138,12 @@ class Comparison(Printed):
         return data
 
     def _line(self) -> str:
-        over = f"over {self.steps} step{'' if self.steps == 1 else 's'} of {self.batch}; seed {self.seed}"
+        over = f"over {counted(self.steps, 'step')} of {self.batch}; seed {self.seed}"
         best = self.winner
         if best is None:
             return f"no start came to the end {over}; {self.applied}"
-        close = [self.name(trial) for trial in self.near if trial is not best]
-        beside = f" (within 10 % of the best: {', '.join(close)})" if close else ""
+        close = [f"{self.name(trial)} {number(trial.last)}" for trial in self.near if trial is not best]
+        beside = f" (as good, within 10 %: {', '.join(close)})" if close else ""
         return (
             f"{self.name(best)} wins, last {self.monitor} {number(best.last)}, the mean of {self.window} "
             f"steps{beside}; {over}; {self.applied}"

@@ -6,8 +6,10 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 from keras_winit.models.comparing.batches import Batches
+from keras_winit.models.running.labels import check_labels
 from keras_winit.support.checks import did_you_mean, said_by
 
 
@@ -17,7 +19,9 @@ def warm_up(model: keras.Model, batches: Batches, monitor: str) -> None:
     Raises:
         ValueError: where the model cannot be trained on the batches, or has no such loss.
     """
-    logs = _step(model, *next(iter(batches)))
+    inputs, labels, weights = next(iter(batches))
+    _check_labels(model, inputs, labels)
+    logs = _step(model, inputs, labels, weights)
     names = list(logs) if isinstance(logs, dict) else []
     if monitor not in names:
         raise ValueError(
@@ -45,6 +49,24 @@ def train(
             return losses, step
         losses.append(loss)
     return losses, None
+
+
+def _check_labels(model: keras.Model, inputs: Any, labels: Any) -> None:
+    """Raise a ValueError for labels that the model's loss cannot compare with what it puts out."""
+    if type(model).train_step is not keras.Model.train_step:
+        return
+    if labels is None:
+        if model.loss and type(model).compute_loss is keras.Model.compute_loss:
+            raise ValueError(
+                f"The model {model.name!r} is compiled with a loss, which compares its outputs with labels. "
+                "Pass `labels`."
+            )
+        return
+    try:
+        outputs = keras.tree.flatten(model(inputs, training=False))
+    except Exception:  # what is wrong with it says the step
+        return
+    check_labels(model, None, keras.tree.map_structure(ops.convert_to_numpy, labels), outputs)
 
 
 def _step(model: keras.Model, inputs: Any, labels: Any, weights: Any) -> Any:

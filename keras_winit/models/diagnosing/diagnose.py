@@ -25,6 +25,7 @@ from keras_winit.models.diagnosing.starting import Starts
 from keras_winit.models.diagnosing.thresholds import thresholds_with
 from keras_winit.models.diagnosing.weights import WeightCheck
 from keras_winit.models.running.batch import MOST_SAMPLES, Batch, batch_for
+from keras_winit.models.running.labels import check_labels
 from keras_winit.models.tracing.ownership import check_built, check_callable, unbuilt
 
 _MORE_PASSES = 2
@@ -89,7 +90,9 @@ def diagnose(
     anatomy = Anatomy(model, batch.inputs)
     last = output_kernels(anatomy)
     compare = None if batch.labels is None else loss_of(model, loss)
-    if compare is None and loss is not None:
+    if compare is not None:
+        check_labels(model, loss, batch.labels, anatomy.trace.outputs)
+    elif loss is not None:
         raise ValueError("A `loss` needs `labels` to compare the outputs with. Pass them too.")
     answers = [kernel.slot.layer for kernel in last]
     starts = Starts(anatomy.slots)

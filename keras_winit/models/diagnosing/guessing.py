@@ -8,7 +8,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_winit.support.losses import CROSSENTROPIES, Focus, check_there_is_one, focus_of, loss_name
+from keras_winit.support.losses import (
+    CROSSENTROPIES,
+    Focus,
+    check_is_known,
+    check_there_is_one,
+    focus_of,
+    loss_name,
+)
 
 _LEAST = 1e-12  # a probability
 
@@ -87,10 +94,9 @@ def _plain(loss: Any) -> Callable[[Any, Any], Any]:
     """The mean of a loss over samples, added up over outputs; no weights, no other reduction."""
     try:
         found = keras.losses.get(loss)
-    except (ValueError, TypeError) as error:
-        raise ValueError(
-            f"`loss` must be a name, a function or a keras.losses.Loss. Received: {loss!r}."
-        ) from error
+    except (ValueError, TypeError):
+        check_is_known(loss)
+        raise
     each = found.call if isinstance(found, keras.losses.Loss) else found
 
     def mean(batch: Any, outputs: Any) -> Any:

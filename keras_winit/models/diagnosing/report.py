@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from keras_winit.models.showing.printing import Printed, Table, number, share
+from keras_winit.models.showing.printing import Printed, Table, counted, number, share
 from keras_winit.support.checks import Shape
 
 _LAYER_HEADINGS = (
@@ -161,7 +161,8 @@ class Report(Printed):
             sum(finding.severity == severity for finding in self.findings) for severity in SEVERITIES
         )
         state = "healthy" if self.ok else "not healthy"
-        counts = f"{errors} errors, {warnings} warnings" + (f", {remarks} notes" if remarks else "")
+        counts = f"{counted(errors, 'error')}, {counted(warnings, 'warning')}"
+        counts += f", {counted(remarks, 'note')}" if remarks else ""
         line = f"{state}: {counts}, on {self.batch}"
         if self.loss is not None:
             line += f"; loss {self.loss:.4g}"

@@ -17,7 +17,7 @@ from keras_winit.models.initializing.choosing import Chooser
 from keras_winit.models.initializing.fitting import fit, without_place
 from keras_winit.models.initializing.optimizer import rate_of, reset_optimizer
 from keras_winit.models.initializing.plan import Plan, Row
-from keras_winit.models.initializing.rules import rules_of
+from keras_winit.models.initializing.rules import rules_of, unmatched
 from keras_winit.models.initializing.states import reset_states, states_of
 from keras_winit.models.running.undo import Undo, undo_on_failure
 from keras_winit.models.tracing.ownership import unbuilt
@@ -141,8 +141,7 @@ class Drawing:
     ) -> None:
         self.seed = root_seed(seed)
         self.anatomy = Anatomy(model, data)
-        self.slots = self.anatomy.slots
-        self._model = model
+        self._model, self.slots = model, self.anatomy.slots
         rules = rules_of(scheme)
         self._chooser = Chooser(self.anatomy, rules, overwrite=overwrite, measured=measured)
         drawn_seeds: set[int] = set()
@@ -155,8 +154,8 @@ class Drawing:
             choice = self._chooser.choice(slot)
             seed = place_seed if choice.pair is None else fold(self.seed, choice.pair.place, "pair")
             self._steps.append((slot, *_step(slot, choice, seed)))
-        starts_over = bool(self.drawn) and all(rule.is_about_all for rule in rules)
-        self._states = states_of(model) if starts_over else []
+        self._states = states_of(model) if self.drawn and all(rule.is_about_all for rule in rules) else []
+        self.unmatched = unmatched(rules, self.slots)
         optimizer = getattr(model, "optimizer", None)
         self.stateful = optimizer is not None and optimizer.built
 
@@ -211,7 +210,8 @@ class Drawing:
         for state in self._states:
             shape = tuple(int(size) for size in state.variable.shape)
             rows.append(Row(state.variable.path, shape, "state", None, None, "start", None, state.reason))
-        return Plan(tuple(rows), self.seed, self.note(resets=bool(self.drawn)), dry_run, unbuilt(self._model))
+        note, never = self.note(resets=bool(self.drawn)), unbuilt(self._model)
+        return Plan(tuple(rows), self.seed, note, dry_run, never, self.unmatched)
 
     def note(self, *, resets: bool) -> str:
         """What becomes of the optimizer."""

@@ -2,11 +2,16 @@
 
 from dataclasses import dataclass
 
-from keras_winit.models.showing.printing import Printed, Table
+from keras_winit.models.showing.printing import Printed, Table, counted
 from keras_winit.support.checks import Shape
 from keras_winit.theory.fans import Fans
 
 NOTHING_KNOWN = "no initial value is known for it"
+
+
+def said_of_unmatched(expressions: tuple[str, ...]) -> str:
+    """What a line says of expressions that are found in no variable."""
+    return f"; found in no variable: {', '.join(map(repr, expressions))}" if expressions else ""
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,7 @@ class Plan(Printed):
         optimizer: what became of the optimizer's state.
         dry_run: whether the model was left as it was.
         unbuilt: the names of layers that the model holds but never called: they have no weights.
+        unmatched: the expressions of a mapping that are found in no variable.
 
     Example:
 
@@ -50,6 +56,7 @@ class Plan(Printed):
     optimizer: str
     dry_run: bool
     unbuilt: tuple[str, ...] = ()
+    unmatched: tuple[str, ...] = ()
 
     @property
     def drawn(self) -> tuple[Row, ...]:
@@ -67,8 +74,8 @@ class Plan(Printed):
         loud = f" ({unknown} kept because nothing is known of it)" if unknown else ""
         never = f"; not built, and so not drawn: {', '.join(self.unbuilt)}" if self.unbuilt else ""
         return (
-            f"{len(self.drawn)} variables {would}drawn, {len(self.kept)} kept{loud}; seed {self.seed}; "
-            f"{self.optimizer}{never}"
+            f"{counted(len(self.drawn), 'variable')} {would}drawn, {len(self.kept)} kept{loud}; "
+            f"seed {self.seed}; {self.optimizer}{never}{said_of_unmatched(self.unmatched)}"
         )
 
     def _tables(self) -> list[Table]:

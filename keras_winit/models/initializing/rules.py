@@ -1,7 +1,7 @@
 """The rules that the argument `scheme` of `initialize` stands for."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import keras
@@ -59,12 +59,19 @@ def rules_of(scheme: Any) -> list[Rule]:
     return rules
 
 
+def unmatched(rules: list[Rule], slots: Sequence[Slot]) -> tuple[str, ...]:
+    """The expressions that are found in no variable of a model, as where a name is mistyped."""
+    unused = [rule.pattern for rule in rules if not any(map(rule.matches, slots))]
+    return tuple(pattern.pattern for pattern in unused if pattern is not None)
+
+
 def _scheme(item: Any) -> Any:
     """A mode, or an initializer."""
     if isinstance(item, str) and item in (*MODES, *recipes()):
         return item
     if isinstance(item, str) and item.removeprefix("winit>") not in names(aliases=True):
         hint = did_you_mean(item, (*MODES, *recipes(), *names(aliases=True)))
+        hint = " `calibrate` is a function, and a command, of its own." if item == "calibrate" else hint
         raise ValueError(
             f"`scheme` must be one of {list(MODES)}, a recipe of {list(recipes())}, the name of a scheme, an "
             f"initializer, or a mapping of regular expressions to these. Received: {shown(item)}.{hint}"

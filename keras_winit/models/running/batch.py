@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_winit.models.running.labels import check_finite
 from keras_winit.models.running.probe import fixed_samples, probe_for
 from keras_winit.support.checks import as_int, said_by
 
@@ -81,12 +82,7 @@ def batch_for(
             count = most
     if count == 0:
         raise ValueError("`data` is empty: it has no samples.")
-    for array in tree.flatten(inputs):
-        if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
-            raise ValueError(
-                f"`data` must be finite. Received: {np.count_nonzero(~np.isfinite(array))} values that are "
-                f"NaN or infinite, in an array of shape {array.shape}."
-            )
+    check_finite("data", inputs)
     return Batch(inputs, answers, count, False)
 
 

@@ -10,6 +10,8 @@ from keras_winit.support.products import array_product
 
 _PIECE = 2**18  # elements: float32 sums of so many keep six digits
 _ONES = np.ones(_PIECE, "float32")
+NO_VARIANCE = "its output has no variance"
+NOT_FINITE = "its output is not finite"
 _NOISE = 1e-6  # below this share of the mean, a deviation is rounding
 
 
@@ -23,6 +25,11 @@ class Moments(NamedTuple):
     def varies(self) -> bool:
         """Whether the deviation is finite, and more than the rounding of a constant."""
         return math.isfinite(self.std) and self.std > _NOISE * abs(self.mean)
+
+    @property
+    def why_not(self) -> str:
+        """Why it cannot be given another deviation, where it does not vary."""
+        return NO_VARIANCE if math.isfinite(self.std) else NOT_FINITE
 
 
 def moments(tensor: Any) -> Moments:

@@ -7,6 +7,8 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from keras_winit.models.showing.printing import counted
+
 _FEW = 24  # so many layers can have their names below the picture
 _FLOOR = 1e-30  # a logarithm's place for zero
 
@@ -59,8 +61,8 @@ def plot_report(report: Any) -> Any:
     errors = len(report.errors)
     warnings = sum(finding.severity == "warning" for finding in report.findings)
     figure.suptitle(
-        f"{'healthy' if report.ok else 'not healthy'}: {errors} errors, {warnings} warnings, "
-        f"on {report.batch}",
+        f"{'healthy' if report.ok else 'not healthy'}: {counted(errors, 'error')}, "
+        f"{counted(warnings, 'warning')}, on {report.batch}",
         x=0.01,
         ha="left",
     )

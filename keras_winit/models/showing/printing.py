@@ -80,6 +80,11 @@ def _shortened(rows: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
     return [*rows[:_ENDS], between, *rows[-_ENDS:]]
 
 
+def counted(count: int, what: str) -> str:
+    """How many there are, as "1 step" or "2 steps"."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 def number(value: float | None) -> str:
     """A figure with three digits, or a dash."""
     return "–" if value is None else f"{value:.3g}"

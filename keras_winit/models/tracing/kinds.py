@@ -70,7 +70,7 @@ PROPORTIONAL = (
 )
 # The same of keras.ops in a functional model, by the names of their classes.
 PROPORTIONAL_OPERATIONS = {
-    *("Reshape", "Transpose", "Squeeze", "ExpandDims", "SwapAxes", "Moveaxis", "Ravel", "Flip"),
+    *("Reshape", "Transpose", "Squeeze", "ExpandDims", "Swapaxes", "Moveaxis", "Ravel", "Flip"),
     *("GetItem", "MaxPool", "ConvertToTensor", "StopGradient", "Split", "Unstack", "Stack"),
     *("Map", "VectorizedMap", "Scan", "WhileLoop", "ForiLoop", "Cond", "Switch"),
 }
