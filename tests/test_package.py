@@ -35,9 +35,9 @@ FOLDERS = {
     "normalizing following sources depth writing ancestry branch branch_parts additions tables branches "
     "attention outputs links",
     "models.running": "watching undo moments labels probe batch",
-    "models.recipes": "surroundings recipe torch_defaults torch zero_gamma fixup gpt2 bert vit deepnorm "
+    "models.recipes": "surroundings recipe torch zero_gamma fixup gpt2 bert vit deepnorm "
     "depth_scaled small_wang t5 mimetic",
-    "models.initializing": "plan optimizer states fitting choice branch_sizes tables asked mirroring rules "
+    "models.initializing": "plan states fitting branch_sizes tables asked mirroring rules "
     "choosing initialize for_layer",
     "models.calibrating": "calibration leaving answers targets bounds moving_statistics rescaling replaying "
     "gates centring one_pass calibrate",

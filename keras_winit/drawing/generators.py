@@ -1,9 +1,9 @@
 """The backend's own uniform and normal tensors, by the shortest way there.
 
 `keras.random` goes through several small operations first, which for a small weight are most of its
-time. On JAX, and on TensorFlow for uniforms and small normals, the numbers are the same for the same
-seed. A moving seed, a `SeedGenerator`, still goes through `keras.random`. What is asked for in bfloat16 is
-drawn in float32 and rounded, a large tensor in pieces.
+time. On JAX, and on TensorFlow for uniforms and small normals, the numbers are its own for the same
+seed. A moving seed, a `SeedGenerator`, still goes through it. What is asked for in bfloat16 is drawn in
+float32 and rounded, a large tensor in pieces.
 """
 
 import math

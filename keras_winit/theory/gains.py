@@ -20,7 +20,7 @@ from keras_winit.theory.activations import Activation, remembered, resolve
 _REACH = 12
 _STEPS_PER_UNIT = 2048
 # Points per axis where an activation joins two features, as a gated linear unit does.
-_GATE_POINTS = 481
+_GATE_POINTS = 120
 # A difference quotient this many times larger than both its neighbours is a jump, not a slope; the
 # panel of the grid that holds it is cut into pieces.
 _JUMP = 10
@@ -176,7 +176,7 @@ def sampled(activation: Activation) -> Sampled:
 
 def _gated(activation: Activation) -> Moments:
     """Over two independent inputs; the derivative's moment is the mean over both of them."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(_GATE_POINTS // 4)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(_GATE_POINTS)
     weights = weights / weights.sum()
     step = 1 / 256
 

@@ -1,7 +1,7 @@
 """A model's variables in order, each with its layer, place, role and fans.
 
-This is the only file that knows what Keras' layers call their attributes. What a variable of any other
-layer is for follows from what the model computes with it.
+What Keras' own layers call their variables tells what these are for. What a variable of any other layer
+is for follows from what the model computes with it.
 """
 
 import functools

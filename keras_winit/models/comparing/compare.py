@@ -13,7 +13,7 @@ from keras_winit.models.comparing.randomness import randomness_kept, start_rando
 from keras_winit.models.comparing.starts import Start, starts_of
 from keras_winit.models.comparing.training import train, warm_up
 from keras_winit.models.initializing.initialize import root_seed
-from keras_winit.models.initializing.optimizer import reset_optimizer
+from keras_winit.models.initializing.states import reset_optimizer
 from keras_winit.models.running.undo import taken_back, undo_on_failure
 from keras_winit.models.tracing.ownership import check_built
 from keras_winit.support.checks import as_bool, as_float, as_int, check_fits, shown

@@ -24,12 +24,12 @@ from keras_winit.models.diagnosing.signals import signals
 from keras_winit.models.diagnosing.starting import Starts
 from keras_winit.models.diagnosing.thresholds import thresholds_with
 from keras_winit.models.diagnosing.weights import WeightCheck
+from keras_winit.models.initializing.tables import MANY
 from keras_winit.models.running.batch import MOST_SAMPLES, Batch, batch_for
 from keras_winit.models.running.labels import check_labels
 from keras_winit.models.tracing.ownership import check_built, check_callable, unbuilt
 
 _MORE_PASSES = 2
-_LONG_STREAM = 16  # branches, as for tables that start a stream
 _UNKNOWN = "{}: nothing is known of it: its layer is not seen"
 
 
@@ -139,7 +139,7 @@ def diagnose(
 def _attends(anatomy: Anatomy, found: Branches) -> bool:
     """Whether there is attention, and a stream of as many branches as it takes to make all places alike."""
     longest = max((branch.depth for branch in found), default=0)
-    return longest >= _LONG_STREAM and bool(attentions(anatomy, Ancestry(anatomy)))
+    return longest >= MANY and bool(attentions(anatomy, Ancestry(anatomy)))
 
 
 def _rests_on(batch: Batch) -> str:

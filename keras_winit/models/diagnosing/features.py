@@ -11,7 +11,6 @@ from keras_winit.support.products import array_product
 MOST_ROWS, _MOST_COLUMNS = 256, 4096
 _WIDTH = 128  # of a sketch
 _RIDGES = (1e-3, 1e-1)  # of the mean eigenvalue: the better one counts
-_CLASSES = 0.25  # of the samples: labels that are as many different numbers are no classes
 
 
 def rows_of(array: Any) -> Any:

@@ -8,6 +8,8 @@ import numpy as np
 from keras_winit.models.diagnosing.features import chosen_rows, named_right, principal, read_off
 from keras_winit.models.diagnosing.signals import Signals
 
+_CLASSES = 0.25  # of the samples: labels that are more different numbers are no classes
+
 _READABLE = 0.3  # how well labels must be read off the inputs, for what is left of it to tell anything
 _FEW = 128  # samples, below which it is chance
 
@@ -80,7 +82,7 @@ def _answers(labels: Any) -> Any:
         one_hot = np.all((labels == 0) | (labels == 1)) and np.all(labels.sum(axis=1) == 1)
         return labels.argmax(axis=1) if one_hot else labels.astype("float64")
     whole = np.all(labels == np.round(labels))
-    few = len(np.unique(labels)) <= len(labels) / 4
+    few = len(np.unique(labels)) <= _CLASSES * len(labels)
     return labels.astype("int64") if whole and few else labels.astype("float64")[:, None]
 
 

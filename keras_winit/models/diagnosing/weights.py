@@ -11,7 +11,7 @@ from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.diagnosing.remedies import draw_anew
 from keras_winit.models.diagnosing.report import Finding, WeightRow
 from keras_winit.models.diagnosing.starting import Starts
-from keras_winit.models.diagnosing.thresholds import Threshold
+from keras_winit.models.diagnosing.thresholds import Threshold, severity_of
 from keras_winit.models.diagnosing.units import columns
 from keras_winit.models.initializing.fitting import expected_std
 from keras_winit.models.running.moments import moments
@@ -106,7 +106,7 @@ class WeightCheck:
         noise = 1 + _STANDARD_ERRORS * math.sqrt(1 / (2 * math.prod(slot.shape)))
         theory = f"{expected:.3g} by its initializer" if expected else "its fans give " + _range(bounds)
         for code, ratio in (("too_small", min(bounds) / std), ("too_large", std / max(bounds))):
-            severity = self._severity(code, ratio / noise)
+            severity = severity_of(self._thresholds[code], ratio / noise)
             if severity and code == "too_small" and slot in self._small:
                 severity = "note"  # an end of the model, or of a branch, may start near zero
             if severity:
@@ -131,7 +131,7 @@ class WeightCheck:
             and expected
         ):
             ratio = exact[0] / expected
-            if self._severity("wrong_fans", ratio):
+            if severity_of(self._thresholds["wrong_fans"], ratio):
                 self.findings.append(
                     Finding(
                         "too_small",
@@ -160,7 +160,7 @@ class WeightCheck:
             if np.allclose(units[:, one], units[:, other], rtol=1e-6, atol=0):
                 equal[[one, other]] = True
         share = float(equal.mean())
-        severity = self._severity("repeated_units", share)
+        severity = severity_of(self._thresholds["repeated_units"], share)
         if severity:
             self.findings.append(
                 Finding(
@@ -192,12 +192,6 @@ class WeightCheck:
                 )
                 return
         self._seen.setdefault(key, []).append((slot, array))
-
-    def _severity(self, code: str, figure: float) -> str | None:
-        threshold = self._thresholds[code]
-        if figure > threshold.error:
-            return "error"
-        return "warning" if figure > threshold.warning else None
 
 
 def _exact_range(slot: Slot) -> tuple[float, float] | None:

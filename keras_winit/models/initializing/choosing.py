@@ -1,7 +1,7 @@
 """Which scheme each variable of a model is to be drawn from, and why."""
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 
@@ -15,7 +15,6 @@ from keras_winit.models.anatomy.slots import ADAPTER, STATISTICS, Slot
 from keras_winit.models.anatomy.sources import averaged
 from keras_winit.models.initializing.asked import asked_for
 from keras_winit.models.initializing.branch_sizes import BranchSizes
-from keras_winit.models.initializing.choice import Choice
 from keras_winit.models.initializing.fitting import fit, std_of
 from keras_winit.models.initializing.mirroring import Mirroring
 from keras_winit.models.initializing.plan import NOTHING_KNOWN
@@ -32,8 +31,22 @@ from keras_winit.theory.gains import gain
 
 _SHORT = f"in a chain of fewer than {DEEP} kernels"
 _HE = (HeNormal, HeUniform)
-# As large as an orthogonal kernel. One of a seventh, ConvNeXt's N(0, 0.02²), learns worse than that.
+# Shares of an orthogonal kernel's size between which a layer's own smaller one is kept. One of a seventh,
+# as ConvNeXt's N(0, 0.02²), learns worse.
 _SMALLER = 0.2, 0.8
+
+
+class Choice(NamedTuple):
+    """What a variable is to be drawn from, and why."""
+
+    initializer: Any  # None: the variable is kept
+    reason: str
+    activation: str | None = None
+    forget_bias: bool = True
+    own: bool = False  # the layer's own initializer, to be drawn as the layer would
+    asked: bool = False  # what the layer asks for on purpose
+    named: bool = True  # whether the scheme is about the variable: it, or all, is what is to be drawn
+    pair: Slot | None = None  # whose seed it is drawn with, where two are parts of one matrix
 
 
 class Chooser:

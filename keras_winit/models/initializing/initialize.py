@@ -12,13 +12,11 @@ from keras_winit.drawing.sharding import layout_of
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.slots import ASKED, Slot
 from keras_winit.models.initializing.asked import is_as_asked, remember
-from keras_winit.models.initializing.choice import Choice
-from keras_winit.models.initializing.choosing import Chooser
+from keras_winit.models.initializing.choosing import Choice, Chooser
 from keras_winit.models.initializing.fitting import fit, without_place
-from keras_winit.models.initializing.optimizer import rate_of, reset_optimizer
 from keras_winit.models.initializing.plan import Plan, Row
 from keras_winit.models.initializing.rules import rules_of, unmatched
-from keras_winit.models.initializing.states import reset_states, states_of
+from keras_winit.models.initializing.states import rate_of, reset_optimizer, reset_states, states_of
 from keras_winit.models.running.undo import Undo, undo_on_failure
 from keras_winit.models.tracing.ownership import unbuilt
 from keras_winit.schemes import Scheme

@@ -1,6 +1,6 @@
 """Stand in for Keras' calls of layers and operations, in one thread, and leave nothing behind.
 
-This is the only file that replaces methods of Keras, and that knows what Keras keeps for a thread.
+This is the only file that replaces methods of Keras.
 """
 
 import collections
