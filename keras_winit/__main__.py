@@ -29,6 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, 1 where what it checks does not hold, 2 for an error."""
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
+    rest = rest[1:] if rest[:1] == ["--"] else rest
     if len(rest) == 1 and not rest[0].startswith("-") and getattr(options, "out", "") is None:
         options.out, rest = rest[0], []  # argparse does not take it behind an option
     if rest:

@@ -73,7 +73,7 @@ def test_a_file_that_is_no_archive_is_said_to_be_none(tmp_path, capsys):
 def test_a_missing_backend_is_one_clear_error(arguments, backend):
     finished = run_python(*arguments, KERAS_BACKEND=backend)
     said = finished.stderr.strip().splitlines()
-    assert f"cannot load the backend '{backend}' of KERAS_BACKEND" in said[-1]
+    assert f"The backend '{backend}' of KERAS_BACKEND cannot be used" in said[-1]
     assert 'pip install "keras-winit[tensorflow]"' in said[-1]
     assert (finished.returncode, len(said)) == (2, 1) if "-m" in arguments else finished.returncode == 1
 
@@ -144,6 +144,7 @@ def test_the_file_to_write_may_stand_behind_an_option(tmp_path, capsys):
     path, out = str(saved(tmp_path)[1]), tmp_path / "out.keras"
     assert main(["initialize", path, "--seed", "3", str(out)]) == 0
     assert out.exists()
+    assert main(["initialize", path, "--seed", "3", "--", str(out)]) == 0
     with pytest.raises(SystemExit):
         main(["initialize", path, "--seed", "3", str(out), "more.keras"])
     assert f"unrecognized arguments: {out} more.keras" in capsys.readouterr().err

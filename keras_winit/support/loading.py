@@ -50,7 +50,7 @@ def load_keras() -> None:
         with silence() if command else contextlib.nullcontext():
             backend = importlib.import_module("keras").config.backend()
         if backend not in _BACKENDS:
-            raise ValueError("keras_winit does not draw on it")
+            raise ValueError("keras_winit has no random numbers for it")
     except (ImportError, ValueError) as error:
         if importlib.util.find_spec("keras") is None:
             raise
@@ -63,9 +63,9 @@ def load_keras() -> None:
 
 def _without_backend(error: Exception) -> str:
     chosen = os.environ.get("KERAS_BACKEND")
-    which = f"the backend {chosen!r} of KERAS_BACKEND" if chosen else "its backend"
+    which = f"The backend {chosen!r} of KERAS_BACKEND" if chosen else "The backend of Keras"
     return (
-        f"Keras cannot load {which}: {error}. Set KERAS_BACKEND to tensorflow, jax or torch, and install it: "
+        f"{which} cannot be used: {error}. Set KERAS_BACKEND to tensorflow, jax or torch, and install it: "
         'pip install "keras-winit[tensorflow]", "keras-winit[jax]" or "keras-winit[torch]".'
     )
 

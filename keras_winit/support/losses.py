@@ -65,7 +65,8 @@ def check_there_is_one(model: Any, loss: Any) -> None:
 def check_is_known(loss: Any) -> None:
     """Raise a ValueError for what Keras does not take for a loss."""
     if not loss_name(loss):
-        hint = did_you_mean(loss, vars(keras.losses)) if isinstance(loss, str) else ""
+        known = [name for name in dir(keras.losses) if name.islower() and "serialize" not in name]
+        hint = did_you_mean(loss, known) if isinstance(loss, str) else ""
         raise ValueError(
             "`loss` must be the name of a loss of Keras, a function or a keras.losses.Loss, or one of these "
             f"for each output. Received: {shown(loss)}.{hint}"

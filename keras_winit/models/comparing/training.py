@@ -6,7 +6,6 @@ from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
 
 from keras_winit.models.comparing.batches import Batches
 from keras_winit.models.running.labels import check_labels
@@ -20,7 +19,7 @@ def warm_up(model: keras.Model, batches: Batches, monitor: str) -> None:
         ValueError: where the model cannot be trained on the batches, or has no such loss.
     """
     inputs, labels, weights = next(iter(batches))
-    _check_labels(model, inputs, labels)
+    _check_labels(model, inputs, batches.held[0][1])
     logs = _step(model, inputs, labels, weights)
     names = list(logs) if isinstance(logs, dict) else []
     if monitor not in names:
@@ -59,14 +58,14 @@ def _check_labels(model: keras.Model, inputs: Any, labels: Any) -> None:
         if model.loss and type(model).compute_loss is keras.Model.compute_loss:
             raise ValueError(
                 f"The model {model.name!r} is compiled with a loss, which compares its outputs with labels. "
-                "Pass `labels`."
+                "Pass `labels`, or a data set that yields (data, labels)."
             )
         return
     try:
         outputs = keras.tree.flatten(model(inputs, training=False))
     except Exception:  # what is wrong with it says the step
         return
-    check_labels(model, None, keras.tree.map_structure(ops.convert_to_numpy, labels), outputs)
+    check_labels(model, None, labels, outputs)
 
 
 def _step(model: keras.Model, inputs: Any, labels: Any, weights: Any) -> Any:

@@ -15,6 +15,8 @@ _EACH_NUMBER = {
     *("mean_squared_logarithmic_error", "huber", "log_cosh", "poisson"),
 }
 
+_OWN = ("compute_loss", "train_step")  # where a model does what it likes with its labels
+
 
 def check_labels(model: keras.Model, loss: Any, labels: Any, outputs: Iterable[Any]) -> None:
     """Raise a ValueError for labels that a loss of Keras cannot compare with the outputs.
@@ -28,10 +30,10 @@ def check_labels(model: keras.Model, loss: Any, labels: Any, outputs: Iterable[A
         labels: arrays, or a nest of them.
         outputs: what the model puts out for these samples, or anything with a shape as that.
     """
-    own = type(model).compute_loss is not keras.Model.compute_loss
-    if isinstance(labels, dict) or (loss is None and own):
+    plain = all(getattr(type(model), name) is getattr(keras.Model, name) for name in _OWN)
+    if isinstance(labels, dict) or (loss is None and not plain):
         return
-    arrays, shapes = keras.tree.flatten(labels), [tuple(each.shape) for each in outputs]
+    arrays, shapes = keras.tree.flatten(labels), [tuple(getattr(each, "shape", ())) for each in outputs]
     if len(arrays) != len(shapes):
         return
     for array, shape, each in zip(arrays, shapes, losses_by_output(model, loss, len(shapes)), strict=True):
@@ -39,7 +41,7 @@ def check_labels(model: keras.Model, loss: Any, labels: Any, outputs: Iterable[A
             continue
         name = loss_name(each)
         check_finite("labels", array)
-        if CROSSENTROPIES.get(name) == "classes":
+        if CROSSENTROPIES.get(name) == "classes" and getattr(each, "axis", -1) == -1:
             _check_classes(np.asarray(array), shape, getattr(each, "ignore_class", None))
         elif name in _EACH_NUMBER and not _fit(array.shape[1:], shape[1:]):
             raise ValueError(
@@ -75,6 +77,8 @@ def _check_classes(labels: Any, shape: tuple[int, ...], ignored: int | None) -> 
     wrong = (labels < 0) | (labels >= classes)
     if ignored is not None:
         wrong &= labels != ignored
+    elif keras.backend.backend() == "jax" and len(np.unique(labels[labels < 0])) == 1:
+        wrong &= labels >= 0  # one number for what a mask or a weight leaves out; other backends refuse it
     if wrong.any():
         raise ValueError(
             f"The labels must be classes from 0 to {classes - 1}: the model puts out {classes} numbers. "
