@@ -51,7 +51,7 @@ _INSIDE = [
     for name in (*names.split(), *([""] if folder else []))
 ]
 # The folder of models has modules beside its folders.
-LAYERS = [*_INSIDE, "models.twins", "models.portable", "demo", "", "__main__"]
+LAYERS = [*_INSIDE, "models.twins", "models.portable", "demo", "", "options", "__main__"]
 LEVEL = {name: level for level, name in enumerate(LAYERS)}
 
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 
 from keras_winit.models.comparing.batches import Batches
-from keras_winit.models.running.labels import check_labels
+from keras_winit.models.running.labels import check_labels, trains_as_keras
 from keras_winit.support.checks import did_you_mean, said_by
 
 
@@ -52,15 +52,13 @@ def train(
 
 def _check_labels(model: keras.Model, inputs: Any, labels: Any) -> None:
     """Raise a ValueError for labels that the model's loss cannot compare with what it puts out."""
-    if type(model).train_step is not keras.Model.train_step:
+    if not trains_as_keras(model) or (labels is None and not model.loss):
         return
     if labels is None:
-        if model.loss and type(model).compute_loss is keras.Model.compute_loss:
-            raise ValueError(
-                f"The model {model.name!r} is compiled with a loss, which compares its outputs with labels. "
-                "Pass `labels`, or a data set that yields (data, labels)."
-            )
-        return
+        raise ValueError(
+            f"The model {model.name!r} is compiled with a loss, which compares its outputs with labels. "
+            "Pass `labels`, or a data set that yields (data, labels)."
+        )
     try:
         with keras.StatelessScope():  # recurrent layers may keep a state
             outputs = keras.tree.flatten(model(inputs, training=False))

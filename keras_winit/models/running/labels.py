@@ -15,8 +15,6 @@ _EACH_NUMBER = {
     *("mean_squared_logarithmic_error", "huber", "log_cosh", "poisson"),
 }
 
-_OWN = ("compute_loss", "train_step")  # where a model does what it likes with its labels
-
 
 def check_labels(model: keras.Model, loss: Any, labels: Any, outputs: Iterable[Any]) -> None:
     """Raise a ValueError for labels that a loss of Keras cannot compare with the outputs.
@@ -30,8 +28,7 @@ def check_labels(model: keras.Model, loss: Any, labels: Any, outputs: Iterable[A
         labels: arrays, or a nest of them.
         outputs: what the model puts out for these samples, or anything with a shape as that.
     """
-    plain = all(getattr(type(model), name) is getattr(keras.Model, name) for name in _OWN)
-    if isinstance(labels, dict) or (loss is None and not plain):
+    if isinstance(labels, dict) or (loss is None and not trains_as_keras(model)):
         return
     arrays, shapes = keras.tree.flatten(labels), [tuple(getattr(each, "shape", ())) for each in outputs]
     if len(arrays) != len(shapes):
@@ -48,6 +45,12 @@ def check_labels(model: keras.Model, loss: Any, labels: Any, outputs: Iterable[A
                 f"The labels must have the shape of the model's output for the loss {name}, "
                 f"{_of_a_sample(shape)} for each sample. Received: {_of_a_sample(array.shape)}."
             )
+
+
+def trains_as_keras(model: keras.Model) -> bool:
+    """Whether a model's step and loss are those of Keras; with others it does what it likes with labels."""
+    own = ("compute_loss", "train_step")
+    return all(getattr(type(model), name) is getattr(keras.Model, name) for name in own)
 
 
 def check_finite(name: str, nest: Any) -> None:
