@@ -30,7 +30,7 @@ from keras_winit.schemes.basic import Constant, Ones, RandomNormal, RandomUnifor
 from keras_winit.schemes.bias import ChronoBias, PriorBias
 from keras_winit.schemes.compose import PerGate, Scaled, Summed
 from keras_winit.schemes.icnr import ICNR
-from keras_winit.schemes.looks_linear import LooksLinear
+from keras_winit.schemes.looks_linear import LooksLinear, LooksLinearBias
 from keras_winit.schemes.orthogonal import DeltaOrthogonal, Orthogonal
 from keras_winit.schemes.siren import Siren
 from keras_winit.schemes.structured import Bilinear, Dirac, Identity, Sparse
@@ -70,6 +70,7 @@ __all__ = [
     "LecunNormal",
     "LecunUniform",
     "LooksLinear",
+    "LooksLinearBias",
     "Ones",
     "Orthogonal",
     "PerGate",

@@ -3,7 +3,7 @@
 # AutoInit is by Bingham and Miikkulainen 2021, arXiv:2109.08958, for Keras 2; LSUV the package `lsuv`.
 PEERS = ("keras_winit", "Keras", "torch.nn.init", "jax.nn", "AutoInit", "LSUV")
 COMPARISON = {
-    "initializers": ("28", "16", "14", "15", "–", "–"),
+    "initializers": ("29", "16", "14", "15", "–", "–"),
     "a string in a Keras 3 layer": ("yes", "yes", "no", "no", "no", "no"),
     "fan_in of a depthwise kernel": ("exact", "× channels", "exact", "by axes", "some", "from data"),
     "fan_in of a transposed kernel": (

@@ -12,7 +12,7 @@ from keras import layers, ops
 
 import keras_winit as winit
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.branches import ENDED, GAMMA, SEVERAL, branches_of, shares
+from keras_winit.models.anatomy.branches import ENDED, GAMMA, SEVERAL, shares
 from keras_winit.models.calibrating.targets import SHORT
 
 
@@ -122,7 +122,7 @@ def test_many_branches_start_smaller(count, pre, post, kind):
         x = x + kernel(norm(x)) if kind == "pre-norm" else norm(x + kernel(x))
     model = keras.Model(inputs, layers.Dense(2)(x))
     anatomy = Anatomy(model)
-    assert set(shares(anatomy, branches_of(anatomy)).values()) == share
+    assert set(shares(anatomy).values()) == share
 
 
 def test_a_branch_says_where_it_is_and_what_normalizes_it():

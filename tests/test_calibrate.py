@@ -12,7 +12,7 @@ from keras import layers, ops
 
 import keras_winit as winit
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.branches import branches_of, shares
+from keras_winit.models.anatomy.branches import shares
 from keras_winit.models.anatomy.outputs import NUMBER_STD
 from keras_winit.models.anatomy.outputs import answers as answers_of
 from keras_winit.models.calibrating.targets import LONG, SHORT
@@ -105,7 +105,7 @@ def test_every_layer_reaches_the_target(name):
     seen = pre_activations(model, data)
     answers = {kernel.slot.path: kernel.std for kernel in answers_of(Anatomy(model))}
     anatomy = Anatomy(model)
-    small = {slot.path: share for slot, share in shares(anatomy, branches_of(anatomy)).items()}
+    small = {slot.path: share for slot, share in shares(anatomy).items()}
     for path in after.keys() & seen.keys():
         assert seen[path].std == pytest.approx(after[path], rel=0.01), path
     for row in calibration.calibrated:

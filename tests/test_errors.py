@@ -50,6 +50,7 @@ BAD = {
     "mirror": (3, "twice", "input"),
     "variance": POSITIVE,
     "input_variance": POSITIVE,
+    "input_mean": NUMBERS,
     "input_blocks": (*NUMBERS, 0, -1, 2.5),
     "prior": (*[n for n in NUMBERS if not isinstance(n, list)], 0, 1, 1.5, [0.2, 0.0], [[0.2]]),
     "counts": ("a string", 3, [1], [1, 0], [1, -2], [[1, 2]], [1, math.nan]),
@@ -63,8 +64,11 @@ OPTIONAL = (
     *("seed", "input_axes", "output_axes", "fans", "counts"),
     *("mirror", "variance", "input_variance"),
 )
-# Any activation is good but one that has no odd part.
-INSTEAD = {("looks_linear", "activation"): (3, "rleu", "softmax", "glu", keras.ops.square)}
+# Any activation is good but one that has no odd part, or none around any mean.
+INSTEAD = {
+    ("looks_linear", "activation"): (3, "rleu", "softmax", "glu", keras.ops.square),
+    ("looks_linear_bias", "activation"): (3, "rleu", "softmax", "glu", keras.ops.ones_like),
+}
 
 ARGUMENTS = [
     (name, key, value)

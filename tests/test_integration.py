@@ -141,7 +141,7 @@ def test_names_are_a_contract():
         "LecunNormal variance_scaling VarianceScaling siren Siren orthogonal Orthogonal delta_orthogonal "
         "DeltaOrthogonal identity eye Identity dirac Dirac sparse Sparse bilinear Bilinear scaled Scaled "
         "per_gate PerGate summed Summed icnr ICNR prior_bias PriorBias chrono_bias ChronoBias "
-        "looks_linear mirrored LooksLinear".split()
+        "looks_linear mirrored LooksLinear looks_linear_bias LooksLinearBias".split()
     )
 
 

@@ -7,7 +7,7 @@ from helpers import BACKEND, array
 from keras import layers, ops
 
 import keras_winit as winit
-from keras_winit.theory.linearity import is_odd, linear_variance, power
+from keras_winit.theory.linearity import is_odd, linear_start, linear_variance, power
 
 # f(u) − f(−u) is exactly linear where this says so.
 ACTIVATIONS = {
@@ -112,6 +112,137 @@ def test_the_variance_is_what_was_asked_for(activation):
     assert found[-1] == pytest.approx(2.5, rel=0.25)
 
 
+@pytest.mark.parametrize(("activation", "mean"), [("elu", -0.8), ("selu", -1.3)])
+def test_in_long_chains_units_lie_where_an_activation_is_most_nearly_linear(activation, mean):
+    stack = [layers.Dense(64, activation, name=f"hidden_{i}") for i in range(100)]
+    model = keras.Sequential([keras.Input((48,)), *stack, layers.Dense(10, name="output")])
+    plan = winit.initialize(model, "looks_linear", seed=0)
+    assert {row.scheme for row in plan.rows if row.path.endswith("bias")} == {"looks_linear_bias", "zeros"}
+    x = numbers(200, 48)
+    assert_odd(model, x, linear=False)
+    signal = ops.convert_to_tensor(x)
+    for layer in stack:
+        found = array(ops.matmul(signal, layer.kernel))
+        np.testing.assert_array_equal(array(layer.bias), np.full(64, mean, "float32"))
+        assert abs(found.mean()) < 1e-4  # twins
+        assert found.std() == pytest.approx(2, rel=0.1)
+        signal = layer(signal)
+    assert not array(model.layers[-1].bias).any()
+
+
+@pytest.mark.parametrize(("activation", "most"), [("elu", 0.05), ("selu", 0.15)])
+def test_a_hundred_such_layers_are_nearly_linear(activation, most):
+    """A linear map of the inputs explains the answers; less so without biases."""
+    x = numbers(1000, 48)
+    inputs = np.hstack([x, np.ones((len(x), 1))])
+
+    def unexplained(use_bias):
+        stack = [layers.Dense(64, activation, use_bias=use_bias) for _ in range(100)]
+        model = keras.Sequential([keras.Input((48,)), *stack, layers.Dense(10)])
+        winit.initialize(model, "looks_linear", seed=0)
+        there = answers(model, x).astype("float64")
+        rest = there - inputs @ np.linalg.lstsq(inputs, there, rcond=None)[0]
+        return rest.var() / there.var()
+
+    assert unexplained(True) < most < unexplained(False) / 2
+
+
+def deep(**options):
+    stack = [layers.Dense(16, "elu", name=f"hidden_{i}", **options) for i in range(60)]
+    return keras.Sequential([keras.Input((8,)), *stack, layers.Dense(3)])
+
+
+def biases(model):
+    return [float(array(layer.bias)[0]) for layer in model.layers if layer.weights]
+
+
+def test_another_scheme_takes_such_biases_back():
+    model = deep()
+    winit.initialize(model, "looks_linear", seed=0)
+    assert biases(model) == pytest.approx([-0.8] * 60 + [0])
+    winit.initialize(model, "looks_linear", seed=1)
+    assert biases(model) == pytest.approx([-0.8] * 60 + [0])
+    winit.initialize(model, "auto", seed=0)
+    assert set(biases(model)) == {0.0}
+
+
+@pytest.mark.parametrize("scheme", ["auto", "looks_linear", "configured"])
+def test_in_a_saved_model_such_biases_stay_with_their_kernels(scheme, tmp_path):
+    model = deep()
+    winit.initialize(model, "looks_linear", seed=0)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    plan = winit.initialize(loaded, scheme, seed=1)
+    names = {row.path.split("/")[-1]: row.scheme for row in plan.rows if "hidden_5" in row.path}
+    assert names == {"kernel": "looks_linear", "bias": "looks_linear_bias"}
+    assert biases(loaded) == biases(model)
+    winit.initialize(loaded, "auto", seed=1, overwrite=True)
+    assert set(biases(loaded)) == {0.0}
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_a_bias_that_was_asked_for_beside_such_a_kernel_stays(again, tmp_path):
+    model = deep(bias_initializer=keras.initializers.Constant(-4.5))
+    winit.initialize(model, "looks_linear", seed=0)
+    assert biases(model) == [-4.5] * 60 + [0]
+    if again:
+        model.save(tmp_path / "model.keras")
+        model = keras.models.load_model(tmp_path / "model.keras")
+    for scheme in ("looks_linear", "auto", "he_normal"):
+        winit.initialize(model, scheme, seed=1)
+        assert biases(model) == [-4.5] * 60 + [0]
+
+
+def test_kernels_that_were_asked_for_are_not_moved():
+    model = deep(kernel_initializer=winit.LooksLinear("elu"))
+    plan = winit.initialize(model, "looks_linear", seed=0)
+    assert not any(biases(model))
+    assert {row.scheme for row in plan.rows} == {"looks_linear", "zeros"}
+
+
+def test_what_is_no_number_far_out_moves_nothing():
+    def bad(x):
+        return ops.where(x < -1, np.nan, ops.elu(x))
+
+    assert linear_start(bad, 100).mean == 0
+    with pytest.raises(ValueError, match="around any mean"):
+        winit.LooksLinearBias(bad)
+
+
+def test_portable_takes_such_biases_for_zeros():
+    model = deep()
+    winit.initialize(model, "looks_linear", seed=0)
+    copy = winit.portable(model)
+    assert biases(copy) == biases(model)
+    assert isinstance(copy.layers[5].bias_initializer, keras.initializers.Zeros)
+    winit.initialize(copy, "auto", seed=0)
+    assert not any(biases(copy))
+
+
+@pytest.mark.parametrize(
+    ("inside", "end", "expected"),
+    [("tanh", "tanh", 25 / 16 / 5), ("relu", "linear", 1), ("relu", "relu", 1)],
+)
+def test_only_ends_of_bounded_odd_functions_are_small(inside, end, expected):
+    stack = [layers.Dense(64, inside) for _ in range(4)]
+    model = keras.Sequential([keras.Input((48,)), *stack, layers.Dense(64, end), layers.Dense(400)])
+    winit.initialize(model, "looks_linear", seed=0)
+    assert model.layers[-1].kernel_initializer.variance == pytest.approx(expected)
+    assert answers(model, numbers(300, 48)).var() == pytest.approx(expected, rel=0.3)
+
+
+def test_without_a_bias_of_ones_own_nothing_lies_elsewhere():
+    def variances(**options):
+        stack = [layers.Dense(16, "elu", name=f"hidden_{i}", **options) for i in range(60)]
+        model = keras.Sequential([keras.Input((8,)), *stack, layers.Dense(3)])
+        winit.initialize(model, "looks_linear", seed=0)
+        return [layer.kernel_initializer.input_mean for layer in model.layers[1:-1]]
+
+    assert set(variances()) == {-0.8}
+    assert set(variances(use_bias=False)) == {0.0}
+    assert set(variances(bias_initializer=keras.initializers.Constant(0.1))) == {0.0}
+
+
 def test_of_an_odd_number_of_units_nothing_is_lost():
     stack = dense("relu", (65, 65, 65, 65, 32))
     model = keras.Sequential([keras.Input((65,)), *stack])
@@ -202,7 +333,8 @@ def test_a_sequential_model_looks_linear(activation, apart):
     logits = keras.Sequential([keras.Input((30,)), *model.layers[:-1]])
     x = numbers(300, 30)
     assert_odd(logits, x, linear=ACTIVATIONS[activation])
-    assert answers(logits, x).std() == pytest.approx(1, rel=0.25)
+    expected = (25 / 16 / 4) ** 0.5 if is_odd(activation) else 1  # of four such layers
+    assert answers(logits, x).std() == pytest.approx(expected, rel=0.25)
     assert {scheme for scheme, _ in arguments(plan)} == {"looks_linear"}
 
 

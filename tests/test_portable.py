@@ -113,6 +113,7 @@ def test_the_twin_of_gates_with_factors_has_their_power():
         (winit.Orthogonal(2.0), keras.initializers.Orthogonal),
         (winit.Zeros(), keras.initializers.Zeros),
         (winit.PriorBias(0.1), keras.initializers.Constant),
+        (winit.LooksLinearBias("elu"), keras.initializers.Zeros),
         (winit.Scaled("ones", factor=3.0), keras.initializers.Constant),
         (winit.Summed("ones", terms=3), keras.initializers.Constant),
         (winit.Scaled("he_normal", factor=0.0), keras.initializers.Zeros),

@@ -13,6 +13,7 @@ from keras_winit.schemes import Scheme
 from keras_winit.schemes.basic import Constant, Ones, RandomNormal, RandomUniform, TruncatedNormal, Zeros
 from keras_winit.schemes.bias import PriorBias
 from keras_winit.schemes.compose import PerGate, Scaled, Summed, Wrapper
+from keras_winit.schemes.looks_linear import LooksLinearBias
 from keras_winit.schemes.orthogonal import DeltaOrthogonal, Orthogonal
 from keras_winit.schemes.structured import Sparse
 from keras_winit.schemes.variance_scheme import VarianceScheme
@@ -25,15 +26,15 @@ def twin(scheme: Scheme) -> Any:
     """The built-in of Keras that draws the same distribution, or the nearest one.
 
     Near, and not the same, are those whose weights depend on each other, and biases that differ from
-    output to output: orthogonal for identities and delta kernels, zeros for such biases. Before Keras 3.15,
-    whose schemes take no axes, so are those with axes of their own.
+    output to output or are for twins: orthogonal for identities and delta kernels, zeros for such biases.
+    Before Keras 3.15, whose schemes take no axes, so are those with axes of their own.
     """
     seed = scheme.get_config().get("seed")
     if isinstance(seed, dict):
         seed = keras.saving.deserialize_keras_object(seed)
     if isinstance(scheme, Ones):
         return initializers.Ones()
-    if isinstance(scheme, Zeros):
+    if isinstance(scheme, (Zeros, LooksLinearBias)):  # which is for kernels that Keras has not
         return initializers.Zeros()
     if isinstance(scheme, (Constant, PriorBias)):
         values = np.unique(ops.convert_to_numpy(scheme((1,)))) if _is_one_number(scheme) else [0.0]

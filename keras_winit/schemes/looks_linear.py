@@ -8,11 +8,12 @@ from keras import ops
 from keras_winit.drawing.orthonormal import is_scrambled, orthonormal
 from keras_winit.drawing.seeds import fold
 from keras_winit.schemes.base import KernelScheme
+from keras_winit.schemes.basic import Constant
 from keras_winit.schemes.orthogonal import at_centre
 from keras_winit.schemes.registry import register
 from keras_winit.support.checks import Shape, as_bool, as_float, as_int, one_of
 from keras_winit.theory.activations import resolve
-from keras_winit.theory.linearity import is_odd, linear_variance, power
+from keras_winit.theory.linearity import is_odd, linear_variance, power, wide_mean
 from keras_winit.theory.matrix_view import MatrixView
 
 SIDES = ("both", "inputs", "outputs", "none")
@@ -49,6 +50,8 @@ class LooksLinear(KernelScheme):
         input_variance: of what `activation` was given, a positive number. None chooses up to 1
             what keeps 40 such layers in a row nearly linear: 1 for ReLU and GELU, 0.25 for
             sigmoid, 0.24 for tanh.
+        input_mean: m, of what `activation` was given, a number: the bias that the layer before starts with
+            (`LooksLinearBias`). Its twins are then m + u and m − u, read as f(m + u) − f(m − u).
         input_blocks: how many blocks, each with its own two halves, the inputs consist of: one for
             each pixel of an image that is flattened, its channels last.
         {exact}
@@ -80,6 +83,7 @@ class LooksLinear(KernelScheme):
         *,
         variance: float | None = None,
         input_variance: float | None = None,
+        input_mean: float = 0.0,
         input_blocks: int = 1,
         exact: bool = False,
         input_axes: Any = None,
@@ -91,6 +95,7 @@ class LooksLinear(KernelScheme):
         self.input_variance = (
             None if input_variance is None else as_float("input_variance", input_variance, positive=True)
         )
+        self.input_mean = as_float("input_mean", input_mean)
         self.input_blocks = as_int("input_blocks", input_blocks, minimum=1)
         self.exact = as_bool("exact", exact)
         self.set_axes(input_axes, output_axes)
@@ -99,7 +104,8 @@ class LooksLinear(KernelScheme):
         sides = mirror or _usual_sides(activation)
         self._reads_twins, self._has_twins = sides in ("both", "inputs"), sides in ("both", "outputs")
         given = self.input_variance or linear_variance(activation)
-        self._scale = math.sqrt((self.variance or given) / power(activation, given, twins=self._reads_twins))
+        read = power(activation, given, twins=self._reads_twins, mean=self.input_mean)
+        self._scale = math.sqrt((self.variance or given) / read)
 
     def check_shape(self, shape: Any) -> Shape:
         """The shape as a tuple, if its inputs are as many blocks as they should, each with twins."""
@@ -172,6 +178,36 @@ class LooksLinear(KernelScheme):
 
     def _twins(self, columns: int) -> int:
         return columns // 2 if self._has_twins else 0
+
+
+@register(
+    "looks_linear_bias",
+    formula="m where f(m + u) − f(m − u) is most nearly linear, u ~ N(0, 4)",
+    source="of this library, for any activation f",
+)
+class LooksLinearBias(Constant):
+    """The bias around which twins are most nearly linear: −0.8 for ELU, −1.3 for SELU, 0 for ReLU.
+
+    Twins m + u and m − u, read as f(m + u) − f(m − u), lose what f has of even parts around m. ELU and SELU
+    have a bend at zero that no twins cancel; around m, and as wide as a variance of 4, a line explains them
+    better. `initialize(model, "looks_linear")` gives it to the layers of long chains, with `LooksLinear` for
+    the kernels: `LooksLinear("elu", variance=4, input_variance=4, input_mean=-0.8)` reads such units.
+
+    Args:
+        activation: the one that follows the bias, f: a name, a callable, or an activation layer.
+
+    Raises:
+        TypeError, ValueError: for what is no activation, or one without an odd part anywhere.
+
+    Example:
+
+    >>> LooksLinearBias("selu").value
+    -1.3
+    """
+
+    def __init__(self, activation: Any = "elu") -> None:
+        self.activation = activation
+        super().__init__(wide_mean(activation))
 
 
 def _usual_sides(activation: Any) -> str:

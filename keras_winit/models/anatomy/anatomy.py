@@ -1,6 +1,7 @@
 """A model taken apart: its trace, what it computes with its variables, and the variables themselves."""
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import keras
 from keras import layers
@@ -10,6 +11,8 @@ from keras_winit.models.anatomy.uses import Uses
 from keras_winit.models.tracing.kinds import LINEAR
 from keras_winit.models.tracing.trace import Step, Value
 from keras_winit.models.tracing.tracer import trace
+
+T = TypeVar("T")
 
 _CONTRACTIONS = ("kernel", "recurrent", "embedding")
 
@@ -36,6 +39,14 @@ class Anatomy:
         self.trace = trace(model, data)
         self.uses = Uses(self.trace)
         self.slots = slots_of(model, self.uses)
+        self._found: dict[Any, Any] = {}
+
+    def once(self, find: Callable[["Anatomy"], T]) -> T:
+        """What `find` says of the model, looked for once: its residual branches, or what values come from."""
+        if find not in self._found:
+            self._found[find] = find(self)
+        found: T = self._found[find]
+        return found
 
     def steps(self, slot: Slot) -> list[Step]:
         """The steps in which a kernel or embedding meets the signal; none where they are not seen."""

@@ -18,7 +18,6 @@ from keras_winit.models.tracing.kinds import (
 from keras_winit.models.tracing.trace import Step, Value
 
 _PACKED = 3  # query, key and value in one kernel
-_ATTENDING = ("DotProductAttention", "Softmax")
 _BETWEEN = ELEMENTWISE_OPERATIONS | TRANSPARENT_OPERATIONS | {"Where", "Tanh", "Clip"}
 
 
@@ -54,9 +53,13 @@ class Attention(NamedTuple):
     step: Step
 
 
-def attentions(anatomy: Anatomy, ancestry: Ancestry) -> list[Attention]:
+def attentions(anatomy: Anatomy) -> list[Attention]:
     """Every attention of a model, in order."""
-    found = []
+    return anatomy.once(_found)
+
+
+def _found(anatomy: Anatomy) -> list[Attention]:
+    found, ancestry = [], anatomy.once(Ancestry)
     for step in anatomy.trace.steps:
         core = _core(anatomy, step)
         if core is None:
@@ -69,15 +72,9 @@ def attentions(anatomy: Anatomy, ancestry: Ancestry) -> list[Attention]:
 
 def query_kernels(anatomy: Anatomy) -> set[Slot]:
     """The kernels that put out queries of attention, and nothing else."""
-    if not any(_may_attend(step) for step in anatomy.trace.steps):
-        return set()
-    found = attentions(anatomy, Ancestry(anatomy))
+    found = attentions(anatomy)
     queries = {each.query.slot for each in found if each.query is not None and each.query.parts == 1}
     return queries - {part.slot for each in found for part in (each.key, each.value) if part is not None}
-
-
-def _may_attend(step: Step) -> bool:
-    return step.kind in _ATTENDING or isinstance(step.operation, (layers.Attention, layers.AdditiveAttention))
 
 
 def _core(anatomy: Anatomy, step: Step) -> tuple[int, Value, Value, Value] | None:

@@ -73,15 +73,15 @@ def branches(model: keras.layers.Layer, data: Any = None) -> Branches:
 
 def branches_of(anatomy: Anatomy) -> Branches:
     """The residual branches of a model taken apart."""
-    finder = _Finder(anatomy)
-    return Branches(anatomy.model.name, finder.branches(), finder.others, anatomy.trace.reason)
+    return anatomy.once(_found)
 
 
-def shares(anatomy: Anatomy, found: Branches) -> dict[Slot, float]:
+def shares(anatomy: Anatomy) -> dict[Slot, float]:
     """What makes a branch start small, with what it is multiplied by.
 
     The last kernels of several branches; where a normalization ends the branch, its γ if there are many.
     """
+    found = branches_of(anatomy)
     if len(found) < SEVERAL:
         return {}
     count = len(found)
@@ -91,13 +91,19 @@ def shares(anatomy: Anatomy, found: Branches) -> dict[Slot, float]:
         if branch.ends is None
         for slot in branch.last
     }
-    gains = ending_gains(anatomy, found) if len(found) >= ENDED else {}
+    gains = ending_gains(anatomy) if len(found) >= ENDED else {}
     return kernels | dict.fromkeys(gains, GAMMA)
 
 
-def ending_gains(anatomy: Anatomy, branches: Branches) -> dict[Slot, Branch]:
+def last_kernels(anatomy: Anatomy) -> dict[Slot, Branch]:
+    """The last kernels of each branch, and the branch; the first where a kernel is shared."""
+    return {slot: branch for branch in reversed(branches_of(anatomy).branches) for slot in branch.last}
+
+
+def ending_gains(anatomy: Anatomy) -> dict[Slot, Branch]:
     """The γ of each normalization that ends a branch, and the branch."""
-    ends = {id(branch.ends): branch for branch in reversed(branches.branches) if branch.ends is not None}
+    branches = reversed(branches_of(anatomy).branches)
+    ends = {id(branch.ends): branch for branch in branches if branch.ends is not None}
     found = {}
     for slot in anatomy.slots:
         branch = ends.get(id(slot.layer))
@@ -106,6 +112,11 @@ def ending_gains(anatomy: Anatomy, branches: Branches) -> dict[Slot, Branch]:
         if slot.role == "norm" or any(use.step in branch.tail for use in anatomy.uses.of(slot.variable)):
             found[slot] = branch
     return found
+
+
+def _found(anatomy: Anatomy) -> Branches:
+    finder = _Finder(anatomy)
+    return Branches(anatomy.model.name, finder.branches(), finder.others, anatomy.trace.reason)
 
 
 class _Pair(NamedTuple):
@@ -123,8 +134,7 @@ class _Finder:
 
     def __init__(self, anatomy: Anatomy) -> None:
         self._anatomy = anatomy
-        self._ancestry = Ancestry(anatomy)
-        self._look_ups = LookUps(anatomy, self._ancestry)
+        self._ancestry, self._look_ups = anatomy.once(Ancestry), anatomy.once(LookUps)
         self.others: list[Addition] = []
 
     def branches(self) -> list[Branch]:

@@ -63,7 +63,7 @@ class Links:
             self._go_through(step)
         for value in trace.outputs:
             self._end(self._signal(value), OUTPUT)
-        self._depths = self._lengths_of_chains()
+        self._places_in_chains, self._depths = self._lengths_of_chains()
 
     def goes_on(self, slot: Slot) -> bool:
         """Whether all that reads a kernel's units are kernels that can read twins."""
@@ -77,6 +77,10 @@ class Links:
     def depth(self, slot: Slot) -> int:
         """The number of activations in the longest chain that hangs together with a kernel, at least one."""
         return self._depths[slot]
+
+    def place(self, slot: Slot) -> int:
+        """The number of activations before a kernel in the longest chain that leads to it."""
+        return self._places_in_chains[slot]
 
     def activation(self, slot: Slot) -> Any:
         """The one activation behind which all read a kernel's units; None for none, or several."""
@@ -153,8 +157,8 @@ class Links:
             self.ends.setdefault(signal.source, why)
             self._last.setdefault(signal.source, []).append(signal.activation)
 
-    def _lengths_of_chains(self) -> dict[Slot, int]:
-        """For each kernel, the number of activations in the longest chain that hangs together with it."""
+    def _lengths_of_chains(self) -> tuple[dict[Slot, int], dict[Slot, int]]:
+        """For each kernel, the activations before it, and those in the longest chain that it is in."""
         links = [
             (slot, reader) for slot in self.reads if self.goes_on(slot) for reader, _ in self.readers[slot]
         ]
@@ -168,7 +172,7 @@ class Links:
                 if longest[slot] != longest[reader]:
                     longest[slot] = longest[reader] = max(longest[slot], longest[reader])
                     changed = True
-        return longest
+        return place, longest
 
 
 def _reads_units(slot: Slot) -> bool:

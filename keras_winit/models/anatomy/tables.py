@@ -12,11 +12,10 @@ class LookUps:
 
     Args:
         anatomy: the model taken apart.
-        ancestry: what its values are computed from.
     """
 
-    def __init__(self, anatomy: Anatomy, ancestry: Ancestry) -> None:
-        self._ancestry = ancestry
+    def __init__(self, anatomy: Anatomy) -> None:
+        self._ancestry = anatomy.once(Ancestry)
         slots = [slot for slot in anatomy.slots if slot.role == "embedding"]
         self._tables = {id(step): slot for slot in slots for step in anatomy.steps(slot)}
 
@@ -46,8 +45,7 @@ def added_to(anatomy: Anatomy) -> dict[Slot, Slot]:
     """For each table that is added to a larger one, as positions are to tokens, the one of most rows."""
     if not any(slot.role == "embedding" for slot in anatomy.slots):
         return {}
-    ancestry = Ancestry(anatomy)
-    look_ups = LookUps(anatomy, ancestry)
+    ancestry, look_ups = anatomy.once(Ancestry), anatomy.once(LookUps)
     sums: list[set[Slot]] = []
     for step in anatomy.trace.steps:
         if step.kind not in ADDING:

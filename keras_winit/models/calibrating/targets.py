@@ -4,7 +4,7 @@ import math
 from typing import Any
 
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.branches import branches_of, shares
+from keras_winit.models.anatomy.branches import shares
 from keras_winit.models.anatomy.depth import Depths
 from keras_winit.models.anatomy.following import activation_after
 from keras_winit.models.anatomy.slots import Slot
@@ -31,7 +31,7 @@ class Targets:
 
     def __init__(self, anatomy: Anatomy, std: float | None, answers: Answers) -> None:
         self._anatomy, self._std, self._answers = anatomy, std, answers
-        self._depths, self._shares = Depths(anatomy), shares(anatomy, branches_of(anatomy))
+        self._depths, self._shares = anatomy.once(Depths), anatomy.once(shares)
         self._found: dict[Slot, float] = {}
 
     def __call__(self, slot: Slot) -> float:

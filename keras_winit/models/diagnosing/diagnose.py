@@ -7,7 +7,6 @@ from typing import Any
 import keras
 
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.ancestry import Ancestry
 from keras_winit.models.anatomy.attention import attentions
 from keras_winit.models.anatomy.branch import Branches
 from keras_winit.models.anatomy.branches import branches_of
@@ -139,7 +138,7 @@ def diagnose(
 def _attends(anatomy: Anatomy, found: Branches) -> bool:
     """Whether there is attention, and a stream of as many branches as it takes to make all places alike."""
     longest = max((branch.depth for branch in found), default=0)
-    return longest >= MANY and bool(attentions(anatomy, Ancestry(anatomy)))
+    return longest >= MANY and bool(attentions(anatomy))
 
 
 def _rests_on(batch: Batch) -> str:

@@ -26,7 +26,7 @@ class Remedies:
     """
 
     def __init__(self, anatomy: Anatomy) -> None:
-        depths = Depths(anatomy)
+        depths = anatomy.once(Depths)
         kernels = [slot for slot in anatomy.slots if slot.role == "kernel"]
         longest = max(map(depths.of, kernels), default=0)
         # A plain chain: every kernel of the model is in it.

@@ -7,6 +7,7 @@ import keras
 
 from keras_winit.choose import for_activation
 from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.anatomy.branches import shares
 from keras_winit.models.anatomy.depth import DEEP, Depths
 from keras_winit.models.anatomy.following import activation_after, activation_before
 from keras_winit.models.anatomy.normalizing import normalizations_after
@@ -14,7 +15,7 @@ from keras_winit.models.anatomy.outputs import answers
 from keras_winit.models.anatomy.slots import ADAPTER, STATISTICS, Slot
 from keras_winit.models.anatomy.sources import averaged
 from keras_winit.models.initializing.asked import asked_for
-from keras_winit.models.initializing.branch_sizes import BranchSizes
+from keras_winit.models.initializing.branch_sizes import factors
 from keras_winit.models.initializing.fitting import fit, std_of
 from keras_winit.models.initializing.mirroring import Mirroring
 from keras_winit.models.initializing.plan import NOTHING_KNOWN
@@ -26,7 +27,7 @@ from keras_winit.schemes.compose import Scaled
 from keras_winit.schemes.orthogonal import Orthogonal
 from keras_winit.schemes.registry import get
 from keras_winit.schemes.variance import HeNormal, HeUniform
-from keras_winit.theory.activations import Activation
+from keras_winit.theory.activations import Activation, resolve
 from keras_winit.theory.gains import gain
 
 _SHORT = f"in a chain of fewer than {DEEP} kernels"
@@ -66,12 +67,14 @@ class Chooser:
         self._overwrite, self._measured = overwrite, measured
         self._anatomy = anatomy
         self._answers: dict[Slot, float] | None = None
-        self._branch_sizes = BranchSizes(anatomy)
-        self._table_sizes = TableSizes(anatomy, self._branch_sizes)
-        self._depths = Depths(anatomy)
+        self._table_sizes = TableSizes(anatomy)
+        self._depths = anatomy.once(Depths)
         self._recipes: dict[str, Recipe] = {}
         mirrored = [slot for slot in anatomy.slots if getattr(self._rule(slot), "scheme", None) == MIRRORED]
-        self._mirroring = Mirroring(anatomy, mirrored) if mirrored else None
+        self._mirroring = None
+        if mirrored:
+            free = mirrored if overwrite else [slot for slot in mirrored if not self.purpose(slot)]
+            self._mirroring = Mirroring(anatomy, mirrored, free)
 
     def choice(self, slot: Slot) -> Choice:
         """What a variable is to be drawn from, and why."""
@@ -104,6 +107,10 @@ class Chooser:
         if slot.role == "recurrent" and len(slot.shape) > 1:
             return Choice(get("orthogonal"), "recurrent: keeps the length of the state, gate by gate")
         if slot.role == "bias":
+            moved = self._mirroring.bias(slot) if self._mirroring and rule.scheme == MIRRORED else None
+            if moved is not None:
+                follows = resolve(moved.activation).name
+                return Choice(moved, f"where twins of {follows} are most nearly linear")
             return Choice(get("zeros"), "a bias" + (", its forget gate one" if slot.forget_bias else ""))
         if slot.role == "statistic" and slot.variable.name not in STATISTICS:
             return Choice(None, "not trained: a state of its layer, which only a reset draws")
@@ -196,7 +203,7 @@ class Chooser:
         """The γ of a normalization that ends a branch, if it would be one, starts the branch small."""
         chosen = isinstance(rule.scheme, str) or (self._measured and rule.is_about_all)
         ones = isinstance(slot.asked, keras.initializers.Ones)
-        share = self._branch_sizes.share(slot) if chosen and ones else None
+        share = self._anatomy.once(shares).get(slot) if chosen and ones else None
         if share is None:
             return None
         return Choice(get("constant", value=share), "γ of what ends a branch, which starts small")
@@ -205,7 +212,7 @@ class Chooser:
         """What ends a residual branch starts small beside its stream, as do queries in some."""
         if choice.own or not isinstance(choice.initializer, Scheme):
             return choice
-        for factor, reason in self._branch_sizes.factors(slot):
+        for factor, reason in factors(self._anatomy, slot):
             scaled = Scaled(choice.initializer, factor=factor)
             choice = choice._replace(initializer=scaled, reason=f"{choice.reason}; {reason}")
         return choice

@@ -8,9 +8,9 @@ from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.ancestry import Ancestry
 from keras_winit.models.anatomy.attention import attentions
 from keras_winit.models.anatomy.branch import Branch
+from keras_winit.models.anatomy.branches import branches_of
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.anatomy.tables import LookUps, added_to, added_whole
-from keras_winit.models.initializing.branch_sizes import BranchSizes
 from keras_winit.models.initializing.fitting import std_of
 from keras_winit.models.tracing.kinds import ADDING, PROPORTIONAL, PROPORTIONAL_OPERATIONS
 from keras_winit.models.tracing.trace import Value
@@ -32,11 +32,10 @@ class TableSizes:
 
     Args:
         anatomy: the model taken apart.
-        branch_sizes: of its residual branches.
     """
 
-    def __init__(self, anatomy: Anatomy, branch_sizes: BranchSizes) -> None:
-        self._anatomy, self._branch_sizes = anatomy, branch_sizes
+    def __init__(self, anatomy: Anatomy) -> None:
+        self._anatomy = anatomy
 
     def of(self, slot: Slot) -> Size | None:
         """A table's deviation, if it is not for its layer to say."""
@@ -108,16 +107,16 @@ class TableSizes:
     @cached_property
     def _firsts(self) -> list[Branch]:
         """The first branches of pre-norm streams."""
-        found = self._branch_sizes.branches
+        found = branches_of(self._anatomy)
         return [branch for branch in found if branch.kind == "pre-norm" and branch.place == 1]
 
-    @cached_property
+    @property
     def _ancestry(self) -> Ancestry:
-        return Ancestry(self._anatomy)
+        return self._anatomy.once(Ancestry)
 
-    @cached_property
+    @property
     def _look_ups(self) -> LookUps:
-        return LookUps(self._anatomy, self._ancestry)
+        return self._anatomy.once(LookUps)
 
     def _comes_from_kernels(self, value: Value) -> bool:
         """Whether kernels made a value of what the model reads, and none of it was looked up."""
@@ -127,10 +126,10 @@ class TableSizes:
 
     def _is_read_alike(self, first: Branch) -> bool:
         """Whether attention alone mixes a stream's places, and what reads its end treats all alike."""
-        stream = [branch for branch in self._branch_sizes.branches if branch.stream == first.stream]
+        stream = [branch for branch in branches_of(self._anatomy) if branch.stream == first.stream]
         width = first.carried.shape[-1]
         kernels = [slot for branch in stream for slot in branch.kernels]
-        if any(map(self._reads_neighbours, kernels)) or not attentions(self._anatomy, self._ancestry):
+        if any(map(self._reads_neighbours, kernels)) or not attentions(self._anatomy):
             return False
         waiting, seen = list(stream[-1].add.outputs), set[int]()
         while waiting:

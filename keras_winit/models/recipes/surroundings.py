@@ -7,7 +7,7 @@ from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.ancestry import Ancestry
 from keras_winit.models.anatomy.attention import Attention, Projection, attentions
 from keras_winit.models.anatomy.branch import Branch, Branches
-from keras_winit.models.anatomy.branches import branches_of
+from keras_winit.models.anatomy.branches import branches_of, last_kernels
 from keras_winit.models.anatomy.outputs import answers
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.tracing.trace import Step
@@ -23,24 +23,20 @@ class Surroundings:
     def __init__(self, anatomy: Anatomy) -> None:
         self.anatomy = anatomy
 
-    @cached_property
+    @property
     def branches(self) -> Branches:
         """The residual branches."""
         return branches_of(self.anatomy)
 
-    @cached_property
+    @property
     def attentions(self) -> list[Attention]:
         """Every attention."""
-        return attentions(self.anatomy, self.ancestry)
+        return attentions(self.anatomy)
 
-    @cached_property
+    @property
     def ancestry(self) -> Ancestry:
         """What each value comes from."""
-        return Ancestry(self.anatomy)
-
-    @cached_property
-    def _last(self) -> dict[Slot, Branch]:
-        return {slot: branch for branch in reversed(self.branches.branches) for slot in branch.last}
+        return self.anatomy.once(Ancestry)
 
     @cached_property
     def _inside(self) -> dict[Slot, Branch]:
@@ -48,7 +44,7 @@ class Surroundings:
 
     def ended_by(self, slot: Slot) -> Branch | None:
         """The branch that a kernel is a last one of; the first where it is shared."""
-        return self._last.get(slot)
+        return self.anatomy.once(last_kernels).get(slot)
 
     def branch_of(self, slot: Slot) -> Branch | None:
         """The branch that a kernel is in; the first where it is shared, or one is in another."""

@@ -30,7 +30,7 @@ class ZeroGamma(Recipe):
     @cached_property
     def _gains(self) -> dict[Slot, Branch]:
         """The γ that end a branch, of those that can be drawn."""
-        found = ending_gains(self.around.anatomy, self.around.branches)
+        found = ending_gains(self.around.anatomy)
         return {slot: branch for slot, branch in found.items() if not slot.kept}
 
     def draw(self, slot: Slot) -> Draw | None:
