@@ -59,7 +59,9 @@ def trainability_table() -> str:
     columns = {
         "Dense, up to 40 layers": ("dense", range(41)),
         "Dense, 100 layers": ("dense", range(100, 101)),
+        "Dense, 300 layers": ("deep", range(300, 301)),
         "convolutions, up to 40": ("convolutions", range(41)),
+        "convolutions, 100": ("deep_convolutions", range(100, 101)),
         "breast cancer data, up to 40": ("cancer", range(41)),
     }
     counts, totals = {}, {}

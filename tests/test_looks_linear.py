@@ -221,9 +221,9 @@ def test_portable_takes_such_biases_for_zeros():
 
 @pytest.mark.parametrize(
     ("inside", "end", "expected"),
-    [("tanh", "tanh", 25 / 16 / 5), ("relu", "linear", 1), ("relu", "relu", 1)],
+    [("tanh", "tanh", 2 / 5), ("relu", "linear", 1), ("relu", "relu", 1)],
 )
-def test_only_ends_of_bounded_odd_functions_are_small(inside, end, expected):
+def test_only_what_ends_in_an_odd_curve_starts_smaller(inside, end, expected):
     stack = [layers.Dense(64, inside) for _ in range(4)]
     model = keras.Sequential([keras.Input((48,)), *stack, layers.Dense(64, end), layers.Dense(400)])
     winit.initialize(model, "looks_linear", seed=0)
@@ -241,6 +241,21 @@ def test_without_a_bias_of_ones_own_nothing_lies_elsewhere():
     assert set(variances()) == {-0.8}
     assert set(variances(use_bias=False)) == {0.0}
     assert set(variances(bias_initializer=keras.initializers.Constant(0.1))) == {0.0}
+
+
+@pytest.mark.parametrize("activation", ["tanh", "softsign"])
+def test_variances_of_odd_curves_fall_along_a_chain(activation):
+    stack = [layers.Dense(64, activation) for _ in range(100)]
+    model = keras.Sequential([keras.Input((48,)), *stack, layers.Dense(400)])
+    winit.initialize(model, "looks_linear", seed=0)
+    signal = ops.convert_to_tensor(numbers(1000, 48))
+    found = []
+    for layer in stack:
+        found.append(array(ops.matmul(signal, layer.kernel)).var())
+        signal = layer(signal)
+    wanted = linear_variance(activation, 25) * 100 ** (-np.arange(100) / 200)
+    np.testing.assert_allclose(found, wanted, rtol=0.1)
+    assert array(model.layers[-1](signal)).var() == pytest.approx(2 / 100, rel=0.1)
 
 
 def test_of_an_odd_number_of_units_nothing_is_lost():
@@ -333,7 +348,7 @@ def test_a_sequential_model_looks_linear(activation, apart):
     logits = keras.Sequential([keras.Input((30,)), *model.layers[:-1]])
     x = numbers(300, 30)
     assert_odd(logits, x, linear=ACTIVATIONS[activation])
-    expected = (25 / 16 / 4) ** 0.5 if is_odd(activation) else 1  # of four such layers
+    expected = (2 / 4) ** 0.5 if is_odd(activation) else 1  # of four such layers
     assert answers(logits, x).std() == pytest.approx(expected, rel=0.25)
     assert {scheme for scheme, _ in arguments(plan)} == {"looks_linear"}
 

@@ -34,7 +34,7 @@ FOLDERS = {
     "models.anatomy": "convolutions contractions views passing mixing uses layer_fans fresh slots anatomy "
     "normalizing following sources depth writing ancestry branch branch_parts additions tables branches "
     "attention outputs links",
-    "models.running": "watching undo moments labels probe batch",
+    "models.running": "watching undo moments labels probe data_sets batch",
     "models.recipes": "surroundings recipe torch zero_gamma fixup gpt2 bert vit deepnorm "
     "depth_scaled small_wang t5 mimetic",
     "models.initializing": "plan states fitting branch_sizes tables asked mirroring rules "

@@ -68,7 +68,7 @@ def power(activation: Any, variance: float, *, twins: bool, mean: float = 0.0) -
     return found
 
 
-def linear_variance(activation: Any, depth: int = USUAL_DEPTH) -> float:
+def linear_variance(activation: Any, depth: float = USUAL_DEPTH) -> float:
     """The variance, up to 1, at which `depth` such activations in a row stay nearly linear.
 
     It is the largest at which the share of the power of g = f(√q·z) − f(−√q·z) that no linear

@@ -3,6 +3,8 @@
     KERAS_BACKEND=jax python tests/benchmarks/trainability.py dense      # about half an hour on two cores
     KERAS_BACKEND=jax python tests/benchmarks/trainability.py convolutions
     KERAS_BACKEND=jax python tests/benchmarks/trainability.py cancer
+    KERAS_BACKEND=jax python tests/benchmarks/trainability.py deep --method looks_linear         # 300 layers
+    KERAS_BACKEND=jax python tests/benchmarks/trainability.py deep_convolutions --method looks_linear  # 100
     python tests/benchmarks/trainability.py --show dense                 # the tables and the picture again
 
 Plain stacks without normalization or skips: SGD 0.01, momentum 0.9, clipnorm 1, batches of 64, ten
@@ -71,6 +73,8 @@ TASKS = {
     "dense": (digits, dense, (5, 10, 20, 40, 100)),
     "convolutions": (images, convolutional, (5, 10, 20, 40)),
     "cancer": (cancer, dense, (5, 20, 40)),
+    "deep": (digits, dense, (300,)),
+    "deep_convolutions": (images, convolutional, (100,)),
 }
 
 

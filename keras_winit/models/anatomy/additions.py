@@ -4,12 +4,12 @@ from keras import tree
 
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.contractions import contraction
+from keras_winit.models.anatomy.passing import moves
 from keras_winit.models.tracing.kinds import (
     ADDING,
     ELEMENTWISE_OPERATIONS,
     ENLARGING,
     ENLARGING_OPERATIONS,
-    PROPORTIONAL,
     PROPORTIONAL_OPERATIONS,
 )
 from keras_winit.models.tracing.trace import Step, Value
@@ -47,11 +47,7 @@ def weighs(total: Value) -> bool:
                 return any(
                     contraction(reader) is not None for each in step.outputs for reader in _readers(each)
                 )
-            if (
-                step.kind in ELEMENTWISE_OPERATIONS
-                or step.kind in PROPORTIONAL_OPERATIONS
-                or step.kind == "Cast"
-            ):
+            if step.kind in ELEMENTWISE_OPERATIONS | PROPORTIONAL_OPERATIONS:
                 waiting += [(each, passed) for each in step.outputs]
     return False
 
@@ -60,8 +56,7 @@ def _readers(value: Value) -> list[Step]:
     """The steps that read a value, through dropout and the like."""
     found = []
     for step in value.readers:
-        through = isinstance(step.operation, PROPORTIONAL) or step.kind in (*PROPORTIONAL_OPERATIONS, "Cast")
-        found += [each for output in step.outputs for each in _readers(output)] if through else [step]
+        found += [each for output in step.outputs for each in _readers(output)] if moves(step) else [step]
     return found
 
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.ancestry import Ancestry
 from keras_winit.models.anatomy.normalizing import normalization_at
+from keras_winit.models.anatomy.passing import moves
 from keras_winit.models.anatomy.slots import Slot
-from keras_winit.models.tracing.kinds import PROPORTIONAL, PROPORTIONAL_OPERATIONS
 from keras_winit.models.tracing.trace import Step, Value
 
 _STEPS = 12  # of a normalization of the user's own
@@ -107,7 +107,7 @@ def behind(anatomy: Anatomy, total: Value) -> Any:
             normalization = _normalization_from(anatomy, step, value)
             if normalization is not None:
                 found.append(normalization)
-            elif isinstance(step.operation, PROPORTIONAL) or step.kind in PROPORTIONAL_OPERATIONS:
+            elif moves(step):
                 waiting += step.outputs
             else:
                 return None

@@ -154,7 +154,7 @@ def _goes_by_what_it_reads(step: Step, trace: Trace) -> bool:
 
 
 _FACTORS: dict[str, float] = dict.fromkeys(
-    ("Mean", "Sum", "Max", "Std", "Abs", "Absolute", "Norm", "Cast", "BroadcastTo", *PROPORTIONAL_OPERATIONS),
+    ("Mean", "Sum", "Max", "Std", "Abs", "Absolute", "Norm", "BroadcastTo", *PROPORTIONAL_OPERATIONS),
     1,
 )
 _FACTORS |= {"Square": 2, "Var": 2, "Sqrt": 0.5, "Rsqrt": -0.5, "Reciprocal": -1}

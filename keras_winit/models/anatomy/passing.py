@@ -7,7 +7,14 @@ from typing import Any
 import keras
 from keras import layers
 
-from keras_winit.models.tracing.kinds import ACTIVATION_LAYERS, GLOBAL_POOLS, KEEP_CHANNELS, NORMALIZATIONS
+from keras_winit.models.tracing.kinds import (
+    ACTIVATION_LAYERS,
+    GLOBAL_POOLS,
+    KEEP_CHANNELS,
+    NORMALIZATIONS,
+    PROPORTIONAL,
+    PROPORTIONAL_OPERATIONS,
+)
 from keras_winit.models.tracing.trace import Step, number_in
 from keras_winit.theory.activations import builtin_names
 from keras_winit.theory.linearity import power
@@ -41,6 +48,11 @@ class Signal:
 def unknown(why: str) -> Signal:
     """A signal whose units are nobody's."""
     return Signal(None, why)
+
+
+def moves(step: Step) -> bool:
+    """Whether a step puts the same numbers elsewhere, in proportion and about as large."""
+    return isinstance(step.operation, PROPORTIONAL) or step.kind in PROPORTIONAL_OPERATIONS
 
 
 def passed(step: Step, signal: Signal, before: Any, after: Any) -> Signal:

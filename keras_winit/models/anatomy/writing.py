@@ -5,8 +5,7 @@ from keras import layers
 
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.mixing import mixed
-from keras_winit.models.anatomy.passing import activation_of
-from keras_winit.models.tracing.kinds import PROPORTIONAL, PROPORTIONAL_OPERATIONS
+from keras_winit.models.anatomy.passing import activation_of, moves
 from keras_winit.models.tracing.trace import Step, Value
 from keras_winit.theory.activations import resolve
 
@@ -50,7 +49,7 @@ def _gating(value: Value, product: Value) -> int:
         found = activation_of(step) or (None if own is keras.activations.linear else own)
         if found is not None:
             return 2 if resolve(found).name in _OPENING else 1
-        if not (isinstance(step.operation, PROPORTIONAL) or step.kind in PROPORTIONAL_OPERATIONS):
+        if not moves(step):
             return 0
         step = step.inputs[0].step
     return 0

@@ -10,10 +10,9 @@ import numpy as np
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.following import activation_after
 from keras_winit.models.anatomy.outputs import OutputKernel, answers
-from keras_winit.models.anatomy.passing import activation_of
+from keras_winit.models.anatomy.passing import activation_of, moves
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.running.labels import check_finite, check_labels
-from keras_winit.models.tracing.kinds import PROPORTIONAL, PROPORTIONAL_OPERATIONS
 from keras_winit.support.host import host_array
 from keras_winit.support.losses import (
     CROSSENTROPIES,
@@ -127,8 +126,7 @@ def _check(labels: list[Any], losses: list[Any], count: int) -> None:
 
 def _only_moves(step: Any) -> bool:
     """Whether a step is an activation, or puts the same numbers elsewhere."""
-    moves = isinstance(step.operation, PROPORTIONAL) or step.kind in {*PROPORTIONAL_OPERATIONS, "Cast"}
-    return moves or activation_of(step) is not None
+    return moves(step) or activation_of(step) is not None
 
 
 def _best_constant(name: str, labels: Any, units: int) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_winit.drawing.seeds import fold
+from keras_winit.models.running.data_sets import batches_in, is_data_set
 from keras_winit.models.running.labels import check_finite
 from keras_winit.models.running.probe import fixed_samples
 from keras_winit.support.checks import as_int, shown
@@ -79,7 +80,7 @@ def batches_of(
     """
     if batch_size is not None:
         batch_size = as_int("batch_size", batch_size, minimum=1)
-    if _is_data_set(data):
+    if is_data_set(data):
         if labels is not None:
             raise ValueError("The data brings labels of its own. Pass `labels` with arrays only.")
         if batch_size is not None:
@@ -87,9 +88,11 @@ def batches_of(
                 "A data set has batches of its own. Pass `batch_size` with arrays only. "
                 f"Received: batch_size={batch_size}."
             )
-        held = [_triple(batch) for batch in itertools.islice(_batches_in(data), steps)]
+        held = [tree.map_structure(_array, batch) for batch in itertools.islice(batches_in(data), steps)]
         if not held:
             raise ValueError("`data` is empty: it has no batches.")
+        for inputs, _, _ in held:
+            check_finite("data", inputs)
         return Batches(held, steps, None, 0, seed)
     inputs, answers = (tree.map_structure(_array, nest) for nest in (data, labels))
     count = _samples(inputs, answers)
@@ -127,29 +130,6 @@ def _size(model: keras.Model, asked: int | None, count: int) -> int:
     if size > count:
         raise ValueError(f"A batch of {size} samples needs as many at least. Received: {count} samples.")
     return size
-
-
-def _is_data_set(data: Any) -> bool:
-    if isinstance(data, keras.utils.PyDataset):
-        return True
-    plain = hasattr(data, "shape") or isinstance(data, (dict, list, tuple, str, bytes))
-    return not plain and hasattr(data, "__iter__")
-
-
-def _batches_in(data: Any) -> Iterator[Any]:
-    """Each batch of a data set; a `PyDataset` may have no end, and no `__iter__`."""
-    if not isinstance(data, keras.utils.PyDataset):
-        yield from data
-        return
-    for index in itertools.count() if data.num_batches is None else range(data.num_batches):
-        yield data[index]
-
-
-def _triple(batch: Any) -> Any:
-    batch = tuple(batch) if isinstance(batch, list) else batch  # as a DataLoader collates a pair
-    inputs, labels, weights = tree.map_structure(_array, keras.utils.unpack_x_y_sample_weight(batch))
-    check_finite("data", inputs)
-    return inputs, labels, weights
 
 
 def _array(item: Any) -> Any:

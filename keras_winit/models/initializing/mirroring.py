@@ -15,11 +15,12 @@ from keras_winit.theory.linearity import Start, is_odd, linear_start, linear_var
 # 1: a step of training moves the outputs of a network by what all its layers learn together.
 # Measured: tests/benchmarks/trainability.py.
 _OUTPUT_VARIANCE_IN_ALL = 25
-# Of an activation that needs no twins a sixteenth: twins halve what a unit sends on and what comes back.
-# From one end of such a chain to the other variances fall to this share. Both measured on tanh and softsign:
-# at 100 layers they end at 0.90 and 0.88 so, at 0.57 and 0.65 without.
-_OF_ODD = 1 / 16
-_FALL_OF_ODD = 0.3
+# Where activations are odd and no line, as tanh.
+_OUTPUT_VARIANCE_OF_ODD = 2
+# The variances in a chain of these begin where all would be in one so much shorter, and fall to 1/√length of
+# that. At 100 layers tanh and softsign reach 0.94 and 0.92 so; with one variance for all layers, the largest
+# that keeps a hundred nearly linear, 0.57 and 0.65.
+_SHORTER_OF_ODD = 4
 
 _SIDES = {(True, True): "both", (True, False): "inputs", (False, True): "outputs", (False, False): "none"}
 
@@ -88,10 +89,11 @@ class Mirroring:
         start, *others = (linear_start(activation, depth) for activation in activations)
         if start.mean and all(other == start for other in others) and self._may_move(slot):
             return start
-        variance = min(linear_variance(activation, depth) for activation in activations)
-        if all(map(_bends_without_twins, activations)):
-            variance *= _FALL_OF_ODD ** (self._links.place(slot) / depth)
-        return Start(0.0, variance)
+        curved = all(map(_is_odd_curve, activations))
+        length = depth / _SHORTER_OF_ODD if curved else depth
+        variance = min(linear_variance(activation, length) for activation in activations)
+        fallen = depth ** (-self._links.place(slot) / depth / 2) if curved else 1.0
+        return Start(0.0, variance * fallen)
 
     def _may_move(self, slot: Slot) -> bool:
         """Whether there is a bias to move a kernel's units by, and all that reads them is drawn to suit."""
@@ -104,10 +106,11 @@ class Mirroring:
     def _end_variance(self, slot: Slot, end: str) -> float:
         if end != OUTPUT:
             return 1.0
-        share = _OF_ODD if _bends_without_twins(self._links.reads[slot].signal.activation) else 1.0
-        return min(1.0, share * _OUTPUT_VARIANCE_IN_ALL / self._links.depth(slot))
+        curved = _is_odd_curve(self._links.reads[slot].signal.activation)
+        in_all = _OUTPUT_VARIANCE_OF_ODD if curved else _OUTPUT_VARIANCE_IN_ALL
+        return min(1.0, in_all / self._links.depth(slot))
 
 
-def _bends_without_twins(activation: Any) -> bool:
-    """Whether an activation is odd, and no line: tanh, softsign."""
+def _is_odd_curve(activation: Any) -> bool:
+    """Whether an activation is odd and no line, as tanh and softsign are."""
     return is_odd(activation) and linear_variance(activation) < 1

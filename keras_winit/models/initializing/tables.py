@@ -9,10 +9,11 @@ from keras_winit.models.anatomy.ancestry import Ancestry
 from keras_winit.models.anatomy.attention import attentions
 from keras_winit.models.anatomy.branch import Branch
 from keras_winit.models.anatomy.branches import branches_of
+from keras_winit.models.anatomy.passing import moves
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.anatomy.tables import LookUps, added_to, added_whole
 from keras_winit.models.initializing.fitting import std_of
-from keras_winit.models.tracing.kinds import ADDING, PROPORTIONAL, PROPORTIONAL_OPERATIONS
+from keras_winit.models.tracing.kinds import ADDING
 from keras_winit.models.tracing.trace import Value
 
 # From so many pre-norm branches on a table that starts their stream is larger. Measured with 24 and 48 by
@@ -163,9 +164,4 @@ def _as_looked_up(value: Value, look_ups: LookUps) -> bool:
     step = value.step
     if step is None or look_ups.is_one(step):
         return True
-    moves = isinstance(step.operation, PROPORTIONAL) or step.kind in {
-        *PROPORTIONAL_OPERATIONS,
-        *ADDING,
-        "Cast",
-    }
-    return moves and all(_as_looked_up(each, look_ups) for each in step.inputs)
+    return (moves(step) or step.kind in ADDING) and all(_as_looked_up(each, look_ups) for each in step.inputs)

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_winit.models.running.data_sets import batches_in, is_data_set
 from keras_winit.models.running.labels import check_finite
 from keras_winit.models.running.probe import fixed_samples, probe_for
 from keras_winit.support.checks import as_int, said_by
@@ -88,29 +89,18 @@ def batch_for(
 
 def _first(data: Any) -> tuple[Any, Any]:
     """The first batch of a data set, as (inputs, labels or None); arrays are one batch."""
-    if isinstance(data, keras.utils.PyDataset):
-        if not len(data):
-            raise ValueError("`data` is empty: it has no batches.")
-        batch = data[0]
-    elif _is_array(data) or isinstance(data, (dict, list, tuple)):
-        return data, None
-    elif hasattr(data, "__iter__"):  # a tf.data.Dataset, a DataLoader, a generator
-        batch = next(iter(data), None)
+    if is_data_set(data):
+        batch = next(batches_in(data), None)
         if batch is None:
             raise ValueError("`data` is empty: it has no batches.")
-        batch = tuple(batch) if isinstance(batch, list) else batch  # as a DataLoader collates a pair
-    else:
-        raise TypeError(
-            "`data` must be an array, a nest of arrays as the model takes it, a tf.data.Dataset, a "
-            "keras.utils.PyDataset, a DataLoader, or None for a probe. "
-            f"Received: {data!r} of type {type(data).__name__}."
-        )
-    inputs, labels, _ = keras.utils.unpack_x_y_sample_weight(batch)
-    return inputs, labels
-
-
-def _is_array(data: Any) -> bool:
-    return hasattr(data, "shape") and hasattr(data, "dtype")
+        return batch[:2]
+    if (hasattr(data, "shape") and hasattr(data, "dtype")) or isinstance(data, (dict, list, tuple)):
+        return data, None
+    raise TypeError(
+        "`data` must be an array, a nest of arrays as the model takes it, a tf.data.Dataset, a "
+        "keras.utils.PyDataset, a DataLoader, or None for a probe. "
+        f"Received: {data!r} of type {type(data).__name__}."
+    )
 
 
 def _array(item: Any, *, scalars: bool = False) -> Any:

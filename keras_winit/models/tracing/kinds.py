@@ -71,7 +71,7 @@ PROPORTIONAL = (
 # The same of keras.ops in a functional model, by the names of their classes.
 PROPORTIONAL_OPERATIONS = {
     *("Reshape", "Transpose", "Squeeze", "ExpandDims", "Swapaxes", "Moveaxis", "Ravel", "Flip"),
-    *("GetItem", "MaxPool", "ConvertToTensor", "StopGradient", "Split", "Unstack", "Stack"),
+    *("GetItem", "MaxPool", "ConvertToTensor", "StopGradient", "Split", "Unstack", "Stack", "Cast"),
     *("Map", "VectorizedMap", "Scan", "WhileLoop", "ForiLoop", "Cond", "Switch"),
 }
 # What a signal passes through with its distribution more or less as it was.
@@ -79,7 +79,7 @@ TRANSPARENT = (
     *(*PROPORTIONAL, *AVERAGES, *GLOBAL_AVERAGES, *_ADDING),
     *(*NORMALIZATIONS, layers.Normalization),
 )
-TRANSPARENT_OPERATIONS = {*PROPORTIONAL_OPERATIONS, "Pad", "Cast", "AveragePool"}
+TRANSPARENT_OPERATIONS = {*PROPORTIONAL_OPERATIONS, "Pad", "AveragePool"}
 # What adds signals: of keras.layers and keras.ops, and of keras.applications' Inception-ResNet.
 ADDING = {"Add", "Subtract", "Average", "CustomScaleLayer"}
 # What puts out more places than it reads, in a row or an image.
