@@ -7,6 +7,7 @@ from helpers import BACKEND, array
 from keras import layers, ops
 
 import keras_winit as winit
+from keras_winit.models.anatomy.outputs import NUMBER_STD
 from keras_winit.theory.linearity import is_odd, linear_start, linear_variance, power
 
 # f(u) − f(−u) is exactly linear where this says so.
@@ -256,6 +257,21 @@ def test_variances_of_odd_curves_fall_along_a_chain(activation):
     wanted = linear_variance(activation, 25) * 100 ** (-np.arange(100) / 200)
     np.testing.assert_allclose(found, wanted, rtol=0.1)
     assert array(model.layers[-1](signal)).var() == pytest.approx(2 / 100, rel=0.1)
+
+
+@pytest.mark.parametrize("activation", ["tanh", "elu", "relu"])
+def test_calibrate_reaches_the_deviations_that_it_draws_for(activation):
+    stack = [layers.Dense(64, activation) for _ in range(60)]
+    model = keras.Sequential([keras.Input((48,)), *stack, layers.Dense(400)])
+    signal = ops.convert_to_tensor(5 * numbers(256, 48))
+    winit.calibrate(model, signal, scheme="looks_linear", seed=0, progress=False)
+    for layer in model.layers:
+        scheme = layer.kernel_initializer
+        drawn = scheme.initializer if isinstance(scheme, winit.Scaled) else scheme
+        found = array(ops.matmul(signal, layer.kernel)).std()
+        most = NUMBER_STD if layer is model.layers[-1] else np.inf
+        assert found == pytest.approx(min(most, drawn.output_std), rel=0.02)
+        signal = layer(signal)
 
 
 def test_of_an_odd_number_of_units_nothing_is_lost():

@@ -105,7 +105,13 @@ class LooksLinear(KernelScheme):
         self._reads_twins, self._has_twins = sides in ("both", "inputs"), sides in ("both", "outputs")
         given = self.input_variance or linear_variance(activation)
         read = power(activation, given, twins=self._reads_twins, mean=self.input_mean)
-        self._scale = math.sqrt((self.variance or given) / read)
+        self._puts_out = self.variance or given
+        self._scale = math.sqrt(self._puts_out / read)
+
+    @property
+    def output_std(self) -> float:
+        """The deviation of what the layer puts out before its own activation."""
+        return math.sqrt(self._puts_out)
 
     def check_shape(self, shape: Any) -> Shape:
         """The shape as a tuple, if its inputs are as many blocks as they should, each with twins."""

@@ -70,6 +70,7 @@ def calibrate(
             smaller kernels, it is for 0.35, and a kernel that does not read the data is made no larger
             than its fans say, unless it is recurrent or centred: there signals may end smaller. Before
             sigmoid, hard_sigmoid and softplus, most of which is constant, it is for one in any chain.
+            What "looks_linear" draws is to have the deviation that it is drawn for.
             Ends of branches get a share, and answers have a size of their own.
         scheme: what to draw from first, as `initialize` takes it; "keep" rescales the weights as they are.
             What a layer asks for on purpose keeps its size, and its bias. A mapping is about what it names:
@@ -158,7 +159,7 @@ def calibrate_within(
     changed = drawing.carry_out(undo, show=show)
     left = {*drawing.asked, *drawing.untouched}
     answers = Answers(drawing.anatomy, left, batch.labels, loss, strict=labels is not None)
-    targets = Targets(drawing.anatomy, target, answers)
+    targets = Targets(drawing.anatomy, target, answers, drawing.drawn)
     centring = Centring(center, drawing.anatomy, drawn=drawing.drawn, left=left, target=targets)
     measured = Pass(drawing, targets, centring=centring, answers=answers, undo=undo)
     measured.run(model, batch, show=show)

@@ -7,9 +7,7 @@ from typing import Any
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.links import Links
 from keras_winit.models.anatomy.slots import Slot
-from keras_winit.models.calibrating.targets import CONSTANT, constant_share
-from keras_winit.schemes.compose import Wrapper
-from keras_winit.schemes.looks_linear import LooksLinear
+from keras_winit.models.calibrating.targets import CONSTANT, constant_share, mirrored
 from keras_winit.theory.gains import moments
 from keras_winit.theory.linearity import linear_place
 
@@ -86,7 +84,7 @@ class Centring:
     def _needs_it(self, slot: Slot, activation: Any) -> bool:
         """Whether a kernel is in a chain whose constant part would grow; twins cancel it by themselves."""
         links = self._links
-        if links is None or slot not in self._drawn or _looks_linear(slot.configured):
+        if links is None or slot not in self._drawn or mirrored(slot):
             return False
         if not links.goes_on(slot):
             if not links.goes_before(slot):
@@ -116,10 +114,3 @@ class Centring:
             return 0.0
         excess = found.derivative_second - (found.second - constant)
         return min(1.0, max(0.0, 1 - math.sqrt(max(0.0, excess) / constant)))
-
-
-def _looks_linear(initializer: Any) -> bool:
-    """Whether an initializer is `LooksLinear`, wrapped or not."""
-    while isinstance(initializer, Wrapper):
-        initializer = initializer.initializer
-    return isinstance(initializer, LooksLinear)

@@ -1,6 +1,7 @@
 """How large each kernel's output is to be: what `calibrate` aims at."""
 
 import math
+from collections.abc import Container
 from typing import Any
 
 from keras_winit.models.anatomy.anatomy import Anatomy
@@ -9,6 +10,8 @@ from keras_winit.models.anatomy.depth import Depths
 from keras_winit.models.anatomy.following import activation_after
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.calibrating.answers import Answers
+from keras_winit.schemes.compose import Wrapper
+from keras_winit.schemes.looks_linear import LooksLinear
 from keras_winit.theory.balance import balanced
 from keras_winit.theory.gains import moments
 
@@ -27,10 +30,13 @@ class Targets:
         anatomy: the model taken apart.
         std: the deviation for all but answers; None for that of long and short chains.
         answers: the kernels that put out the model's answers.
+        drawn: the kernels that are drawn anew.
     """
 
-    def __init__(self, anatomy: Anatomy, std: float | None, answers: Answers) -> None:
-        self._anatomy, self._std, self._answers = anatomy, std, answers
+    def __init__(
+        self, anatomy: Anatomy, std: float | None, answers: Answers, drawn: Container[Slot] = ()
+    ) -> None:
+        self._anatomy, self._std, self._answers, self._drawn = anatomy, std, answers, drawn
         self._depths, self._shares = anatomy.once(Depths), anatomy.once(shares)
         self._found: dict[Slot, float] = {}
 
@@ -42,17 +48,31 @@ class Targets:
 
     def is_gentle(self, slot: Slot) -> bool:
         """Whether a signal may stay smaller than its target: a larger kernel would learn more slowly."""
-        if self._std is not None or not self._depths.is_short(slot):
+        if self._std is not None or not self._depths.is_short(slot) or self._mirrored(slot):
             return False
         return constant_share(activation_after(self._anatomy, slot)[0]) <= CONSTANT
 
+    def _mirrored(self, slot: Slot) -> LooksLinear | None:
+        return mirrored(slot) if self._std is None and slot in self._drawn else None
+
     def _of(self, slot: Slot) -> float:
+        own = self._mirrored(slot)
         if slot in self._answers:
-            return self._answers.std(slot)
+            return min([self._answers.std(slot), *([] if own is None else [own.output_std])])
         steep, share = _of_steep(activation_after(self._anatomy, slot)[0]), self._shares.get(slot, 1.0)
         if self._std is not None:
             return self._std * steep * share
+        if own is not None:
+            return own.output_std * share
         return min(steep, SHORT if self.is_gentle(slot) else LONG) * share
+
+
+def mirrored(slot: Slot) -> LooksLinear | None:
+    """The `LooksLinear` that a kernel is drawn from, wrapped or not."""
+    initializer = slot.configured
+    while isinstance(initializer, Wrapper):
+        initializer = initializer.initializer
+    return initializer if isinstance(initializer, LooksLinear) else None
 
 
 def constant_share(activation: Any) -> float:
