@@ -24,6 +24,8 @@ from keras_winit.options import read_options
 from keras_winit.schemes import scheme_class
 from keras_winit.support.terminal import console, table
 
+_WRITTEN = "Written to {}."
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, 1 where what it checks does not hold, 2 for an error."""
@@ -96,13 +98,15 @@ def _initialize(options: argparse.Namespace) -> int:
     if not options.dry_run:
         write_model(model, options.out)
     print(plan)
+    if not options.dry_run:
+        print(_WRITTEN.format(options.out))
     return 0
 
 
 def _portable(options: argparse.Namespace) -> int:
     check_model_path(options.out)
     write_model(keras_winit.portable(_model(options)), options.out)
-    print(f"{options.out} loads without keras_winit.")
+    print(f"{_WRITTEN.format(options.out)} It loads without keras_winit.")
     return 0
 
 
@@ -132,6 +136,7 @@ def _calibrate(options: argparse.Namespace) -> int:
     )
     write_model(model, options.out)
     print(calibration)
+    print(_WRITTEN.format(options.out))
     return 0
 
 
@@ -152,9 +157,12 @@ def _compare(options: argparse.Namespace) -> int:
     if options.plot:
         with written_whole(Path(options.plot)) as name:
             found.plot().savefig(name, dpi=120)
-    if options.out is not None and found.winner is not None:
+    writes = options.out is not None and found.winner is not None
+    if writes:
         write_model(model, options.out)
     print(json.dumps(found.to_dict(), indent=1) if options.json else found)
+    if writes and not options.json:
+        print(_WRITTEN.format(options.out))
     return 0 if found.winner is not None else 1
 
 

@@ -3,6 +3,7 @@
 import doctest
 import json
 import re
+import statistics
 import tomllib
 
 import pytest
@@ -114,8 +115,17 @@ def test_a_recommendation_says_of_residual_networks_what_was_measured():
     better = sum(each.ratio("initialize") < 1 / MARGIN for each in found)
     worse = sum(each.is_worse("initialize") for each in found)
     told = re.search(
-        r"of (\d+) networks `initialize` ends 10 % below .* on (\d+), above on (\d+)",
-        str(winit.recommend("relu")),
+        r"of (\d+) networks .* lets (\d+) end 10 % lower .* (\d+) higher", str(winit.recommend("relu"))
     )
     assert tuple(map(int, told.groups())) == (len(found), better, worse)
     assert "residual" not in str(winit.recommend("softmax"))
+
+
+def test_a_recommendation_says_of_plain_stacks_what_was_measured():
+    cells = json.loads((RESULTS / "trainability_dense.json").read_text("utf-8"))["cells"].values()
+    solved = [
+        sum(statistics.median(scores[method]) >= 0.9 for scores in cells)
+        for method in ("looks_linear", "He normal", "Keras' default")
+    ]
+    told = re.search(r"trains (\d+) of (\d+) .* start (\d+), Keras' (\d+)", str(winit.recommend("relu")))
+    assert tuple(map(int, told.groups())) == (solved[0], len(cells), *solved[1:])

@@ -11,6 +11,12 @@ _LAYER_HEADINGS = (
     *("distinct", "dead", "saturated"),
 )
 
+_LAYER_LEGEND = (
+    "mean, deviation, gradient: before the activation. directions: how many the inputs' differences fill.\n"
+    "distinct: the share of power that differs between inputs. dead: units that are one number for all.\n"
+    "saturated: activations at the ends of a bounded function."
+)
+
 SEVERITIES = ("error", "warning", "note")
 
 
@@ -189,7 +195,7 @@ class Report(Printed):
             weights.append((row.path, shape, number(row.std), number(row.expected), number(ratio)))
         tables = [
             Table("Findings", ("severity", "code", "where", "what", "remedy"), findings),
-            Table("Layers, before their activation", _LAYER_HEADINGS, layers),
+            Table("Layers", _LAYER_HEADINGS, layers, _LAYER_LEGEND),
             Table("Weights", ("variable", "shape", "deviation", "expected", "ratio"), weights),
         ]
         return [table for table in tables if table.rows]

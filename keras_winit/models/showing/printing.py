@@ -10,11 +10,12 @@ _MOST_ROWS, _ENDS = 60, 20  # of more rows, so many at either end are shown; `to
 
 
 class Table(NamedTuple):
-    """A titled table of text."""
+    """A titled table of text, and what its headings mean where they do not say so."""
 
     title: str
     headings: Sequence[str]
     rows: Sequence[Sequence[str]]
+    legend: str = ""
 
 
 class Printed:
@@ -44,7 +45,8 @@ class Printed:
         parts = [self._line()]
         for table in self._tables():
             rows = table.rows if self._whole else _shortened(table.rows)
-            parts.append(f"{table.title}\n{table_text(table.headings, rows)}")
+            head = "\n".join(filter(None, (table.title, table.legend)))
+            parts.append(f"{head}\n{table_text(table.headings, rows)}")
         return "\n\n".join(parts)
 
     def _repr_html_(self) -> str:
@@ -53,7 +55,7 @@ class Printed:
         for table in self._tables():
             head = _html_row("th", table.headings)
             body = "".join(_html_row("td", row) for row in _shortened(table.rows))
-            parts.append(f"<b>{html.escape(table.title)}</b>")
+            parts.append(f"<b>{html.escape(table.title)}</b><br>{html.escape(table.legend)}")
             parts.append(f"<table><thead>{head}</thead><tbody>{body}</tbody></table>")
         return "".join(parts)
 
