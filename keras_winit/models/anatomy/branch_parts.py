@@ -1,6 +1,6 @@
 """What a residual branch is made of: its kernels, the last of them, and what normalizes it where."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from keras_winit.models.anatomy.anatomy import Anatomy
@@ -36,22 +36,13 @@ def end_of(anatomy: Anatomy, ancestry: Ancestry, end: Value, region: Iterable[St
         end: the value that is added to the stream.
         region: the steps of the branch.
     """
-    inside = {id(step) for step in region}
-    waiting, steps = [end], dict[int, Step]()
-    last: dict[Slot, None] = {}
-    normalization = None
-    while waiting:
-        step = waiting.pop(0).step
-        if step is None or id(step) not in inside or step.index in steps:
-            continue
-        steps[step.index] = step
-        if id(step) in ancestry.kernels:
-            slots = ancestry.kernels[id(step)]
-            last.update((slot, None) for slot in slots if not (slot.depthwise and len(slots) > 1))
-            continue
-        normalization = normalization or normalization_at(anatomy, step)
-        waiting += ancestry.written(step)
-    return End(tuple(last), normalization, tuple(steps.values()))
+    steps = list(
+        _backwards(end, region, lambda step: [] if id(step) in ancestry.kernels else ancestry.written(step))
+    )
+    ends = [ancestry.kernels[id(step)] for step in steps if id(step) in ancestry.kernels]
+    last = [slot for slots in ends for slot in slots if not (slot.depthwise and len(slots) > 1)]
+    between = (normalization_at(anatomy, step) for step in steps if id(step) not in ancestry.kernels)
+    return End(tuple(dict.fromkeys(last)), next(filter(None, between), None), tuple(steps))
 
 
 def kernels_in(ancestry: Ancestry, region: Iterable[Step], end: Value, fork: int) -> tuple[Slot, ...]:
@@ -63,21 +54,14 @@ def kernels_in(ancestry: Ancestry, region: Iterable[Step], end: Value, fork: int
         end: the value that is added to the stream.
         fork: the bit of what the branch starts from.
     """
-    inside = {id(step) for step in region}
-    found: dict[int, Step] = {}
-    waiting, seen = [end], set[int]()
-    while waiting:
-        step = waiting.pop().step
-        if step is None or id(step) not in inside or id(step) in seen:
-            continue
-        seen.add(id(step))
-        if id(step) in ancestry.kernels:
-            found[step.index] = step
-            if not ancestry.of(step.outputs[0]) & fork:
-                continue  # what it reads comes from elsewhere, and is no part of the branch
-        waiting += ancestry.signals(step)
-    slots = [slot for index in sorted(found) for slot in ancestry.kernels[id(found[index])]]
-    return tuple(dict.fromkeys(slots))
+
+    def before(step: Step) -> list[Value]:
+        # What a kernel reads that comes from elsewhere is no part of the branch.
+        elsewhere = id(step) in ancestry.kernels and not ancestry.of(step.outputs[0]) & fork
+        return [] if elsewhere else ancestry.signals(step)
+
+    steps = sorted(_backwards(end, region, before), key=lambda step: step.index)
+    return tuple(dict.fromkeys(slot for step in steps for slot in ancestry.kernels.get(id(step), [])))
 
 
 def begins(anatomy: Anatomy, ancestry: Ancestry, region: list[Step], fork: int) -> Any:
@@ -116,17 +100,20 @@ def behind(anatomy: Anatomy, total: Value) -> Any:
 
 def inside(anatomy: Anatomy, ancestry: Ancestry, end: Value, region: Iterable[Step]) -> Any:
     """The first of what normalizes a signal on its way through a branch, or None."""
-    found: dict[int, Any] = {}
-    among = {id(step) for step in region}
-    waiting, seen = [end], set[int]()
+    steps = sorted(_backwards(end, region, ancestry.written), key=lambda step: step.index)
+    found = (normalization_at(anatomy, step) for step in steps)
+    return next((each for each in found if each is not None), None)
+
+
+def _backwards(end: Value, region: Iterable[Step], before: Callable[[Step], list[Value]]) -> Iterator[Step]:
+    """The steps of a region that a value comes from, the nearest first; `before` says what to follow."""
+    left, waiting = {id(step) for step in region}, [end]
     while waiting:
-        step = waiting.pop().step
-        if step is None or id(step) not in among or id(step) in seen:
-            continue
-        seen.add(id(step))
-        found[step.index] = normalization_at(anatomy, step)
-        waiting += ancestry.written(step)
-    return next((found[index] for index in sorted(found) if found[index] is not None), None)
+        step = waiting.pop(0).step
+        if step is not None and id(step) in left:
+            left.discard(id(step))
+            yield step
+            waiting += before(step)
 
 
 def _normalization_from(anatomy: Anatomy, step: Step, value: Value) -> Any:
