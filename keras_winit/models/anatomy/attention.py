@@ -42,7 +42,6 @@ class Attention(NamedTuple):
         query, key, value: what puts them out.
         output: the kernel that reads what it puts out.
         width: the numbers of a query in one head.
-        step: the step in which the values are summed.
     """
 
     query: Projection | None
@@ -50,7 +49,6 @@ class Attention(NamedTuple):
     value: Projection | None
     output: Slot | None
     width: int
-    step: Step
 
 
 def attentions(anatomy: Anatomy) -> list[Attention]:
@@ -66,7 +64,7 @@ def _found(anatomy: Anatomy) -> list[Attention]:
             continue
         width, *parts = core
         query, key, value = (_projection(ancestry, each) for each in parts)
-        found.append(Attention(query, key, value, _read_by(anatomy, ancestry, step), width, step))
+        found.append(Attention(query, key, value, _read_by(anatomy, ancestry, step), width))
     return found
 
 

@@ -16,7 +16,6 @@ class View:
     """A variable as a tensor that follows from it holds it.
 
     Attributes:
-        variable: the variable.
         axes: for each axis of the tensor, the axes of the variable that lie on it; () where the tensor
             only repeats it.
         inner: the axes of the variable that another one was summed over with, and their size; () for none.
@@ -25,7 +24,6 @@ class View:
         bent: whether the tensor holds a function of it, such as its exponential.
     """
 
-    variable: Any
     axes: Axes
     inner: tuple[int, ...] = ()
     inner_size: int = 1
@@ -46,7 +44,7 @@ Views = dict[int, tuple[Any, View | None]]
 def whole(variable: Any) -> Views:
     """The view of a variable that is the tensor."""
     axes = tuple((axis,) for axis in range(len(variable.shape)))
-    return {id(variable): (variable, View(variable, axes))}
+    return {id(variable): (variable, View(axes))}
 
 
 def after(step: Step, views: Callable[[Value], Views], *, rows: bool = False) -> Views:
