@@ -15,7 +15,7 @@ from keras_winit.theory.gains import evaluate, features, grid
 
 # How much of an activation's power may be nonlinear at the start, by the number of activations in a
 # row. Measured on plain stacks (tests/benchmarks/trainability.py), of 5 to 100 layers. For activations
-# that are odd this by the number: with a third of it, softsign fails at 100 layers.
+# that are odd this by the number. (Where a whole chain is drawn, `Mirroring` lets it begin with more.)
 _SHARE_OF_ODD = 0.6
 # For the odd part that twins leave this by its square: mish fails at 100 layers with 30 times as much.
 # And at a smaller variance than a quarter units carry so little that their biases outrun them:
