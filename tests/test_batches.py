@@ -85,3 +85,16 @@ def test_a_batch_of_nothing_is_refused(data):
     model = keras.Sequential([keras.Input((4,)), layers.Dense(3)])
     with pytest.raises((TypeError, ValueError), match="empty|arrays of samples|must be an array"):
         winit.calibrate(model, data, samples=None)
+
+
+@pytest.mark.parametrize("call", [winit.calibrate, winit.diagnose])
+def test_a_generator_goes_on_where_the_first_batch_was_taken(call):
+    def batches():
+        for _ in range(4):
+            yield np.random.default_rng(0).normal(size=(8, 4)).astype("float32"), np.zeros((8, 1))
+
+    model = keras.Sequential([keras.Input((4,)), layers.Dense(3, "relu"), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    data = batches()
+    call(model, data)
+    assert len(list(data)) == 3

@@ -8,6 +8,7 @@ from keras import layers, ops
 
 import keras_winit as winit
 from keras_winit.models.anatomy.outputs import NUMBER_STD
+from keras_winit.theory.activations import remembered, resolve
 from keras_winit.theory.linearity import is_odd, linear_start, linear_variance, power
 
 # f(u) − f(−u) is exactly linear where this says so.
@@ -222,9 +223,13 @@ def test_portable_takes_such_biases_for_zeros():
 
 @pytest.mark.parametrize(
     ("inside", "end", "expected"),
-    [("tanh", "tanh", 2 / 5), ("relu", "linear", 1), ("relu", "relu", 1)],
+    [
+        *[("tanh", "tanh", 2 / 5), ("tanh", "linear", 2 / 5), ("softsign", "tanh", 2 / 5)],
+        *[("relu", "linear", 1), ("relu", "relu", 1), ("relu", "tanh", 1), ("tanh", "relu", 1)],
+        ("linear", "linear", 1),
+    ],
 )
-def test_only_what_ends_in_an_odd_curve_starts_smaller(inside, end, expected):
+def test_only_chains_of_odd_curves_start_smaller(inside, end, expected):
     stack = [layers.Dense(64, inside) for _ in range(4)]
     model = keras.Sequential([keras.Input((48,)), *stack, layers.Dense(64, end), layers.Dense(400)])
     winit.initialize(model, "looks_linear", seed=0)
@@ -272,6 +277,63 @@ def test_calibrate_reaches_the_deviations_that_it_draws_for(activation):
         most = NUMBER_STD if layer is model.layers[-1] else np.inf
         assert found == pytest.approx(min(most, drawn.output_std), rel=0.02)
         signal = layer(signal)
+
+
+class Own(layers.Layer):
+    """A dense layer of a user's own, which records no initializer."""
+
+    def __init__(self, activation, **options):
+        super().__init__(**options)
+        self.activate = activation
+
+    def build(self, shape):
+        self.w = self.add_weight(shape=(shape[-1], 64), name="w")
+
+    def call(self, x):
+        return self.activate(ops.matmul(x, self.w))
+
+
+def test_calibrate_reaches_them_in_layers_of_ones_own():
+    stack = [Own(ops.tanh) for _ in range(20)]
+    model = keras.Sequential([keras.Input((48,)), *stack, layers.Dense(10)])
+    data = ops.convert_to_tensor(numbers(256, 48))
+    winit.calibrate(model, data, scheme="looks_linear", seed=0, progress=False)
+    found, signal = [], data
+    for layer in stack:
+        found.append(array(ops.matmul(signal, layer.w)).std())
+        signal = layer(signal)
+    wanted = linear_variance("tanh", 5) * 20 ** (-np.arange(20) / 40)
+    np.testing.assert_allclose(found, wanted**0.5, rtol=0.02)
+
+
+def test_calibrate_leaves_units_where_twins_are_read():
+    model = deep()
+    winit.calibrate(model, numbers(256, 8), scheme="looks_linear", center="bias", seed=0, progress=False)
+    means, signal = [], ops.convert_to_tensor(numbers(2000, 8))
+    for layer in model.layers[:-1]:
+        means.append(array(ops.matmul(signal, layer.kernel) + layer.bias).mean())
+        signal = layer(signal)
+    np.testing.assert_allclose(means, -0.8, atol=0.1)
+
+
+class Mine(layers.ELU):
+    """An activation layer of a user's own, which may change."""
+
+
+def test_what_is_known_of_activation_layers_is_found_once():
+    known = resolve(layers.ELU(0.7))
+    calls = []
+
+    def compute(activation):
+        calls.append(activation)
+        return len(calls)
+
+    assert remembered(compute, known) == remembered(compute, resolve(layers.ELU(0.7, name="other"))) == 1
+    assert remembered(compute, resolve(layers.ELU(0.8))) == 2
+    assert remembered(compute, resolve(layers.ReLU(max_value=6, negative_slope=0.1))) == 3
+    assert remembered(compute, resolve(layers.ReLU(negative_slope=0.1))) == 4
+    assert remembered(compute, resolve(layers.LeakyReLU(0.1))) == 5
+    assert remembered(compute, resolve(Mine())) != remembered(compute, resolve(Mine()))
 
 
 def test_of_an_odd_number_of_units_nothing_is_lost():

@@ -51,7 +51,8 @@ class LooksLinear(KernelScheme):
             what keeps 40 such layers in a row nearly linear: 1 for ReLU and GELU, 0.25 for
             sigmoid, 0.24 for tanh.
         input_mean: m, of what `activation` was given, a number: the bias that the layer before starts with
-            (`LooksLinearBias`). Its twins are then m + u and m − u, read as f(m + u) − f(m − u).
+            (`LooksLinearBias`). Its twins are then m + u and m − u, read as f(m + u) − f(m − u). Give
+            `input_variance` with it, which is else chosen for a mean of zero.
         input_blocks: how many blocks, each with its own two halves, the inputs consist of: one for
             each pixel of an image that is flattened, its channels last.
         {exact}

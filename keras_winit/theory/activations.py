@@ -2,7 +2,7 @@
 
 import inspect
 from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import cache
 from typing import Any, NamedTuple, TypeVar
 
 import keras
@@ -116,16 +116,36 @@ def _prelu_slope(layer: keras.layers.PReLU) -> float:
 
 def remembered(compute: Callable[..., T], activation: Activation, *arguments: Any) -> T:
     """What is computed of an activation, once, but for a layer of the user's own, which may change."""
+    key = _key(activation)
+    if key is None:
+        return compute(activation, *arguments)
+    asked = (compute, key, *arguments)
+    if asked not in _KNOWN:
+        while len(_KNOWN) >= _MOST_KNOWN:
+            _KNOWN.pop(next(iter(_KNOWN)), None)
+        _KNOWN[asked] = compute(activation, *arguments)
+    found: T = _KNOWN[asked]
+    return found
+
+
+_KNOWN: dict[Any, Any] = {}
+_MOST_KNOWN = 512
+
+
+def _key(activation: Activation) -> Any:
+    """What tells an activation from others; None for what may change."""
+    function = activation.function
+    if isinstance(function, keras.layers.Layer):
+        return None
+    if activation.name == "prelu":
+        return activation.name, activation.negative_slope
+    layer = getattr(function, "__self__", None)
+    if isinstance(layer, keras.layers.Layer) and type(layer).__module__.startswith("keras."):
+        # The `call` of one of Keras' own: of equal arguments it is the same.
+        config = {key: value for key, value in layer.get_config().items() if key != "name"}
+        return type(layer), repr(config)
     try:
         hash(activation)
     except TypeError:
-        return compute(activation, *arguments)
-    if isinstance(activation.function, keras.layers.Layer):
-        return compute(activation, *arguments)
-    result: T = _remembered(compute, activation, *arguments)
-    return result
-
-
-@lru_cache(maxsize=256)
-def _remembered(compute: Callable[..., Any], activation: Activation, *arguments: Any) -> Any:
-    return compute(activation, *arguments)
+        return None
+    return activation

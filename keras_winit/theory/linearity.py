@@ -156,7 +156,7 @@ def _bent_at(activation: Activation, mean: float, variance: float) -> float:
 def _best_mean(activation: Activation) -> tuple[float, float]:
     """The mean at which an activation is bent least, to a tenth, and how much it is."""
     bends = {mean: _bent_at(activation, mean, _WIDE) for mean in _MEANS}
-    best = min(bends, key=lambda mean: (bends[mean], abs(mean)))
+    best = min(bends, key=lambda mean: (round(bends[mean], 6), abs(mean), mean))  # of equals, one
     return best, bends[best]
 
 

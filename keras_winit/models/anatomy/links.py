@@ -12,7 +12,7 @@ from keras_winit.models.tracing.kinds import CONVOLUTIONS
 from keras_winit.models.tracing.trace import Step, Value
 from keras_winit.theory.activations import resolve
 from keras_winit.theory.einsum import einsum_labels
-from keras_winit.theory.linearity import is_odd
+from keras_winit.theory.linearity import is_odd, linear_variance
 
 INPUT = "the model's input"
 OUTPUT = "the model's output"
@@ -25,6 +25,13 @@ class Link(NamedTuple):
 
     signal: Signal
     blocks: int
+
+
+class Chain(NamedTuple):
+    """Kernels that hang together: how many activations are in a row, and whether all are odd curves."""
+
+    depth: int
+    curved: bool
 
 
 class Links:
@@ -63,7 +70,7 @@ class Links:
             self._go_through(step)
         for value in trace.outputs:
             self._end(self._signal(value), OUTPUT)
-        self._places_in_chains, self._depths = self._lengths_of_chains()
+        self._before, self._chains = self._find_chains()
 
     def goes_on(self, slot: Slot) -> bool:
         """Whether all that reads a kernel's units are kernels that can read twins."""
@@ -74,13 +81,13 @@ class Links:
         source = self.reads[slot].signal.source if slot in self.reads else None
         return source is not None and self.goes_on(source)
 
-    def depth(self, slot: Slot) -> int:
-        """The number of activations in the longest chain that hangs together with a kernel, at least one."""
-        return self._depths[slot]
+    def chain(self, slot: Slot) -> Chain:
+        """The chain that hangs together with a kernel."""
+        return self._chains[slot]
 
     def place(self, slot: Slot) -> int:
         """The number of activations before a kernel in the longest chain that leads to it."""
-        return self._places_in_chains[slot]
+        return self._before[slot]
 
     def activation(self, slot: Slot) -> Any:
         """The one activation behind which all read a kernel's units; None for none, or several."""
@@ -157,22 +164,37 @@ class Links:
             self.ends.setdefault(signal.source, why)
             self._last.setdefault(signal.source, []).append(signal.activation)
 
-    def _lengths_of_chains(self) -> tuple[dict[Slot, int], dict[Slot, int]]:
-        """For each kernel, the activations before it, and those in the longest chain that it is in."""
+    def _find_chains(self) -> tuple[dict[Slot, int], dict[Slot, Chain]]:
+        """For each kernel, the activations before it, and the chain that hangs together with it."""
         links = [
-            (slot, reader) for slot in self.reads if self.goes_on(slot) for reader, _ in self.readers[slot]
+            (slot, reader, signal.activation)
+            for slot in self.reads
+            if self.goes_on(slot)
+            for reader, signal in self.readers[slot]
         ]
         place = dict.fromkeys(self.reads, 0)
-        for slot, reader in links:  # in the order of the graph
+        joined = {slot: [slot] for slot in self.reads}  # one list for all of a chain
+        for slot, reader, _ in links:  # in the order of the graph
             place[reader] = max(place[reader], place[slot] + 1)
-        longest, changed = {slot: max(1, count) for slot, count in place.items()}, True
-        while changed:
-            changed = False
-            for slot, reader in (*links, *reversed(links)):
-                if longest[slot] != longest[reader]:
-                    longest[slot] = longest[reader] = max(longest[slot], longest[reader])
-                    changed = True
-        return place, longest
+            small, large = sorted((joined[slot], joined[reader]), key=len)
+            if small is not large:
+                large += small
+                joined.update(dict.fromkeys(small, large))
+        activations: dict[int, list[Any]] = {}
+        for slot, _, activation in links:
+            activations.setdefault(id(joined[slot]), []).append(activation)
+        chains = {
+            id(slots): Chain(
+                max(1, *(place[slot] for slot in slots)), _are_odd_curves(activations.get(id(slots), []))
+            )
+            for slots in joined.values()
+        }
+        return place, {slot: chains[id(slots)] for slot, slots in joined.items()}
+
+
+def _are_odd_curves(activations: list[Any]) -> bool:
+    """Whether all are odd, as tanh and softsign are, and not all a line."""
+    return all(map(is_odd, activations)) and any(linear_variance(each) < 1 for each in activations)
 
 
 def _reads_units(slot: Slot) -> bool:

@@ -1,13 +1,14 @@
 """What is to become of the constant part of a layer's signal, before and after its activation."""
 
 import math
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.links import Links
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.calibrating.targets import CONSTANT, constant_share, mirrored
+from keras_winit.schemes.looks_linear import LooksLinearBias
 from keras_winit.theory.gains import moments
 from keras_winit.theory.linearity import linear_place
 
@@ -26,7 +27,7 @@ class Centring:
     Args:
         center: one of CENTRES.
         anatomy: the model taken apart.
-        drawn: those of its variables that are drawn anew.
+        drawn: those of its variables that are drawn anew, and what from.
         left: those that are as they were asked for, or kept.
         target: which deviation a kernel's output is to have.
     """
@@ -36,7 +37,7 @@ class Centring:
         center: str,
         anatomy: Anatomy,
         *,
-        drawn: Container[Slot],
+        drawn: Mapping[Slot, Any],
         left: Container[Slot],
         target: Callable[[Slot], float],
     ) -> None:
@@ -71,6 +72,9 @@ class Centring:
         links = self._links
         if id(slot.layer) not in self._biases or self.center not in ("auto", "bias"):
             return None
+        moved = self._drawn.get(self._biases[id(slot.layer)])
+        if isinstance(moved, LooksLinearBias):  # where its kernels' twins are read
+            return moved.value if self.center == "bias" else None
         own = getattr(slot.layer, "activation", None)
         if links is not None:
             own = links.activation(slot) or own
@@ -84,7 +88,7 @@ class Centring:
     def _needs_it(self, slot: Slot, activation: Any) -> bool:
         """Whether a kernel is in a chain whose constant part would grow; twins cancel it by themselves."""
         links = self._links
-        if links is None or slot not in self._drawn or mirrored(slot):
+        if links is None or slot not in self._drawn or mirrored(self._drawn[slot]):
             return False
         if not links.goes_on(slot):
             if not links.goes_before(slot):
@@ -96,7 +100,9 @@ class Centring:
             return False
         share = constant_share(activation)
         grows = found.derivative_second > _GROWTH * found.second
-        return share > CONSTANT or (share > _CONSTANT_WHEN_DEEP and grows and links.depth(slot) >= _DEEP)
+        return share > CONSTANT or (
+            share > _CONSTANT_WHEN_DEEP and grows and links.chain(slot).depth >= _DEEP
+        )
 
     def share(self, slot: Slot) -> float:
         """The share of each unit's mean weight to take away, so that signals and gradients keep their scale.

@@ -1,7 +1,7 @@
 """How large each kernel's output is to be: what `calibrate` aims at."""
 
 import math
-from collections.abc import Container
+from collections.abc import Mapping
 from typing import Any
 
 from keras_winit.models.anatomy.anatomy import Anatomy
@@ -30,13 +30,13 @@ class Targets:
         anatomy: the model taken apart.
         std: the deviation for all but answers; None for that of long and short chains.
         answers: the kernels that put out the model's answers.
-        drawn: the kernels that are drawn anew.
+        drawn: the kernels that are drawn anew, and what from.
     """
 
     def __init__(
-        self, anatomy: Anatomy, std: float | None, answers: Answers, drawn: Container[Slot] = ()
+        self, anatomy: Anatomy, std: float | None, answers: Answers, drawn: Mapping[Slot, Any] | None = None
     ) -> None:
-        self._anatomy, self._std, self._answers, self._drawn = anatomy, std, answers, drawn
+        self._anatomy, self._std, self._answers, self._drawn = anatomy, std, answers, drawn or {}
         self._depths, self._shares = anatomy.once(Depths), anatomy.once(shares)
         self._found: dict[Slot, float] = {}
 
@@ -53,7 +53,7 @@ class Targets:
         return constant_share(activation_after(self._anatomy, slot)[0]) <= CONSTANT
 
     def _mirrored(self, slot: Slot) -> LooksLinear | None:
-        return mirrored(slot) if self._std is None and slot in self._drawn else None
+        return mirrored(self._drawn.get(slot)) if self._std is None else None
 
     def _of(self, slot: Slot) -> float:
         own = self._mirrored(slot)
@@ -67,9 +67,8 @@ class Targets:
         return min(steep, SHORT if self.is_gentle(slot) else LONG) * share
 
 
-def mirrored(slot: Slot) -> LooksLinear | None:
-    """The `LooksLinear` that a kernel is drawn from, wrapped or not."""
-    initializer = slot.configured
+def mirrored(initializer: Any) -> LooksLinear | None:
+    """The `LooksLinear` that an initializer is, wrapped or not."""
     while isinstance(initializer, Wrapper):
         initializer = initializer.initializer
     return initializer if isinstance(initializer, LooksLinear) else None

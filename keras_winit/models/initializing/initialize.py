@@ -160,9 +160,9 @@ class Drawing:
         self.stateful = optimizer is not None and optimizer.built
 
     @property
-    def drawn(self) -> set[Slot]:
-        """The variables that are drawn anew."""
-        return {slot for slot, choice, _ in self._steps if choice.initializer is not None}
+    def drawn(self) -> dict[Slot, Any]:
+        """The variables that are drawn anew, and what from."""
+        return {slot: choice.initializer for slot, choice, _ in self._steps if choice.initializer is not None}
 
     @property
     def asked(self) -> dict[Slot, str]:

@@ -1,7 +1,6 @@
 """Looking linear as a whole model: which kernels have twins, and what each of them reads."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.links import OUTPUT, Links
@@ -15,7 +14,7 @@ from keras_winit.theory.linearity import Start, is_odd, linear_start, linear_var
 # 1: a step of training moves the outputs of a network by what all its layers learn together.
 # Measured: tests/benchmarks/trainability.py.
 _OUTPUT_VARIANCE_IN_ALL = 25
-# Where activations are odd and no line, as tanh.
+# Where all activations of a chain are odd, and not all a line: tanh, softsign.
 _OUTPUT_VARIANCE_OF_ODD = 2
 # The variances in a chain of these begin where all would be in one so much shorter, and fall to 1/√length of
 # that. At 100 layers tanh and softsign reach 0.94 and 0.92 so; with one variance for all layers, the largest
@@ -39,12 +38,9 @@ class Mirroring:
 
     def __init__(self, anatomy: Anatomy, kernels: Iterable[Slot], free: Iterable[Slot]) -> None:
         self._links = links = Links(anatomy, kernels)
-        self._free = set(free)
-        self._biases = {
-            id(slot.layer): slot
-            for slot in self._free
-            if slot.role == "bias" and slot.use is None and not slot.kept
-        }
+        self._free = dict.fromkeys(free)
+        biases = [slot for slot in self._free if slot.role == "bias" and slot.use is None and not slot.kept]
+        self._biases = {id(slot.layer): slot for slot in reversed(biases)}
         # A chain's variances follow from its length.
         self._starts = {slot: self._start(slot) for slot in links.reads if links.goes_on(slot)}
         self._moved = {
@@ -84,12 +80,12 @@ class Mirroring:
 
     def _start(self, slot: Slot) -> Start:
         """How a kernel's units start: as all that read them want it."""
-        depth, readers = self._links.depth(slot), self._links.readers[slot]
+        depth, readers = self._links.chain(slot).depth, self._links.readers[slot]
         activations = [signal.activation for _, signal in readers]
         start, *others = (linear_start(activation, depth) for activation in activations)
         if start.mean and all(other == start for other in others) and self._may_move(slot):
             return start
-        curved = all(map(_is_odd_curve, activations))
+        curved = self._links.chain(slot).curved
         length = depth / _SHORTER_OF_ODD if curved else depth
         variance = min(linear_variance(activation, length) for activation in activations)
         fallen = depth ** (-self._links.place(slot) / depth / 2) if curved else 1.0
@@ -98,7 +94,7 @@ class Mirroring:
     def _may_move(self, slot: Slot) -> bool:
         """Whether there is a bias to move a kernel's units by, and all that reads them is drawn to suit."""
         own = slot.use is None and id(slot.layer) in self._biases
-        return own and self._free.issuperset([slot, *(reader for reader, _ in self._links.readers[slot])])
+        return own and all(each in self._free for each in (slot, *dict(self._links.readers[slot])))
 
     def _has_twins(self, slot: Slot) -> bool:
         return any(not is_odd(signal.activation) for _, signal in self._links.readers[slot])
@@ -106,11 +102,6 @@ class Mirroring:
     def _end_variance(self, slot: Slot, end: str) -> float:
         if end != OUTPUT:
             return 1.0
-        curved = _is_odd_curve(self._links.reads[slot].signal.activation)
-        in_all = _OUTPUT_VARIANCE_OF_ODD if curved else _OUTPUT_VARIANCE_IN_ALL
-        return min(1.0, in_all / self._links.depth(slot))
-
-
-def _is_odd_curve(activation: Any) -> bool:
-    """Whether an activation is odd and no line, as tanh and softsign are."""
-    return is_odd(activation) and linear_variance(activation) < 1
+        chain = self._links.chain(slot)
+        in_all = _OUTPUT_VARIANCE_OF_ODD if chain.curved else _OUTPUT_VARIANCE_IN_ALL
+        return min(1.0, in_all / chain.depth)

@@ -17,15 +17,15 @@ def is_data_set(data: Any) -> bool:
 
 def batches_in(data: Any) -> Iterator[tuple[Any, Any, Any]]:
     """Each batch of a data set, as (inputs, labels, sample weights); what is not there is None."""
-    for batch in _items(data):
-        # A DataLoader collates a pair to a list.
-        yield keras.utils.unpack_x_y_sample_weight(tuple(batch) if isinstance(batch, list) else batch)
+    if isinstance(data, keras.utils.PyDataset):  # it may have no end, and no `__iter__`
+        indices = itertools.count() if data.num_batches is None else range(data.num_batches)
+        return map(_triple, map(data.__getitem__, indices))
+    return map(_triple, data)  # no generator of ours, which would close the user's when it ends
 
 
-def _items(data: Any) -> Iterator[Any]:
-    if not isinstance(data, keras.utils.PyDataset):
-        yield from data
-        return
-    # It may have no end, and no `__iter__`.
-    for index in itertools.count() if data.num_batches is None else range(data.num_batches):
-        yield data[index]
+def _triple(batch: Any) -> tuple[Any, Any, Any]:
+    # A DataLoader collates a pair to a list.
+    found: tuple[Any, Any, Any] = keras.utils.unpack_x_y_sample_weight(
+        tuple(batch) if isinstance(batch, list) else batch
+    )
+    return found
