@@ -55,7 +55,8 @@ class Printed:
         for table in self._tables():
             head = _html_row("th", table.headings)
             body = "".join(_html_row("td", row) for row in _shortened(table.rows))
-            parts.append(f"<b>{html.escape(table.title)}</b><br>{html.escape(table.legend)}")
+            lines = filter(None, (f"<b>{html.escape(table.title)}</b>", html.escape(table.legend)))
+            parts.append("<br>".join(lines))
             parts.append(f"<table><thead>{head}</thead><tbody>{body}</tbody></table>")
         return "".join(parts)
 
