@@ -21,7 +21,7 @@ MODULES = sorted(
 
 # From the bottom up: a module imports only what stands before it, from its folder or from a lower one.
 FOLDERS = {
-    "support": "building checks host products interrupts loading losses progress terminal",
+    "support": "building checks host products loading losses progress terminal",
     "drawing": "precision seeds sharding jax_random tensorflow_random generators sampling haar "
     "ingredients scrambled orthonormal",
     "theory": "fans einsum matrix_view activations gains balance linearity",

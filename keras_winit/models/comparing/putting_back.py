@@ -6,8 +6,6 @@ from typing import Any
 
 import keras
 
-from keras_winit.support.interrupts import surely
-
 # What a model notes down as it trains: the compiled step, JAX' copy of its state.
 _NOTES = ("train_function", "stop_training", "_jax_state", "_jax_state_synced")
 _BUILT_LATE = ("_compile_loss", "_compile_metrics")
@@ -132,7 +130,11 @@ def as_found(model: keras.Model) -> Iterator[StandIns]:
         vars(model)["train_function"] = None  # one that is there trains with the optimizer itself
         yield stand_ins
     finally:
-        surely(all_back)
+        try:
+            all_back()
+        except KeyboardInterrupt:  # in the midst of it: from the start
+            all_back()
+            raise
 
 
 def _contents(held: Any) -> Callable[[], None]:

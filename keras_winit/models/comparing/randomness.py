@@ -10,7 +10,6 @@ from keras.src.backend.common import global_state  # which Keras does not export
 from keras.src.random.seed_generator import global_seed_generator
 
 from keras_winit.drawing.seeds import fold
-from keras_winit.support.interrupts import surely
 
 _GENERATOR = "global_seed_generator"  # its name among Keras' global attributes
 
@@ -47,7 +46,11 @@ def randomness_kept() -> Iterator[None]:
     try:
         yield
     finally:
-        surely(put_back)
+        try:
+            put_back()
+        except KeyboardInterrupt:  # in the midst of it: from the start
+            put_back()
+            raise
 
 
 def _torch_states() -> Callable[[], None]:

@@ -14,7 +14,6 @@ import numpy as np
 from keras.src.backend.common.variables import AutocastScope  # which Keras does not export
 
 from keras_winit.support.host import host_array
-from keras_winit.support.interrupts import surely
 
 
 def exact_value(variable: Any) -> Any:
@@ -145,7 +144,11 @@ def taken_back() -> Iterator[Undo]:
         try:
             yield undo
         finally:
-            surely(undo.take_back)
+            try:
+                undo.take_back()
+            except KeyboardInterrupt:  # in the midst of it: from the start
+                undo.take_back()
+                raise
 
 
 @contextlib.contextmanager
@@ -163,5 +166,9 @@ def undo_on_failure(*, in_memory: bool = False) -> Iterator[Undo]:
         try:
             yield undo
         except BaseException:
-            surely(undo.take_back)
+            try:
+                undo.take_back()
+            except KeyboardInterrupt:  # in the midst of it: from the start
+                undo.take_back()
+                raise
             raise

@@ -10,8 +10,6 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-from keras_winit.support.interrupts import surely
-
 # What a layer does in place of its own `call`: it is given that, and what `call` would be.
 Hook = Callable[..., Any]
 
@@ -81,7 +79,11 @@ def _eagerly() -> Iterator[None]:
             tf.config.run_functions_eagerly(True)
         yield
     finally:
-        surely(put_back)
+        try:
+            put_back()
+        except KeyboardInterrupt:  # in the midst of it: from the start
+            put_back()
+            raise
 
 
 def having(layer: Any, **values: Any) -> contextlib.AbstractContextManager[None]:
@@ -122,7 +124,11 @@ def _having_all(changes: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
             vars(layer)[name] = value
         yield
     finally:
-        surely(put_back)
+        try:
+            put_back()
+        except KeyboardInterrupt:  # in the midst of it: from the start
+            put_back()
+            raise
 
 
 @contextlib.contextmanager
@@ -156,7 +162,11 @@ def untouched(model: keras.layers.Layer, undo: Any = None) -> Iterator[None]:
             states.clear()
         raise
     finally:
-        surely(put_back)
+        try:
+            put_back()
+        except KeyboardInterrupt:  # in the midst of it: from the start
+            put_back()
+            raise
 
 
 def _changed_by_calls(model: keras.layers.Layer, every: list[Any]) -> list[Any]:

@@ -15,8 +15,6 @@ import numpy as np
 from keras import layers
 from keras.src.backend.common import global_state  # which Keras does not export
 
-from keras_winit.support.interrupts import surely
-
 
 class Tracer(Protocol):
     """What answers in the place of layers and operations."""
@@ -91,7 +89,11 @@ def replaced() -> Iterator[None]:
                     setattr(kind, name, replacement(vars(kind)[name]))
         yield
     finally:
-        surely(put_back)
+        try:
+            put_back()
+        except KeyboardInterrupt:  # in the midst of it: from the start
+            put_back()
+            raise
 
 
 @contextlib.contextmanager
@@ -143,4 +145,8 @@ def nothing_left(model: Any) -> Iterator[keras.StatelessScope]:
         thread["stateless_scope"] = scope = keras.StatelessScope(initialize_variables=False)
         yield scope
     finally:
-        surely(put_back)
+        try:
+            put_back()
+        except KeyboardInterrupt:  # in the midst of it: from the start
+            put_back()
+            raise
