@@ -12,6 +12,7 @@ from keras import layers, ops
 
 import keras_winit as winit
 from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.anatomy.ancestry import Ancestry
 from keras_winit.models.anatomy.branches import ENDED, GAMMA, SEVERAL, shares
 from keras_winit.models.calibrating.targets import SHORT
 
@@ -209,3 +210,16 @@ def test_sums_of_scores_are_no_branches():
     found = winit.branches(keras.Model(inputs, inputs + Biased()(inputs)))
     assert [slot.variable.name for branch in found for slot in branch.last] == ["value"]
     assert len([each for each in found.others if "scores" in each.reason]) == 2
+
+
+@pytest.mark.parametrize("call", [winit.initialize, winit.calibrate, winit.diagnose])
+def test_what_values_come_from_is_looked_for_once(call, monkeypatch):
+    inputs = x = keras.Input((8, 8))
+    for _ in range(4):
+        y = layers.MultiHeadAttention(2, 4)(x, x)
+        x = layers.LayerNormalization()(x + y)
+    model, made = keras.Model(inputs, layers.Dense(3)(x)), []
+    begin = Ancestry.__init__
+    monkeypatch.setattr(Ancestry, "__init__", lambda self, anatomy: made.append(begin(self, anatomy)))
+    call(model)
+    assert len(made) == 1

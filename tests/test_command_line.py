@@ -125,6 +125,7 @@ def test_initialize_and_portable(ending, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "orthogonal" in printed
     assert "seed 3" in printed
+    assert printed.endswith(f"Written to {out}.\n")
     winit.initialize(model, "orthogonal", seed=3)
     found = keras.models.load_model(out)
     for one, other in zip(found.get_weights(), model.get_weights(), strict=True):
@@ -183,7 +184,9 @@ def test_a_compiled_model_that_was_not_trained_is_read_in_silence(tmp_path, recw
 def test_a_dry_run_writes_nothing(tmp_path, capsys):
     _, path = saved(tmp_path)
     assert main(["initialize", str(path), str(tmp_path / "out.keras"), "--dry-run"]) == 0
-    assert "would be drawn" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "would be drawn" in printed
+    assert "Written" not in printed
     assert [item.name for item in tmp_path.iterdir()] == [path.name]
 
 
@@ -258,7 +261,9 @@ def test_calibrate_writes_a_calibrated_model(tmp_path, capsys):
     data, _ = batch_files(tmp_path)
     out = tmp_path / "out.keras"
     assert main(["calibrate", str(path), str(out), "--data", data, "--seed", "3"]) == 0
-    assert "2 kernels rescaled" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "2 kernels rescaled" in printed
+    assert printed.endswith(f"Written to {out}.\n")
     found = keras.models.load_model(out)
     winit.calibrate(model, np.load(data), seed=3)
     for one, other in zip(found.get_weights(), model.get_weights(), strict=True):
@@ -392,7 +397,9 @@ def test_compare_prints_a_table_and_writes_the_winner(tmp_path, capsys):
     before = path.read_bytes()
     plot = tmp_path / "out.png"
     assert main([*given, "--schemes", "zeros,torch", "--plot", str(plot)]) == 0
-    assert "wins, last loss" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "wins, last loss" in printed
+    assert "Written" not in printed
     assert plot.read_bytes()[:4] == b"\x89PNG"
     assert path.read_bytes() == before
     out = tmp_path / "out.keras"

@@ -202,6 +202,16 @@ def test_kernels_that_were_asked_for_are_not_moved():
     assert {row.scheme for row in plan.rows} == {"looks_linear", "zeros"}
 
 
+def test_units_that_a_kernel_reads_which_was_asked_for_are_not_moved():
+    model = deep()
+    model.layers[30].kernel_initializer = winit.LooksLinear("elu")
+    winit.initialize(model, "looks_linear", seed=0)
+    assert [index for index, bias in enumerate(biases(model)[:-1]) if not bias] == [29, 30]
+    assert model.layers[30].kernel_initializer.input_mean == 0
+    assert model.layers[31].kernel_initializer.input_mean == 0
+    assert model.layers[32].kernel_initializer.input_mean == -0.8
+
+
 def test_what_is_no_number_far_out_moves_nothing():
     def bad(x):
         return ops.where(x < -1, np.nan, ops.elu(x))
@@ -209,6 +219,7 @@ def test_what_is_no_number_far_out_moves_nothing():
     assert linear_start(bad, 100).mean == 0
     with pytest.raises(ValueError, match="around any mean"):
         winit.LooksLinearBias(bad)
+    assert winit.LooksLinearBias("relu").value == 0
 
 
 def test_portable_takes_such_biases_for_zeros():

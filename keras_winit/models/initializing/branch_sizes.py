@@ -1,4 +1,4 @@
-"""How much smaller than their fans say kernels in residual branches are to start, and the γ that end them."""
+"""How much smaller than their fans say kernels in residual branches are to start."""
 
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.attention import query_kernels
