@@ -285,11 +285,11 @@ def gated(bias):
     return compiled(keras.Model(inputs, layers.Dense(3)(x)), LOGITS)
 
 
-def cell(kind, gate, value):
+def cell(layer, gate, value, shape=(4, 4)):
+    """A recurrent layer of 8 units, a gate of which has this bias."""
     keras.utils.set_random_seed(0)
     inputs = keras.Input((16,))
-    layer = kind(8)
-    model = keras.Model(inputs, layers.Dense(3)(layer(layers.Reshape((4, 4))(inputs))))
+    model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(layer(layers.Reshape(shape)(inputs)))))
     bias = array(layer.cell.bias.value).copy()
     bias[..., 8 * gate : 8 * gate + 8] = value
     layer.cell.bias.assign(bias)
@@ -317,8 +317,13 @@ def large_epsilon(layer):
 MISSED = {
     "a gate that is shut": (lambda: gated(-12), "stuck_gate", "error"),
     "a gate that is open": (lambda: gated(12), "stuck_gate", "error"),
-    "an input gate that is shut": (lambda: cell(layers.LSTM, 0, -20), "stuck_gate", "error"),
-    "an update gate that keeps everything": (lambda: cell(layers.GRU, 0, 20), "stuck_gate", "error"),
+    "an input gate that is shut": (lambda: cell(layers.LSTM(8), 0, -20), "stuck_gate", "error"),
+    "an update gate that keeps everything": (lambda: cell(layers.GRU(8), 0, 20), "stuck_gate", "error"),
+    "an output gate of a convolutional LSTM": (
+        lambda: cell(layers.ConvLSTM1D(8, 2, padding="same"), 3, -20, (2, 4, 2)),
+        "stuck_gate",
+        "error",
+    ),
     "attention that sees one key": (lambda: attention(20.0), "one_hot_attention", "error"),
     "equal queries and keys": (lambda: attention(equal=True), "equal_tensors", "warning"),
     "ε above a batch's variance": (
@@ -345,8 +350,8 @@ def test_what_was_missed_is_found(name):
 
 
 def test_gates_and_normalizations_as_they_are_drawn_are_fine():
-    chrono = cell(layers.LSTM, 1, 7.0)
-    for model in (gated(0), gated(-2), chrono, cell(layers.GRU, 0, 1.0), attention()):
+    chrono = cell(layers.LSTM(8), 1, 7.0)
+    for model in (gated(0), gated(-2), chrono, cell(layers.GRU(8), 0, 1.0), attention()):
         codes = {finding.code for finding in winit.diagnose(model, X, Y).findings}
         assert not codes & {"stuck_gate", "one_hot_attention", "epsilon", "equal_tensors"}, codes
 
@@ -474,12 +479,15 @@ def test_layers_are_shown_as_they_are():
 @pytest.mark.skipif(BACKEND == "torch", reason="Keras normalizes nothing but the last axes there")
 def test_epsilon_is_held_against_what_a_normalization_divides_by():
     inputs = keras.Input((6, 8))
-    x = layers.LayerNormalization(axis=1, epsilon=1e-3, name="norm")(inputs)
-    model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(x)))
+    norm = layers.LayerNormalization(axis=1, epsilon=1e-3, name="norm")
+    model = keras.Model(inputs, layers.Dense(3)(layers.Flatten()(norm(inputs))))
     level = RNG.normal(size=(128, 1, 8))  # differs between units, along the axis that is not normalized
-    data = (level + 1e-3 * RNG.normal(size=(128, 6, 8))).astype("float32")
-    codes = {finding.code: finding.path for finding in winit.diagnose(model, data, Y, LOGITS).findings}
-    assert codes.get("epsilon", "").endswith("norm")
+    data = (level + 1e-2 * RNG.normal(size=(128, 6, 8))).astype("float32")
+    (found,) = (each for each in winit.diagnose(model, data, Y, LOGITS).findings if each.code == "epsilon")
+    assert found.path.endswith("norm")
+    ratio = found.figures["ratio"]
+    assert (1 + ratio) ** -0.5 == pytest.approx(float(np.std(array(norm(data)))), rel=0.1)
+    assert f"has a deviation of {(1 + ratio) ** -0.5:.2g}, not 1." in found.message
 
 
 @pytest.mark.parametrize(("depth", "is_error"), [(4, False), (6, True)])

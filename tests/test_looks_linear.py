@@ -9,7 +9,7 @@ from keras import layers, ops
 import keras_winit as winit
 from keras_winit.models.anatomy.outputs import NUMBER_STD
 from keras_winit.theory.activations import remembered, resolve
-from keras_winit.theory.linearity import is_odd, linear_start, linear_variance, power
+from keras_winit.theory.linearity import are_curves, is_odd, linear_start, linear_variance, power
 
 # f(u) − f(−u) is exactly linear where this says so.
 ACTIVATIONS = {
@@ -260,8 +260,8 @@ def test_without_a_bias_of_ones_own_nothing_lies_elsewhere():
     assert set(variances(bias_initializer=keras.initializers.Constant(0.1))) == {0.0}
 
 
-@pytest.mark.parametrize("activation", ["tanh", "softsign"])
-def test_variances_of_odd_curves_fall_along_a_chain(activation):
+@pytest.mark.parametrize("activation", ["tanh", "softsign", "sigmoid"])
+def test_variances_of_curves_fall_along_a_chain(activation):
     stack = [layers.Dense(64, activation) for _ in range(100)]
     model = keras.Sequential([keras.Input((48,)), *stack, layers.Dense(400)])
     winit.initialize(model, "looks_linear", seed=0)
@@ -270,9 +270,23 @@ def test_variances_of_odd_curves_fall_along_a_chain(activation):
     for layer in stack:
         found.append(array(ops.matmul(signal, layer.kernel)).var())
         signal = layer(signal)
-    wanted = linear_variance(activation, 25) * 100 ** (-np.arange(100) / 200)
+    begin = 1 if activation == "sigmoid" else linear_variance(activation, 25)
+    wanted = begin * 100 ** (-np.arange(100) / 200)
     np.testing.assert_allclose(found, wanted, rtol=0.1)
     assert array(model.layers[-1](signal)).var() == pytest.approx(2 / 100, rel=0.1)
+
+
+@pytest.mark.parametrize(
+    ("activations", "depth", "expected"),
+    [
+        *[(("sigmoid",), 60, False), (("sigmoid",), 80, True), (("sigmoid", "tanh"), 80, True)],
+        *[(("sigmoid", "tanh"), 40, False), (("sigmoid", "relu"), 80, False), (("selu",), 300, False)],
+        *[(("linear",), 300, False), (("linear", "tanh"), 10, True), ((), 100, False)],
+    ],
+)
+def test_what_are_curves(activations, depth, expected):
+    """Sigmoid only in chains in which twins of a quarter's variance are three times as bent as allowed."""
+    assert are_curves(activations, depth) is expected
 
 
 @pytest.mark.parametrize("activation", ["tanh", "elu", "relu"])

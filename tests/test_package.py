@@ -24,7 +24,7 @@ FOLDERS = {
     "support": "building checks host products loading losses progress terminal",
     "drawing": "precision seeds sharding jax_random tensorflow_random generators sampling haar "
     "ingredients scrambled orthonormal",
-    "theory": "fans einsum matrix_view activations gains balance linearity",
+    "theory": "fans einsum matrix_view activations gates gains balance linearity",
     "schemes": "base registry basic variance_scheme variance orthogonal structured compose icnr bias siren "
     "looks_linear factored",
     "": "choose files listing",

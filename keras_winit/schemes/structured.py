@@ -15,6 +15,7 @@ from keras_winit.schemes.registry import register
 from keras_winit.support.building import layer_being_built
 from keras_winit.support.checks import Shape, as_float, as_int, check_fits
 from keras_winit.support.host import is_traced
+from keras_winit.theory.gates import gates
 from keras_winit.theory.matrix_view import MatrixView
 
 
@@ -83,18 +84,14 @@ def _where(mask: Any, value: float, dtype: str) -> Any:
     return ops.where(mask, filled, zero)
 
 
-# How many gates lie side by side in the kernels of Keras' cells.
-_GATES = {"LSTMCell": 4, "ConvLSTMCell": 4, "GRUCell": 3}
-
-
 def _check_gates(shape: Shape) -> None:
     """Refuse a fused kernel of a recurrent layer, of which only the first gate would be the identity."""
     cell = layer_being_built()
-    gates = max((_GATES.get(kind.__name__, 1) for kind in type(cell).__mro__), default=1)
-    if gates > 1 and shape[-1] == gates * getattr(cell, "units", getattr(cell, "filters", 0)):
+    count = len(gates(cell))
+    if count > 1 and shape[-1] == count * getattr(cell, "units", getattr(cell, "filters", 0)):
         raise ValueError(
-            f"The kernel of {cell.name!r} holds {gates} gates side by side: the identity would reach one "
-            f'of them. Received: Identity for shape={shape!r}. Pass `PerGate("identity", gates={gates})`.'
+            f"The kernel of {cell.name!r} holds {count} gates side by side: the identity would reach one "
+            f'of them. Received: Identity for shape={shape!r}. Pass `PerGate("identity", gates={count})`.'
         )
 
 

@@ -6,6 +6,7 @@ An activation that is odd already, such as tanh, needs no twins. And most activa
 linear somewhere, where a bias can take their units.
 """
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,13 +16,19 @@ from keras_winit.theory.gains import evaluate, features, grid
 
 # How much of an activation's power may be nonlinear at the start, by the number of activations in a
 # row. Measured on plain stacks (tests/benchmarks/trainability.py), of 5 to 100 layers. For activations
-# that are odd this by the number. (Where a whole chain is drawn, `Mirroring` lets it begin with more.)
+# that are odd this by the number.
 _SHARE_OF_ODD = 0.6
 # For the odd part that twins leave this by its square: mish fails at 100 layers with 30 times as much.
 # And at a smaller variance than a quarter units carry so little that their biases outrun them:
 # sigmoid at 100 layers reaches 0.93 with a quarter, and 0.84 with a sixteenth.
 _SHARE_OF_TWINS = 3.0
 _LEAST_OF_TWINS = 0.25
+# Where that quarter leaves so many times more than is allowed, as for sigmoid from 70 layers on, twins are as
+# the odd functions. Convolutions of 100 layers of it reach 0.93 so, and 0.10 with a quarter throughout; of 40
+# layers a quarter is better.
+_TOO_BENT = 3.0
+# A whole chain of odd functions can begin with the variance of one so much shorter, if it falls along it.
+_SHORTER = 4.0
 # Units around another place are so wide. Measured on 100 layers: with 1, and with 16, ELU and SELU train as
 # well or nearly so, with a quarter neither does.
 _WIDE = 4.0
@@ -90,13 +97,31 @@ def linear_start(activation: Any, depth: int = USUAL_DEPTH) -> Start:
     a line. It is taken where the share that no line explains is a third of the other or less.
     """
     known, variance = resolve(activation), linear_variance(activation, depth)
-    if is_odd(known) or variance > _LEAST_OF_TWINS:
-        return Start(0.0, variance)
-    bent = remembered(_bent_at, known, 0.0, variance)
-    if bent <= _SHARE_OF_TWINS / depth**2:
+    excess = _excess(known, depth)
+    if excess <= 1:
         return Start(0.0, variance)
     mean, least = remembered(_best_mean, known)
+    bent = remembered(_bent_at, known, 0.0, variance)
     return Start(mean, _WIDE) if least <= bent / 3 else Start(0.0, variance)
+
+
+def are_curves(activations: Iterable[Any], depth: int) -> bool:
+    """Whether `depth` of these in a row stay nearly linear only with variances that fall along the chain.
+
+    All are odd, as tanh and softsign are, or so long a chain of them bends even the twins of the least
+    variance far too much, as sigmoid does from 70 layers on; and they are not all a line.
+    """
+    known = [resolve(activation) for activation in activations]
+    curves = all(is_odd(each) or _is_too_bent(each, depth) for each in known)
+    return curves and any(linear_variance(each) < 1 for each in known)
+
+
+def curve_variance(activation: Any, depth: int) -> float:
+    """The variance, up to 1, with which a chain of `depth` such activations begins, if it falls along it.
+
+    It is the largest at which a chain a quarter as long stays nearly linear, by the share for odd functions.
+    """
+    return remembered(_linear_variance, resolve(activation), _SHARE_OF_ODD / (depth / _SHORTER))
 
 
 def wide_mean(activation: Any) -> float:
@@ -120,6 +145,18 @@ def linear_place(activation: Any, std: float = 1.0) -> float:
     to zero counts.
     """
     return remembered(_linear_place, resolve(activation), std)
+
+
+def _excess(activation: Activation, depth: int) -> float:
+    """How many times too much twins of the least variance leave nonlinear; 0 for odd functions."""
+    if is_odd(activation):
+        return 0.0
+    return remembered(_bent_at, activation, 0.0, _LEAST_OF_TWINS) * depth**2 / _SHARE_OF_TWINS
+
+
+def _is_too_bent(activation: Activation, depth: int) -> bool:
+    """Whether twins of the least variance are bent far too much, and no mean helps."""
+    return _excess(activation, depth) > _TOO_BENT and not linear_start(activation, depth).mean
 
 
 def _linear_place(activation: Activation, std: float) -> float:

@@ -5,7 +5,6 @@ transposed convolutions, strides, embeddings, and recurrent kernels that hold se
 """
 
 import math
-import sys
 from collections.abc import Callable, Sequence
 from functools import singledispatch
 from typing import Any, cast
@@ -21,9 +20,7 @@ from keras_winit.models.tracing.tracer import trace
 from keras_winit.support.checks import did_you_mean, shown
 from keras_winit.theory.einsum import einsum_labels
 from keras_winit.theory.fans import Fans, compute_fans
-
-# Keras does not export the cell of a convolutional LSTM; making a layer to ask it takes too long.
-CONV_LSTM_CELL = sys.modules[layers.ConvLSTM1D.__bases__[0].__module__].ConvLSTMCell
+from keras_winit.theory.gates import CELLS, gates
 
 Rule = Callable[[Any, Any], Fans | None]
 
@@ -204,15 +201,12 @@ def _transposed(layer: Any, variable: Any) -> Fans | None:
     return convolutions.transposed_fans(variable.shape, math.prod(layer.strides))
 
 
-def _recurrent(gates: int) -> Rule:
-    def rule(_layer: Any, variable: Any) -> Fans | None:
-        if variable.name not in ("kernel", "recurrent_kernel"):
-            return None
-        *spatial, inputs, outputs = variable.shape
-        taps = math.prod(spatial)
-        return Fans(taps * inputs, taps * outputs / gates)
-
-    return rule
+def _recurrent(layer: Any, variable: Any) -> Fans | None:
+    if variable.name not in ("kernel", "recurrent_kernel"):
+        return None
+    *spatial, inputs, outputs = variable.shape
+    taps = math.prod(spatial)
+    return Fans(taps * inputs, taps * outputs / len(gates(layer)))
 
 
 def _tuple(value: Any, rank: int) -> tuple[int, ...]:
@@ -227,10 +221,8 @@ for _class in (layers.SeparableConv1D, layers.SeparableConv2D):
     _rule.register(_class, _separable)
 for _class in (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose):
     _rule.register(_class, _transposed)
-_rule.register(layers.SimpleRNNCell, _recurrent(1))
-_rule.register(layers.GRUCell, _recurrent(3))
-_rule.register(layers.LSTMCell, _recurrent(4))
-_rule.register(CONV_LSTM_CELL, _recurrent(4))
+for _class in CELLS:
+    _rule.register(_class, _recurrent)
 
 
 @_rule.register(layers.Embedding)

@@ -14,7 +14,6 @@ from keras import layers
 from keras_winit.models.anatomy import convolutions
 from keras_winit.models.anatomy.fresh import FreshValues
 from keras_winit.models.anatomy.layer_fans import (
-    CONV_LSTM_CELL,
     einsum_axes,
     fans_by_rule,
     fans_of_shape,
@@ -27,6 +26,7 @@ from keras_winit.models.tracing.opening import is_keras_call
 from keras_winit.models.tracing.ownership import owners
 from keras_winit.support.checks import Shape
 from keras_winit.theory.fans import Fans
+from keras_winit.theory.gates import gates
 
 # What a variable is for, by its name; everything else is "other".
 _ROLES = {
@@ -55,8 +55,6 @@ _INITIALIZERS = {
     "reverse_embeddings": "embeddings_initializer",
 }
 _ATTENTION = (layers.MultiHeadAttention, layers.GroupQueryAttention)
-CELLS = (layers.SimpleRNNCell, layers.LSTMCell, layers.GRUCell, CONV_LSTM_CELL)
-_GATED = (layers.LSTMCell, CONV_LSTM_CELL)
 
 
 ADAPTER = "a low-rank adapter"  # why LoRA's factors are kept, unless a rule names them
@@ -246,11 +244,7 @@ def _by_name(variable: Any, layer: Any) -> _Part:
 def _blocks(layer: Any, role: str) -> int:
     if role not in ("kernel", "recurrent"):
         return 1
-    if isinstance(layer, _GATED):
-        return 4
-    if isinstance(layer, layers.GRUCell):
-        return 3
-    return int(layer.groups) if isinstance(layer, CONVOLUTIONS) else 1
+    return int(layer.groups) if isinstance(layer, CONVOLUTIONS) else max(1, len(gates(layer)))
 
 
 def _axes(layer: Any, variable: Any, role: str) -> tuple[list[int], list[int]] | None:

@@ -10,7 +10,7 @@ from keras import layers, ops
 
 from keras_winit.models.anatomy.following import activation_behind
 from keras_winit.models.anatomy.normalizing import normalizations_after
-from keras_winit.models.anatomy.slots import CELLS, Slot
+from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.calibrating.answers import Answers
 from keras_winit.models.calibrating.bounds import Bounds
 from keras_winit.models.calibrating.calibration import CalibrationRow
@@ -30,6 +30,7 @@ from keras_winit.models.running.undo import Undo, assign_exactly, exact_value
 from keras_winit.models.running.watching import as_written, intercepted, no_gradients, untouched
 from keras_winit.schemes.compose import Scaled
 from keras_winit.support.progress import progress as progress_bar
+from keras_winit.theory.gates import CELLS
 
 _NOT_CALLED = "not called on this data"
 

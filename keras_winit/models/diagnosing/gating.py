@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-from keras import layers
 
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.following import is_gate
@@ -14,15 +13,13 @@ from keras_winit.models.diagnosing.report import Finding
 from keras_winit.models.diagnosing.signals import Signals
 from keras_winit.models.running.undo import exact_value
 from keras_winit.support.host import host_array
+from keras_winit.theory.gates import gates
 
 _SHUT = math.log(99.0)  # a sigmoid beyond it is within 1 % of an end
 _WIDE = 2.0  # deviations: nearly all of what a gate is given
-# The gates in a fused kernel, and at which end each lets nothing new pass: −1 shut, 1 open. A forget gate
-# that is open keeps what there is, as it may be meant to.
-_GATES = {
-    layers.LSTMCell: (("input", -1), ("forget", -1), ("candidate", 0), ("output", -1)),
-    layers.GRUCell: (("update", 1), ("reset", -1), ("candidate", 0)),
-}
+# At which end a gate lets nothing new pass: −1 shut, 1 open. A forget gate that is open keeps what there
+# is, as it may be meant to.
+_STUCK_AT = {"input": -1, "forget": -1, "output": -1, "update": 1, "reset": -1}
 
 
 def findings_inside(anatomy: Anatomy, seen: Signals, judge: Judge) -> Iterator[Finding]:
@@ -39,7 +36,7 @@ def findings_inside(anatomy: Anatomy, seen: Signals, judge: Judge) -> Iterator[F
                 severity,
                 layer.path or layer.name,
                 f"Its ε of {layer.epsilon:g} is {ratio:.3g} times the variance that it is to divide by, "
-                f"{variance:.3g}: it does not normalize.",
+                f"{variance:.3g}: what it puts out has a deviation of {1 / math.sqrt(1 + ratio):.2g}, not 1.",
                 {"ratio": ratio, "variance": variance},
                 "Lower it, as `epsilon=1e-12`, or make larger what it reads.",
             )
@@ -69,12 +66,13 @@ def _stuck_gates(anatomy: Anatomy, seen: Signals) -> Iterator[Finding]:
 def _stuck_cells(anatomy: Anatomy) -> Iterator[Finding]:
     """Gates of recurrent layers whose bias alone is beyond what their kernels can make up for."""
     for slot in anatomy.slots:
-        kinds = next((gates for kind, gates in _GATES.items() if isinstance(slot.layer, kind)), ())
-        if slot.role != "bias" or not kinds:
+        names = gates(slot.layer)
+        if slot.role != "bias" or not names:
             continue
         bias = host_array(exact_value(slot.variable)).astype("float64")
         bias = bias.sum(axis=0) if bias.ndim == 2 else bias  # GRU's, for the input and the state
-        for (gate, end), part in zip(kinds, np.split(bias, len(kinds)), strict=True):
+        for gate, part in zip(names, np.split(bias, len(names)), strict=True):
+            end = _STUCK_AT.get(gate, 0)
             if end and np.mean(end * part > 2 * _SHUT) > 0.95:
                 yield _stuck(slot.path, f"{gate} gate", "open" if end > 0 else "shut", severity="error")
 

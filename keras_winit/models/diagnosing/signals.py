@@ -12,7 +12,7 @@ import keras
 import numpy as np
 from keras import layers, ops
 
-from keras_winit.models.anatomy.slots import CELLS, Slot
+from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.diagnosing.features import effective_rank, rows_of, sketch
 from keras_winit.models.diagnosing.guessing import LossOf
 from keras_winit.models.diagnosing.seen import Seen, distinct, is_elementwise, look, name_of, variance_read_by
@@ -25,6 +25,7 @@ from keras_winit.models.running.watching import as_written, having, intercepted,
 from keras_winit.models.tracing.kinds import ACTIVATION_LAYERS, LINEAR, NORMALIZATIONS
 from keras_winit.support.host import host_array, is_traced
 from keras_winit.support.progress import progress as progress_bar
+from keras_winit.theory.gates import CELLS
 
 
 @dataclass

@@ -8,18 +8,16 @@ from keras_winit.models.anatomy.passing import readable
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.schemes.looks_linear import LooksLinear, LooksLinearBias
 from keras_winit.theory.activations import resolve
-from keras_winit.theory.linearity import Start, is_odd, linear_start, linear_variance
+from keras_winit.theory.linearity import Start, curve_variance, is_odd, linear_start, linear_variance
 
 # The variance of what the model puts out at the start is this by the number of layers, and at most
 # 1: a step of training moves the outputs of a network by what all its layers learn together.
 # Measured: tests/benchmarks/trainability.py.
 _OUTPUT_VARIANCE_IN_ALL = 25
-# Where all activations of a chain are odd, and not all a line: tanh, softsign.
-_OUTPUT_VARIANCE_OF_ODD = 2
-# The variances in a chain of these begin where all would be in one so much shorter, and fall to 1/√length of
-# that. At 100 layers tanh and softsign reach 0.94 and 0.92 so; with one variance for all layers, the largest
-# that keeps a hundred nearly linear, 0.57 and 0.65.
-_SHORTER_OF_ODD = 4
+# Of a chain of curves: tanh, softsign, and in long ones sigmoid. Its variances fall to 1/√length of what they
+# begin with. At 100 layers tanh and softsign reach 0.94 and 0.92 so; with one variance for all layers, the
+# largest that keeps a hundred nearly linear, 0.57 and 0.65.
+_OUTPUT_VARIANCE_OF_CURVES = 2
 
 _SIDES = {(True, True): "both", (True, False): "inputs", (False, True): "outputs", (False, False): "none"}
 
@@ -85,11 +83,10 @@ class Mirroring:
         start, *others = (linear_start(activation, depth) for activation in activations)
         if start.mean and all(other == start for other in others) and self._may_move(slot):
             return start
-        curved = self._links.chain(slot).curved
-        length = depth / _SHORTER_OF_ODD if curved else depth
-        variance = min(linear_variance(activation, length) for activation in activations)
-        fallen = depth ** (-self._links.place(slot) / depth / 2) if curved else 1.0
-        return Start(0.0, variance * fallen)
+        if not self._links.chain(slot).curved:
+            return Start(0.0, min(linear_variance(activation, depth) for activation in activations))
+        fallen = depth ** (-self._links.place(slot) / depth / 2)
+        return Start(0.0, fallen * min(curve_variance(activation, depth) for activation in activations))
 
     def _may_move(self, slot: Slot) -> bool:
         """Whether there is a bias to move a kernel's units by, and all that reads them is drawn to suit."""
@@ -103,5 +100,5 @@ class Mirroring:
         if end != OUTPUT:
             return 1.0
         chain = self._links.chain(slot)
-        in_all = _OUTPUT_VARIANCE_OF_ODD if chain.curved else _OUTPUT_VARIANCE_IN_ALL
+        in_all = _OUTPUT_VARIANCE_OF_CURVES if chain.curved else _OUTPUT_VARIANCE_IN_ALL
         return min(1.0, in_all / chain.depth)
