@@ -149,6 +149,7 @@ CASES = [
     Case("icnr", {"factor": 2}, {CONV: sqrt(2 / 360)}, home="conv4", shapes=(CONV,)),
     Case("looks_linear_bias", home="bias"),
     Case("looks_linear_bias", {"activation": "selu"}, home="bias"),
+    Case("looks_linear_bias", {"activation": "gelu", "place": "flat"}, home="bias"),
     Case("prior_bias", {"prior": 0.2}, home="bias"),
     Case("prior_bias", {"counts": [1.0, 2.0, 5.0], "activation": "softmax"}, home="bias", shapes=((3,),)),
     Case("chrono_bias", {"timesteps": 50.0}, home="lstm_bias", shapes=((1200,),)),

@@ -48,6 +48,7 @@ BAD = {
     "cell": ("rnn", None, 3),
     "activation": ("relu", None, 3),
     "mirror": (3, "twice", "input"),
+    "place": (3, "zero", None, "FLAT"),
     "variance": POSITIVE,
     "input_variance": POSITIVE,
     "input_mean": NUMBERS,

@@ -3,10 +3,10 @@
 A kernel that reads a unit u together with its twin −u, as f(u) − f(−u), sees no constant and nothing
 else that is even in f. Of ReLU, GELU, SiLU and softplus that leaves u itself; of sigmoid tanh(u/2).
 An activation that is odd already, such as tanh, needs no twins. And most activations are nearly
-linear somewhere, where a bias can take their units.
+linear somewhere, where a bias can take their units: most of all where they are nearly flat and twins see
+a line, as GELU around −2.
 """
 
-from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,23 +16,33 @@ from keras_winit.theory.gains import evaluate, features, grid
 
 # How much of an activation's power may be nonlinear at the start, by the number of activations in a
 # row. Measured on plain stacks (tests/benchmarks/trainability.py), of 5 to 100 layers. For activations
-# that are odd this by the number.
+# that are odd this by the number. (Where a whole chain is drawn, `Mirroring` lets it begin with more.)
 _SHARE_OF_ODD = 0.6
 # For the odd part that twins leave this by its square: mish fails at 100 layers with 30 times as much.
 # And at a smaller variance than a quarter units carry so little that their biases outrun them:
 # sigmoid at 100 layers reaches 0.93 with a quarter, and 0.84 with a sixteenth.
 _SHARE_OF_TWINS = 3.0
 _LEAST_OF_TWINS = 0.25
-# Where that quarter leaves so many times more than is allowed, as for sigmoid from 70 layers on, twins are as
-# the odd functions. Convolutions of 100 layers of it reach 0.93 so, and 0.10 with a quarter throughout; of 40
-# layers a quarter is better.
-_TOO_BENT = 3.0
-# A whole chain of odd functions can begin with the variance of one so much shorter, if it falls along it.
-_SHORTER = 4.0
 # Units around another place are so wide. Measured on 100 layers: with 1, and with 16, ELU and SELU train as
 # well or nearly so, with a quarter neither does.
 _WIDE = 4.0
 _MEANS = tuple(round(mean / 10, 1) for mean in range(-30, 31))
+# A place is flat where the slope is at most this. A step of training moves the product of all layers the less
+# the larger kernels are, and so the smaller slopes are: of 300 layers that are lines, those of a slope of 1/6
+# learn (0.97), those of 1/2 hardly (0.56), and those of 1 not at all.
+_FLAT = 0.25
+_LEAST_SLOPE = 1e-3
+# What twins there may leave nonlinear. With ten times as much one GELU network of 300 layers in three fails.
+_SHARE_OF_FLAT = 3e-9
+_LEAST_OF_FLAT = 1e-4
+_SPACING = 0.2  # of the four points whose third difference tells how the bend changes
+_NOISE = 1e-5
+# What a chain's number of layers, times the slope that twins see, may be. GELU, of the slope 1/2, learns with
+# 100 layers, and with 160 not from every seed.
+_MOST_STEEP = 60.0
+# Twins that leave so many times too much are taken to a flat place, if there is one: sigmoid's from 70 layers
+# on. Convolutions of 100 layers of it reach 0.1 around zero.
+_TOO_BENT = 3.0
 # For how many layers a kernel that is drawn by itself is made.
 USUAL_DEPTH = 40
 
@@ -56,6 +66,7 @@ class Start(NamedTuple):
 
     mean: float
     variance: float
+    place: str = "zero"
 
 
 def power(activation: Any, variance: float, *, twins: bool, mean: float = 0.0) -> float:
@@ -91,46 +102,48 @@ def linear_variance(activation: Any, depth: float = USUAL_DEPTH) -> float:
 def linear_start(activation: Any, depth: int = USUAL_DEPTH) -> Start:
     """The mean and the variance at which `depth` such activations in a row stay nearly linear.
 
-    The mean is zero, and the variance that of `linear_variance`, where that is linear enough. Where the least
-    variance is not, as for ELU and SELU in a long chain, units may lie around another place, as wide as
-    ReLU's: twins m + u and m − u cancel what f has of even parts around m, and far from its bend f goes on as
-    a line. It is taken where the share that no line explains is a third of the other or less.
+    The mean is zero, and the variance that of `linear_variance`, where that is linear enough, and the chain
+    not too steep. Else units may lie around another place, where twins m + u and m − u cancel what f has of
+    even parts around m. A "flat" one is taken for long chains of what has one, as GELU, SiLU, Mish and
+    sigmoid. A "wide" one, as wide as ReLU's units, far from the bend of ELU and SELU, is taken where the
+    share that no line explains is a third of that around zero or less.
     """
     known, variance = resolve(activation), linear_variance(activation, depth)
-    excess = _excess(known, depth)
-    if excess <= 1:
+    if is_odd(known):
         return Start(0.0, variance)
-    mean, least = remembered(_best_mean, known)
     bent = remembered(_bent_at, known, 0.0, variance)
-    return Start(mean, _WIDE) if least <= bent / 3 else Start(0.0, variance)
+    excess = bent * depth**2 / _SHARE_OF_TWINS if variance <= _LEAST_OF_TWINS else 0.0
+    if excess > _TOO_BENT or depth * _slope_of_twins(known, variance) > _MOST_STEEP:
+        flat = remembered(_flat_start, known)
+        if flat is not None:
+            return flat
+    if excess > 1:
+        mean, least = remembered(_best_mean, known)
+        if least <= bent / 3:
+            return Start(mean, _WIDE, "wide")
+    return Start(0.0, variance)
 
 
-def are_curves(activations: Iterable[Any], depth: int) -> bool:
-    """Whether `depth` of these in a row stay nearly linear only with variances that fall along the chain.
+def linear_mean(activation: Any, place: str = "wide") -> float:
+    """The mean around which f(m + u) − f(m − u) is most nearly linear, in one of two places.
 
-    All are odd, as tanh and softsign are, or so long a chain of them bends even the twins of the least
-    variance far too much, as sigmoid does from 70 layers on; and they are not all a line.
-    """
-    known = [resolve(activation) for activation in activations]
-    curves = all(is_odd(each) or _is_too_bent(each, depth) for each in known)
-    return curves and any(linear_variance(each) < 1 for each in known)
-
-
-def curve_variance(activation: Any, depth: int) -> float:
-    """The variance, up to 1, with which a chain of `depth` such activations begins, if it falls along it.
-
-    It is the largest at which a chain a quarter as long stays nearly linear, by the share for odd functions.
-    """
-    return remembered(_linear_variance, resolve(activation), _SHARE_OF_ODD / (depth / _SHORTER))
-
-
-def wide_mean(activation: Any) -> float:
-    """The mean around which f(m + u) − f(m − u) is most nearly linear for u as wide as ReLU's, to a tenth.
+    Args:
+        activation: f.
+        place: "wide", for u as wide as ReLU's, to a tenth, within three of zero; or "flat", where the slope
+            of f is at most a quarter and the change of its bend turns, to a hundredth, within six of zero.
 
     Raises:
-        ValueError: where there is none within three of zero.
+        ValueError: where there is none.
     """
     known = resolve(activation)
+    if place == "flat":
+        start = remembered(_flat_start, known)
+        if start is None:
+            raise ValueError(
+                f"{known.name} has no flat place: none where its slope is at most {_FLAT:g} and twins see a "
+                'line, as GELU has around −2. Use place="wide".'
+            )
+        return float(start.mean)
     mean, least = remembered(_best_mean, known)
     if not np.isfinite(least):
         raise ValueError(f"{known.name} has no odd part around any mean: nothing of it is linear.")
@@ -145,18 +158,6 @@ def linear_place(activation: Any, std: float = 1.0) -> float:
     to zero counts.
     """
     return remembered(_linear_place, resolve(activation), std)
-
-
-def _excess(activation: Activation, depth: int) -> float:
-    """How many times too much twins of the least variance leave nonlinear; 0 for odd functions."""
-    if is_odd(activation):
-        return 0.0
-    return remembered(_bent_at, activation, 0.0, _LEAST_OF_TWINS) * depth**2 / _SHARE_OF_TWINS
-
-
-def _is_too_bent(activation: Activation, depth: int) -> bool:
-    """Whether twins of the least variance are bent far too much, and no mean helps."""
-    return _excess(activation, depth) > _TOO_BENT and not linear_start(activation, depth).mean
 
 
 def _linear_place(activation: Activation, std: float) -> float:
@@ -197,9 +198,38 @@ def _best_mean(activation: Activation) -> tuple[float, float]:
     return best, bends[best]
 
 
-def _linear_variance(activation: Activation, allowed: float) -> float:
+def _slope_of_twins(activation: Activation, variance: float) -> float:
+    """The slope of the line that (f(u) − f(−u))/2 nearly is, u ~ N(0, variance)."""
+    return float(np.sqrt(remembered(_powers, activation, variance, True, 0.0)[0] / variance) / 2)
+
+
+def _flat_start(activation: Activation) -> Start | None:
+    """The place with a small slope, around which f bends as much to either side; None where there is none.
+
+    There the third derivative changes its sign, so that twins are linear up to the fifth order. Of several
+    the one where f is nearest to zero, for its slope: what f adds there moves all units at once.
+    """
+    means = np.arange(-600, 601) / 100
+    offsets = _SPACING * np.array([-1.5, -0.5, 0.5, 1.5])
+    values = _values(activation, (means[:, None] + offsets).ravel()).reshape(-1, 4)
+    slopes = np.abs(values[:, 2] - values[:, 1]) / _SPACING
+    turns = np.lib.stride_tricks.sliding_window_view(values @ np.array([-1.0, 3.0, -3.0, 1.0]), 21)
+    first, middle, last = turns[:, 0], turns[:, 10], turns[:, -1]
+    found = (first * last < 0) & (np.minimum(np.abs(first), np.abs(last)) > _NOISE)
+    found &= np.abs(middle) == np.abs(turns).min(axis=1)
+    slopes, heights, means = slopes[10:-10], np.abs(values[10:-10, 1:3].mean(axis=1)), means[10:-10]
+    found &= (slopes > _LEAST_SLOPE) & (slopes <= _FLAT)
+    for index in sorted(np.flatnonzero(found), key=lambda i: (round(heights[i] / slopes[i], 3), means[i])):
+        mean = float(means[index])
+        variance = _linear_variance(activation, _SHARE_OF_FLAT, mean)
+        if variance >= _LEAST_OF_FLAT:
+            return Start(mean, variance, "flat")
+    return None
+
+
+def _linear_variance(activation: Activation, allowed: float, mean: float = 0.0) -> float:
     def bent(variance: float) -> float:
-        share = _bent_at(activation, 0.0, variance)
+        share = _bent_at(activation, mean, variance)
         return share if np.isfinite(share) else 0.0  # `power` says that there is nothing
 
     if bent(1.0) <= allowed:

@@ -12,7 +12,7 @@ from keras_winit.models.tracing.kinds import CONVOLUTIONS
 from keras_winit.models.tracing.trace import Step, Value
 from keras_winit.theory.activations import resolve
 from keras_winit.theory.einsum import einsum_labels
-from keras_winit.theory.linearity import are_curves, is_odd
+from keras_winit.theory.linearity import is_odd, linear_variance
 
 INPUT = "the model's input"
 OUTPUT = "the model's output"
@@ -28,7 +28,7 @@ class Link(NamedTuple):
 
 
 class Chain(NamedTuple):
-    """Kernels that hang together: how many activations are in a row, and whether they `are_curves`."""
+    """Kernels that hang together: how many activations are in a row, and whether all are odd curves."""
 
     depth: int
     curved: bool
@@ -183,11 +183,18 @@ class Links:
         activations: dict[int, list[Any]] = {}
         for slot, _, activation in links:
             activations.setdefault(id(joined[slot]), []).append(activation)
-        chains = {}
-        for slots in {id(slots): slots for slots in joined.values()}.values():
-            depth = max(1, *(place[slot] for slot in slots))
-            chains[id(slots)] = Chain(depth, are_curves(activations.get(id(slots), []), depth))
+        chains = {
+            id(slots): Chain(
+                max(1, *(place[slot] for slot in slots)), _are_odd_curves(activations.get(id(slots), []))
+            )
+            for slots in joined.values()
+        }
         return place, {slot: chains[id(slots)] for slot, slots in joined.items()}
+
+
+def _are_odd_curves(activations: list[Any]) -> bool:
+    """Whether all are odd, as tanh and softsign are, and not all a line."""
+    return all(map(is_odd, activations)) and any(linear_variance(each) < 1 for each in activations)
 
 
 def _reads_units(slot: Slot) -> bool:

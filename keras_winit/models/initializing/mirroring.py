@@ -8,16 +8,19 @@ from keras_winit.models.anatomy.passing import readable
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.schemes.looks_linear import LooksLinear, LooksLinearBias
 from keras_winit.theory.activations import resolve
-from keras_winit.theory.linearity import Start, curve_variance, is_odd, linear_start, linear_variance
+from keras_winit.theory.linearity import Start, is_odd, linear_start, linear_variance
 
 # The variance of what the model puts out at the start is this by the number of layers, and at most
 # 1: a step of training moves the outputs of a network by what all its layers learn together.
 # Measured: tests/benchmarks/trainability.py.
 _OUTPUT_VARIANCE_IN_ALL = 25
-# Of a chain of curves: tanh, softsign, and in long ones sigmoid. Its variances fall to 1/√length of what they
-# begin with. At 100 layers tanh and softsign reach 0.94 and 0.92 so; with one variance for all layers, the
-# largest that keeps a hundred nearly linear, 0.57 and 0.65.
-_OUTPUT_VARIANCE_OF_CURVES = 2
+# Where all activations of a chain are odd, and not all a line, as tanh and softsign; and at the end of units
+# around a flat place, where they are so small that a smaller step moves them.
+_SMALLER_OUTPUT_VARIANCE_IN_ALL = 2
+# The variances in a chain of these begin where all would be in one so much shorter, and fall to 1/√length of
+# that. At 100 layers tanh and softsign reach 0.94 and 0.92 so; with one variance for all layers, the largest
+# that keeps a hundred nearly linear, 0.57 and 0.65.
+_SHORTER_OF_ODD = 4
 
 _SIDES = {(True, True): "both", (True, False): "inputs", (False, True): "outputs", (False, False): "none"}
 
@@ -74,7 +77,9 @@ class Mirroring:
     def bias(self, slot: Slot) -> LooksLinearBias | None:
         """The scheme for a bias that is to move its layer's units; None for zeros."""
         kernel = self._moved.get(slot)
-        return None if kernel is None else LooksLinearBias(self._links.readers[kernel][0][1].activation)
+        if kernel is None:
+            return None
+        return LooksLinearBias(self._links.readers[kernel][0][1].activation, self._starts[kernel].place)
 
     def _start(self, slot: Slot) -> Start:
         """How a kernel's units start: as all that read them want it."""
@@ -83,10 +88,11 @@ class Mirroring:
         start, *others = (linear_start(activation, depth) for activation in activations)
         if start.mean and all(other == start for other in others) and self._may_move(slot):
             return start
-        if not self._links.chain(slot).curved:
-            return Start(0.0, min(linear_variance(activation, depth) for activation in activations))
-        fallen = depth ** (-self._links.place(slot) / depth / 2)
-        return Start(0.0, fallen * min(curve_variance(activation, depth) for activation in activations))
+        curved = self._links.chain(slot).curved
+        length = depth / _SHORTER_OF_ODD if curved else depth
+        variance = min(linear_variance(activation, length) for activation in activations)
+        fallen = depth ** (-self._links.place(slot) / depth / 2) if curved else 1.0
+        return Start(0.0, variance * fallen)
 
     def _may_move(self, slot: Slot) -> bool:
         """Whether there is a bias to move a kernel's units by, and all that reads them is drawn to suit."""
@@ -99,6 +105,7 @@ class Mirroring:
     def _end_variance(self, slot: Slot, end: str) -> float:
         if end != OUTPUT:
             return 1.0
-        chain = self._links.chain(slot)
-        in_all = _OUTPUT_VARIANCE_OF_CURVES if chain.curved else _OUTPUT_VARIANCE_IN_ALL
+        chain, source = self._links.chain(slot), self._links.reads[slot].signal.source
+        smaller = chain.curved or (source in self._starts and self._starts[source].place == "flat")
+        in_all = _SMALLER_OUTPUT_VARIANCE_IN_ALL if smaller else _OUTPUT_VARIANCE_IN_ALL
         return min(1.0, in_all / chain.depth)
