@@ -71,8 +71,8 @@ def initialize(
               any activation. Each kernel is told what feeds it and what reads it; the pairing goes
               through dropout, pooling, padding and reshaping, and starts afresh after whatever
               normalizes, joins or mixes units. What has nothing to pair is drawn as by "auto". In long
-              chains biases put units before ELU, SELU and the like where their twins are most nearly linear;
-              before tanh and softsign, which need no twins, variances fall from layer to layer;
+              chains biases put units where twins are most nearly linear (ELU, SELU) or where activations are
+              flat (GELU, SiLU, Mish, sigmoid); before tanh and softsign variances fall from layer to layer;
             - "configured": the initializer that each layer holds, drawn afresh: a reset. After another
               draw that is what was recorded then, and no longer what the layer was built with;
             - the name of a recipe, such as "gpt2" or "torch": a published initialization of a whole model,
