@@ -177,6 +177,18 @@ def test_flat_places_are_for_long_chains(activation, depth, place):
     assert linear_start(activation, depth).place == place
 
 
+@pytest.mark.parametrize(("policy", "mean"), [("mixed_float16", -2.01), ("mixed_bfloat16", 0.0)])
+def test_flat_places_are_not_for_what_is_rounded_to_bfloat16(policy, mean):
+    """It has steps of a sixtieth around 2, where units are to differ by a twelfth."""
+    policy = keras.DTypePolicy(policy)
+    stack = [layers.Dense(64, "gelu", dtype=policy) for _ in range(130)]
+    model = keras.Sequential([keras.Input((48,)), *stack, layers.Dense(10, dtype="float32")])
+    winit.initialize(model, "looks_linear", seed=0)
+    assert array(stack[5].bias)[0] == pytest.approx(mean)
+    found = answers(model, numbers(200, 48))
+    assert found.var() == pytest.approx(model.layers[-1].kernel_initializer.variance, rel=0.5)
+
+
 @pytest.mark.parametrize(
     ("activation", "depth", "most"), [("elu", 100, 0.05), ("selu", 100, 0.15), ("sigmoid", 300, 0.01)]
 )

@@ -99,7 +99,7 @@ def linear_variance(activation: Any, depth: float = USUAL_DEPTH) -> float:
     return max(_LEAST_OF_TWINS, remembered(_linear_variance, known, _SHARE_OF_TWINS / depth**2))
 
 
-def linear_start(activation: Any, depth: int = USUAL_DEPTH) -> Start:
+def linear_start(activation: Any, depth: int = USUAL_DEPTH, *, rounded: bool = False) -> Start:
     """The mean and the variance at which `depth` such activations in a row stay nearly linear.
 
     The mean is zero, and the variance that of `linear_variance`, where that is linear enough, and the chain
@@ -107,13 +107,16 @@ def linear_start(activation: Any, depth: int = USUAL_DEPTH) -> Start:
     even parts around m. A "flat" one is taken for long chains of what has one, as GELU, SiLU, Mish and
     sigmoid. A "wide" one, as wide as ReLU's units, far from the bend of ELU and SELU, is taken where the
     share that no line explains is a third of that around zero or less.
+
+    Where units are `rounded` to bfloat16, of which the steps around 2 are a sixtieth, no place is flat.
     """
     known, variance = resolve(activation), linear_variance(activation, depth)
     if is_odd(known):
         return Start(0.0, variance)
     bent = remembered(_bent_at, known, 0.0, variance)
     excess = bent * depth**2 / _SHARE_OF_TWINS if variance <= _LEAST_OF_TWINS else 0.0
-    if excess > _TOO_BENT or depth * _slope_of_twins(known, variance) > _MOST_STEEP:
+    too_steep = depth * _slope_of_twins(known, variance) > _MOST_STEEP
+    if (excess > _TOO_BENT or too_steep) and not rounded:
         flat = remembered(_flat_start, known)
         if flat is not None:
             return flat

@@ -40,6 +40,8 @@ from residual_networks.diagnosed import drawn, outcomes
 import keras_winit as winit
 
 PROCESSES = 2
+# Of trainability.py, the tasks whose networks are judged.
+JUDGED = ("dense", "convolutions", "cancer")
 
 
 def told(report):
@@ -140,7 +142,7 @@ def measure_remedies(record):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("task", nargs="*", help="only these: dense, convolutions, cancer")
+    parser.add_argument("task", nargs="*", help=f"only these: {', '.join(JUDGED)}")
     parser.add_argument("--seed", type=int, default=0, help="of the draws: 0, 1 or 2")
     parser.add_argument("--show", action="store_true", help="only show what was recorded")
     parser.add_argument("--judge", action="store_true", help="judge what was recorded by today's thresholds")
@@ -155,7 +157,7 @@ def main():
         record.judge()
         record.keep()
     elif not arguments.show:
-        measure(arguments.task or trainability.TASKS, record)
+        measure(arguments.task or JUDGED, record)
         if record.seed == 0:
             measure_residual(record)
     if arguments.remedies:

@@ -5,12 +5,14 @@
     KERAS_BACKEND=jax python tests/benchmarks/trainability.py cancer
     KERAS_BACKEND=jax python tests/benchmarks/trainability.py deep --method looks_linear         # 300 layers
     KERAS_BACKEND=jax python tests/benchmarks/trainability.py deep_convolutions --method looks_linear  # 100
+    KERAS_BACKEND=jax python tests/benchmarks/trainability.py lines --method looks_linear   # no activation
     python tests/benchmarks/trainability.py --show dense                 # the tables and the picture again
 
 Plain stacks without normalization or skips: SGD 0.01, momentum 0.9, clipnorm 1, batches of 64, ten
 epochs, three seeds, one recipe for all. A cell, an activation at a depth, is solved where the median
-accuracy on data that was not trained on is at least 0.90. Results go to results/trainability_*.json
-after each cell; a run that was cut off goes on from there.
+accuracy on data that was not trained on is at least 0.90. `lines` are 300 layers of u, u/2, u/6 and u/20:
+how far a network that stays linear learns by this recipe, for each slope. Results go to
+results/trainability_*.json after each cell; a run that was cut off goes on from there.
 """
 
 import argparse
@@ -68,13 +70,16 @@ def convolutional(activation, depth, features):
     return keras.Sequential([keras.Input(features), *hidden, layers.Flatten(), layers.Dense(10)])
 
 
-# What is trained: data, network, depths.
+NAMED = dict(zip(ACTIVATIONS, ACTIVATIONS, strict=True))
+LINES = {f"1/{n}": lambda u, n=n: u / n for n in (1, 2, 6, 20)}
+# What is trained: data, network, depths, activations.
 TASKS = {
-    "dense": (digits, dense, (5, 10, 20, 40, 100)),
-    "convolutions": (images, convolutional, (5, 10, 20, 40)),
-    "cancer": (cancer, dense, (5, 20, 40)),
-    "deep": (digits, dense, (300,)),
-    "deep_convolutions": (images, convolutional, (100,)),
+    "dense": (digits, dense, (5, 10, 20, 40, 100), NAMED),
+    "convolutions": (images, convolutional, (5, 10, 20, 40), NAMED),
+    "cancer": (cancer, dense, (5, 20, 40), NAMED),
+    "deep": (digits, dense, (300,), NAMED),
+    "deep_convolutions": (images, convolutional, (100,), NAMED),
+    "lines": (digits, dense, (300,), LINES),
 }
 
 
@@ -143,22 +148,22 @@ def cell(build, activation, depth, data, wanted):
 
 
 def run(task, only, methods):
-    source, build, depths = TASKS[task]
+    source, build, depths, activations = TASKS[task]
     data, path = source(), RESULTS / f"trainability_{task}.json"
     record = json.loads(path.read_text()) if path.exists() else {"cells": {}}
-    cells = [(activation, depth) for depth in depths for activation in ACTIVATIONS]
+    cells = [(name, depth) for depth in depths for name in activations]
     start, done = time.perf_counter(), 0
-    for activation, depth in cells:
-        known = record["cells"].setdefault(f"{activation} {depth}", {})
+    for name, depth in cells:
+        known = record["cells"].setdefault(f"{name} {depth}", {})
         wanted = [method for method in METHODS if method in methods and method not in known]
         if not wanted or (only and depth not in only):
             continue
-        known.update(cell(build, activation, depth, data, wanted))
+        known.update(cell(build, activations[name], depth, data, wanted))
         record["about"] = about("scikit-learn")
         path.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
         done += 1
         shown = "  ".join(f"{method} {median(known, method):.2f}" for method in METHODS if method in known)
-        print(f"{time.perf_counter() - start:6.0f} s  {activation} {depth}:  {shown}", flush=True)
+        print(f"{time.perf_counter() - start:6.0f} s  {name} {depth}:  {shown}", flush=True)
     return record["cells"]
 
 
@@ -194,17 +199,18 @@ def summary(cells, depths):
             print(line)
 
 
-def heat_map(cells, depths, methods, name, title):
+def heat_map(cells, task, methods, name, title):
     """A picture: for each method a table of activations by depths, dark where it learns."""
     import matplotlib.pyplot as plt
 
+    _, _, depths, activations = TASKS[task]
     lines, columns = -(-len(methods) // 4), min(4, len(methods))
-    size = (3.25 * columns, 4.4 * lines)
+    size = (3.25 * columns, (0.8 + 0.3 * len(activations)) * lines)
     figure, axes = plt.subplots(lines, columns, figsize=size, layout="constrained", squeeze=False)
     for axis in axes.flat[len(methods) :]:
         axis.set_axis_off()
     for axis, method in zip(axes.flat, methods, strict=False):
-        rows = [[median(cells[f"{name} {depth}"], method) for depth in depths] for name in ACTIVATIONS]
+        rows = [[median(cells[f"{each} {depth}"], method) for depth in depths] for each in activations]
         table = np.array(rows)
         axis.imshow(table, cmap="Blues", vmin=0, vmax=1.15, aspect="auto")
         for (row, column), value in np.ndenumerate(table):
@@ -213,7 +219,7 @@ def heat_map(cells, depths, methods, name, title):
             axis.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=8, **style)
         axis.set_xticks(range(len(depths)), depths)
         if axis in axes[:, 0]:
-            axis.set_yticks(range(len(ACTIVATIONS)), ACTIVATIONS)
+            axis.set_yticks(range(len(activations)), activations)
         else:
             axis.set_yticks([])
         axis.set_title(f"{method}: {int((table >= SOLVED).sum())} of {table.size}", fontsize=10)
@@ -231,16 +237,16 @@ def main():
     parser.add_argument("--depth", type=int, action="append", help="only this depth; may be repeated")
     parser.add_argument("--method", action="append", choices=METHODS, help="only this; may be repeated")
     arguments = parser.parse_args()
-    depths = TASKS[arguments.task][2]
+    depths, activations = TASKS[arguments.task][2:]
     if arguments.show:
         cells = json.loads((RESULTS / f"trainability_{arguments.task}.json").read_text())["cells"]
     else:
         cells = run(arguments.task, arguments.depth, arguments.method or list(METHODS))
     summary(cells, depths)
-    if len(cells) == len(depths) * len(ACTIVATIONS) and not arguments.depth:
+    if len(cells) == len(depths) * len(activations) and not arguments.depth:
         known = [method for method in METHODS if all(method in scores for scores in cells.values())]
         title = f"Accuracy after ten epochs ({arguments.task})"
-        heat_map(cells, depths, known, f"trainability_{arguments.task}", title)
+        heat_map(cells, arguments.task, known, f"trainability_{arguments.task}", title)
 
 
 if __name__ == "__main__":

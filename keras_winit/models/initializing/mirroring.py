@@ -1,6 +1,7 @@
 """Looking linear as a whole model: which kernels have twins, and what each of them reads."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.links import OUTPUT, Links
@@ -85,7 +86,8 @@ class Mirroring:
         """How a kernel's units start: as all that read them want it."""
         depth, readers = self._links.chain(slot).depth, self._links.readers[slot]
         activations = [signal.activation for _, signal in readers]
-        start, *others = (linear_start(activation, depth) for activation in activations)
+        rounded = any(_is_rounded(each.layer) for each in (slot, *dict(readers)))
+        start, *others = (linear_start(activation, depth, rounded=rounded) for activation in activations)
         if start.mean and all(other == start for other in others) and self._may_move(slot):
             return start
         curved = self._links.chain(slot).curved
@@ -109,3 +111,8 @@ class Mirroring:
         smaller = chain.curved or (source in self._starts and self._starts[source].place == "flat")
         in_all = _SMALLER_OUTPUT_VARIANCE_IN_ALL if smaller else _OUTPUT_VARIANCE_IN_ALL
         return min(1.0, in_all / chain.depth)
+
+
+def _is_rounded(layer: Any) -> bool:
+    """Whether a layer computes in a type that is coarser than float16 around 2."""
+    return getattr(layer, "compute_dtype", "float32") not in ("float16", "float32", "float64")
