@@ -48,14 +48,14 @@ def first(activation):
     return {"mirror": "none" if is_odd(activation) else "outputs", "variance": linear_variance(activation)}
 
 
-def assert_odd(model, x, *, linear):
+def assert_odd(model, x, *, linear, within=1e-4):
     """The model has no constant and no even part, and no odd one but the first where it is linear."""
     there, back, twice = (answers(model, factor * x) for factor in (1, -1, 2))
     scale = there.std()
     assert scale > 0.01
-    np.testing.assert_allclose(back, -there, atol=1e-4 * scale)
+    np.testing.assert_allclose(back, -there, atol=within * scale)
     if linear:
-        np.testing.assert_allclose(twice, 2 * there, atol=1e-4 * scale)
+        np.testing.assert_allclose(twice, 2 * there, atol=within * scale)
 
 
 @each_activation
@@ -128,7 +128,8 @@ def test_in_long_chains_units_lie_where_twins_are_most_nearly_linear(activation,
     plan = winit.initialize(model, "looks_linear", seed=0)
     assert {row.scheme for row in plan.rows if row.path.endswith("bias")} == {"looks_linear_bias", "zeros"}
     x = numbers(200, 48)
-    assert_odd(model, x, linear=False)
+    # Around a flat place units differ by little beside what all have, and rounding adds up.
+    assert_odd(model, x, linear=False, within=1e-4 if variance == 4 else 1e-2)
     signal = ops.convert_to_tensor(x)
     for layer in stack:
         found = array(ops.matmul(signal, layer.kernel))
@@ -269,6 +270,26 @@ def test_units_that_a_kernel_reads_which_was_asked_for_are_not_moved():
     assert model.layers[30].kernel_initializer.input_mean == 0
     assert model.layers[31].kernel_initializer.input_mean == 0
     assert model.layers[32].kernel_initializer.input_mean == -0.8
+
+
+def own_activation(u):
+    return ops.relu(u)
+
+
+@pytest.mark.parametrize("activation", [lambda u: ops.relu(u), own_activation])
+@pytest.mark.filterwarnings("error:The object being serialized:UserWarning")
+def test_activations_that_a_config_cannot_hold(activation):
+    """A lambda, and a function that is not registered, are handed on as they are."""
+    stack = [layers.Dense(32, activation) for _ in range(3)]
+    model = keras.Sequential([keras.Input((8,)), *stack, layers.Dense(5)])
+    winit.initialize(model, "looks_linear", seed=0)
+    assert_odd(model, numbers(20, 8), linear=True)
+    assert stack[1].kernel_initializer.activation is activation
+    winit.calibrate(model, numbers(64, 8), scheme="looks_linear", seed=0, progress=False)
+    scheme = winit.LooksLinear(activation, seed=3)
+    drawn = array(scheme((8, 6)))
+    np.testing.assert_array_equal(array(scheme.clone()((8, 6))), drawn)
+    np.testing.assert_allclose(array(winit.Scaled(scheme, 0.5)((8, 6))), drawn / 2, rtol=1e-6)
 
 
 def test_what_is_no_number_far_out_moves_nothing():

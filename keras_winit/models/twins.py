@@ -4,7 +4,6 @@ import inspect
 import math
 from typing import Any
 
-import keras
 import numpy as np
 from keras import initializers, ops
 
@@ -29,9 +28,7 @@ def twin(scheme: Scheme) -> Any:
     output to output or are for twins: orthogonal for identities and delta kernels, zeros for such biases.
     Before Keras 3.15, whose schemes take no axes, so are those with axes of their own.
     """
-    seed = scheme.get_config().get("seed")
-    if isinstance(seed, dict):
-        seed = keras.saving.deserialize_keras_object(seed)
+    seed = scheme.arguments().get("seed")
     if isinstance(scheme, Ones):
         return initializers.Ones()
     if isinstance(scheme, (Zeros, LooksLinearBias)):  # which is for kernels that Keras has not
@@ -96,8 +93,7 @@ def _named_twin(scheme: VarianceScheme) -> Any:
         "he_uniform": initializers.HeUniform,
         "lecun_uniform": initializers.LecunUniform,
     }
-    default = type(scheme)().get_config()
-    given = scheme.get_config()
+    default, given = type(scheme)().arguments(), scheme.arguments()
     own = ("negative_slope", "mode")
     return same.get(scheme.name) if all(given.get(key) == default.get(key) for key in own) else None
 

@@ -148,13 +148,25 @@ class Scheme(keras.initializers.Initializer):
         self._given_seed = check_seed(seed)
         self.seed = settle(self._given_seed)
 
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, ready for JSON; the seed as it was given."""
-        config = {}
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments, the seed as it was given, and functions as they are."""
+        found = {}
         for key in parameters(type(self)):
             value = self._given_seed if key == "seed" else getattr(self, key)
-            config[key] = value if type(value) in _AS_THEY_ARE else _serialized(value)
-        return config
+            moving = isinstance(value, keras.random.SeedGenerator)
+            found[key] = type(value).from_config(value.get_config()) if moving else value
+        return found
+
+    def get_config(self) -> dict[str, Any]:
+        """The constructor's arguments, ready for JSON."""
+        return {
+            key: value if type(value) in _AS_THEY_ARE else _serialized(value)
+            for key, value in self.arguments().items()
+        }
+
+    def clone(self) -> Any:
+        """Another scheme with the same arguments."""
+        return type(self)(**self.arguments())
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Any:
@@ -216,6 +228,17 @@ class KernelScheme(Scheme, keras.initializers.VarianceScaling):
     def shape_fans(self, shape: Shape) -> Fans:
         """The fans of a shape by the axes given, else by Keras' convention."""
         return compute_fans(shape, self.input_axes, self.output_axes)
+
+
+def arguments_of(initializer: keras.initializers.Initializer) -> dict[str, Any]:
+    """What an initializer was made with: of a scheme its arguments, of any other its configuration."""
+    return initializer.arguments() if isinstance(initializer, Scheme) else dict(initializer.get_config())
+
+
+def remade(initializer: Any, arguments: Mapping[str, Any]) -> Any:
+    """An initializer of the same class, with other `arguments_of` it."""
+    kind = type(initializer)
+    return kind(**arguments) if isinstance(initializer, Scheme) else kind.from_config(arguments)
 
 
 def parameters(cls: type) -> Mapping[str, inspect.Parameter]:

@@ -8,7 +8,7 @@ from keras import ops
 
 from keras_winit.drawing.seeds import fold
 from keras_winit.drawing.sharding import side_by_side
-from keras_winit.schemes.base import KernelScheme, Scheme
+from keras_winit.schemes.base import KernelScheme, Scheme, arguments_of, remade
 from keras_winit.schemes.registry import get, register
 from keras_winit.support.checks import Shape, as_float, as_int, check_fits, shown
 from keras_winit.support.host import is_traced
@@ -56,19 +56,19 @@ class Wrapper(KernelScheme):
         inner = self.inner()
         return inner.drawn_whole(self.part(shape)) if isinstance(inner, Scheme) else True
 
-    def get_config(self) -> dict[str, Any]:
-        """The constructor's arguments, ready for JSON; the seed as it was given."""
+    def arguments(self) -> dict[str, Any]:
+        """The constructor's arguments, the seed as it was given."""
         self.nesting()
-        return super().get_config()
+        return super().arguments()
 
     def inner(self, *place: int | str) -> Any:
         """The wrapped initializer with this one's axes and a seed for the place."""
-        config = self.initializer.get_config()
-        if "seed" in config:
-            config["seed"] = fold(self.seed, *place) if place else self.seed
-        if self.input_axes is not None and config.get("input_axes", ()) is None:
-            config.update(input_axes=self.input_axes, output_axes=self.output_axes)
-        return type(self.initializer).from_config(config)
+        arguments = arguments_of(self.initializer)
+        if "seed" in arguments:
+            arguments["seed"] = fold(self.seed, *place) if place else self.seed
+        if self.input_axes is not None and arguments.get("input_axes", ()) is None:
+            arguments.update(input_axes=self.input_axes, output_axes=self.output_axes)
+        return remade(self.initializer, arguments)
 
     def part(self, shape: Shape) -> Shape:
         """The shape that the wrapped initializer draws, of a weight of this shape."""

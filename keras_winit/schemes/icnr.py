@@ -5,6 +5,7 @@ from typing import Any
 
 from keras import layers, ops
 
+from keras_winit.schemes.base import arguments_of, remade
 from keras_winit.schemes.compose import Wrapper
 from keras_winit.schemes.registry import register
 from keras_winit.support.building import layer_being_built
@@ -101,13 +102,13 @@ class ICNR(Wrapper):
     def _repeated(self, layer: Any, shape: Shape, dtype: str) -> Any:
         *blocks, outputs, inputs = part = self._in_space(layer, shape)
         inner, taps = self.inner(), math.prod(blocks)
-        config = inner.get_config()
-        if "fans" in config:  # each output reads one tap of each block
-            config["fans"] = [taps * inputs, taps * self.factor ** len(blocks) * outputs]
-        elif "input_axes" in config:
+        arguments = arguments_of(inner)
+        if "fans" in arguments:  # each output reads one tap of each block
+            arguments["fans"] = [taps * inputs, taps * self.factor ** len(blocks) * outputs]
+        elif "input_axes" in arguments:
             rank = len(part)
-            config["input_axes"], config["output_axes"] = [*range(rank - 2), rank - 1], [rank - 2]
-        kernel = type(inner).from_config(config)(part, dtype)
+            arguments["input_axes"], arguments["output_axes"] = [*range(rank - 2), rank - 1], [rank - 2]
+        kernel = remade(inner, arguments)(part, dtype)
         for axis in range(len(blocks)):
             kernel = ops.repeat(kernel, self.factor, axis)
         before = [_start(layer, size) for size in shape[:-2]]

@@ -239,7 +239,7 @@ class Pass:
         factor = factors[0] if len(factors) == 1 else math.sqrt(sum(f * f for f in factors) / len(factors))
         config = {"initializer": initializer, "factor": factor}
         if isinstance(initializer, Scaled):
-            config = {**initializer.get_config(), "factor": initializer.factor * factor}
+            config = {**initializer.arguments(), "factor": initializer.factor * factor}
         record = Scaled(**config)
         remember(record, slot.asked)
         self._undo.set_attribute(slot.layer, slot.attribute, record)

@@ -8,6 +8,7 @@ import keras
 from keras_winit.drawing.sampling import TRUNCATED_STD
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.schemes import Scheme
+from keras_winit.schemes.base import arguments_of, remade
 from keras_winit.schemes.basic import RandomNormal, RandomUniform, TruncatedNormal
 from keras_winit.schemes.compose import PerGate, Scaled, Wrapper
 from keras_winit.schemes.orthogonal import DeltaOrthogonal, Orthogonal
@@ -66,10 +67,10 @@ def _of_float32(initializer: Any) -> Any:
 def _ours(initializer: Any) -> Any:
     """This package's scheme for one of Keras' own that cannot be told its fans, axes or gates."""
     own = keras.initializers
-    config = initializer.get_config() if isinstance(initializer, own.Initializer) else {}
     if isinstance(initializer, Scheme) or not type(initializer).__module__.startswith("keras."):
         return initializer
     if isinstance(initializer, own.VarianceScaling):
+        config = initializer.get_config()
         axes = {key: config.get(key) for key in ("input_axes", "output_axes")}  # which an older Keras has not
         return VarianceScaling(initializer.scale, initializer.mode, initializer.distribution, **axes)
     if isinstance(initializer, own.Orthogonal):
@@ -80,17 +81,17 @@ def _ours(initializer: Any) -> Any:
 def _with(initializer: Any, seed: int | None, fans: Any, axes: Any) -> Any:
     if not isinstance(initializer, keras.initializers.Initializer):
         return initializer  # a function of shape and dtype
-    config = dict(initializer.get_config())
-    if "seed" in config and seed is not None:
-        config["seed"] = seed
+    arguments = arguments_of(initializer)
+    if "seed" in arguments and seed is not None:
+        arguments["seed"] = seed
     if isinstance(initializer, Wrapper):
-        config["initializer"] = _with(_ours(initializer.initializer), None, fans, axes)
-    elif "fans" in config and fans is not None:
-        config["fans"] = config["fans"] or list(fans)
-    elif axes is not None and config.get("input_axes", ()) is None:
-        config["input_axes"], config["output_axes"] = axes
+        arguments["initializer"] = _with(_ours(initializer.initializer), None, fans, axes)
+    elif "fans" in arguments and fans is not None:
+        arguments["fans"] = arguments["fans"] or list(fans)
+    elif axes is not None and arguments.get("input_axes", ()) is None:
+        arguments["input_axes"], arguments["output_axes"] = axes
     try:
-        return type(initializer).from_config(config)
+        return remade(initializer, arguments)
     except TypeError:  # one of the user's own that has no configuration is used as it is
         return initializer
 
@@ -99,12 +100,12 @@ def without_place(initializer: Any) -> Any:
     """An initializer for all projections of an attention layer: no one's fans, axes or seed."""
     if not isinstance(initializer, keras.initializers.Initializer):
         return initializer
-    config = dict(initializer.get_config())
-    config.update({key: None for key in ("seed", "fans", "input_axes", "output_axes") if key in config})
+    arguments = arguments_of(initializer)
+    arguments.update({key: None for key in ("seed", "fans", "input_axes", "output_axes") if key in arguments})
     if isinstance(initializer, Wrapper):
-        config["initializer"] = without_place(initializer.initializer)
+        arguments["initializer"] = without_place(initializer.initializer)
     try:
-        return type(initializer).from_config(config)
+        return remade(initializer, arguments)
     except TypeError:
         return initializer
 

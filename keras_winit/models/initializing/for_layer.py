@@ -8,6 +8,7 @@ from keras_winit.choose import for_activation
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.layer_fans import depthwise_fans
 from keras_winit.schemes import Scheme
+from keras_winit.schemes.base import remade
 from keras_winit.theory.fans import Fans
 
 
@@ -53,7 +54,7 @@ def for_layer(
     fans = _fans(layer, inner)
     if fans is None:
         return scheme
-    fitted: Scheme = type(scheme).from_config({**scheme.get_config(), "fans": list(fans)})
+    fitted: Scheme = remade(scheme, {**scheme.arguments(), "fans": list(fans)})
     return fitted
 
 
