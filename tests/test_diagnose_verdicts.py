@@ -350,8 +350,8 @@ def test_what_was_missed_is_found(name):
 
 
 def test_gates_and_normalizations_as_they_are_drawn_are_fine():
-    chrono = cell(layers.LSTM(8), 1, 7.0)
-    for model in (gated(0), gated(-2), chrono, cell(layers.GRU(8), 0, 1.0), attention()):
+    chrono, candidate = cell(layers.LSTM(8), 1, 7.0), cell(layers.LSTM(8), 2, 20.0)
+    for model in (gated(0), gated(-2), chrono, candidate, cell(layers.GRU(8), 0, 1.0), attention()):
         codes = {finding.code for finding in winit.diagnose(model, X, Y).findings}
         assert not codes & {"stuck_gate", "one_hot_attention", "epsilon", "equal_tensors"}, codes
 

@@ -178,6 +178,14 @@ def test_flat_places_are_for_long_chains(activation, depth, place):
     assert linear_start(activation, depth).place == place
 
 
+def test_one_layer_that_rounds_is_enough():
+    stack = [layers.Dense(16, "gelu") for _ in range(130)]
+    stack[5] = layers.Dense(16, "gelu", dtype=keras.DTypePolicy("mixed_bfloat16"))
+    model = keras.Sequential([keras.Input((8,)), *stack, layers.Dense(3)])
+    winit.initialize(model, "looks_linear", seed=0)
+    assert [index for index, layer in enumerate(stack) if not array(layer.bias).any()] == [4, 5]
+
+
 @pytest.mark.parametrize(("policy", "mean"), [("mixed_float16", -2.01), ("mixed_bfloat16", 0.0)])
 def test_flat_places_are_not_for_what_is_rounded_to_bfloat16(policy, mean):
     """It has steps of a sixtieth around 2, where units are to differ by a twelfth."""

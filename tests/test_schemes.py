@@ -91,6 +91,9 @@ def test_seeds_keep_the_contract_of_keras(case):
     again = make(case, seed=keras.random.SeedGenerator(3))
     other = make(case, seed=keras.random.SeedGenerator(3))
     np.testing.assert_array_equal(array(again(shape)), array(other(shape)))
+    copy = again.clone()  # which goes on by itself
+    copy(shape)
+    np.testing.assert_array_equal(array(again(shape)), array(other(shape)))
 
 
 @each_random

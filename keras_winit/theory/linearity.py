@@ -29,7 +29,7 @@ _WIDE = 4.0
 _MEANS = tuple(round(mean / 10, 1) for mean in range(-30, 31))
 # A place is flat where the slope is at most this. A step of training moves the product of all layers the less
 # the larger kernels are, and so the smaller slopes are: of 300 layers that are lines, those of a slope of 1/6
-# learn (0.97), those of 1/2 hardly (0.56), and those of 1 not at all.
+# learn (0.98), those of 1/2 hardly (0.53), and those of 1 not (0.25).
 _FLAT = 0.25
 _LEAST_SLOPE = 1e-3
 # What twins there may leave nonlinear. With ten times as much one GELU network of 300 layers in three fails.
