@@ -71,7 +71,7 @@ def convolutional(activation, depth, features):
 
 
 NAMED = dict(zip(ACTIVATIONS, ACTIVATIONS, strict=True))
-LINES = {f"1/{n}": lambda u, n=n: u / n for n in (1, 2, 6, 20)}
+LINES = {f"u/{n}" if n > 1 else "u": lambda u, n=n: u / n for n in (1, 2, 6, 20)}
 # What is trained: data, network, depths, activations.
 TASKS = {
     "dense": (digits, dense, (5, 10, 20, 40, 100), NAMED),
@@ -224,7 +224,8 @@ def heat_map(cells, task, methods, name, title):
             axis.set_yticks([])
         axis.set_title(f"{method}: {int((table >= SOLVED).sum())} of {table.size}", fontsize=10)
         axis.set_xlabel("hidden layers")
-    figure.suptitle(f"{title}; bold where it is at least {SOLVED}")
+    gap = " " if columns > 1 else "\n"
+    figure.suptitle(f"{title};{gap}bold where it is at least {SOLVED}", fontsize=10)
     path = RESULTS / f"{name}.png"
     figure.savefig(path, dpi=80)
     print(f"\n{path}")
