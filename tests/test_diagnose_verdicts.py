@@ -236,6 +236,18 @@ def test_unscaled_data_is_said_once_with_a_remedy_that_helps(data):
     assert not winit.diagnose(model, data).findings
 
 
+def test_data_that_overflows_a_network_is_named():
+    """Units of a long GELU chain leave the flat place that they start around, and grow layer by layer."""
+    stack = [layers.Dense(16, "gelu") for _ in range(190)]
+    model = keras.Sequential([keras.Input((16,)), *stack, layers.Dense(3)])
+    winit.initialize(model, "looks_linear", seed=0)
+    found = {finding.code: finding for finding in winit.diagnose(model, 100 * X).findings}
+    assert "Standardize the data" in found["non_finite"].remedy
+    assert not winit.diagnose(model, X).errors
+    winit.calibrate(model, 100 * X, scheme="looks_linear", seed=0, progress=False)
+    assert not winit.diagnose(model, 100 * X).errors
+
+
 # --- what was missed ----------------------------------------------------------------------------------
 
 

@@ -213,6 +213,51 @@ def test_integers_only_where_they_mean_something(name):
         assert keras.backend.standardize_dtype(make(case)(case.shapes[0], dtype="int32").dtype) == "int32"
 
 
+class Decibels(Scheme):
+    """A scheme of a user's own, which keeps its argument otherwise than it is given."""
+
+    name = "decibels"
+
+    def __init__(self, level=0.0, seed=None):
+        self.level = 10 ** (level / 20)
+        self.set_seed(seed)
+
+    def get_config(self):
+        return {"level": 20 * float(np.log10(self.level)), "seed": self._given_seed}
+
+    def draw(self, shape, dtype):
+        return keras.random.normal(shape, dtype=dtype, seed=self.seed) * self.level
+
+
+def test_a_scheme_of_a_users_own_is_copied_by_its_configuration():
+    scheme = Decibels(-40.0, seed=3)
+    drawn = array(scheme((40, 30)))
+    assert drawn.std() == pytest.approx(0.01, rel=0.1)
+    np.testing.assert_allclose(array(scheme.clone()((40, 30))), drawn, rtol=1e-5)
+    assert array(winit.Scaled(scheme, 2.0)((40, 30))).std() == pytest.approx(0.02, rel=0.1)
+    model = keras.Sequential([keras.Input((40,)), keras.layers.Dense(30)])
+    winit.initialize(model, scheme, seed=0)
+    assert array(model.layers[0].kernel).std() == pytest.approx(0.01, rel=0.1)
+
+
+def test_copies_of_wrappers_share_nothing_that_moves():
+    scheme = winit.Scaled("he_normal")
+    assert not np.array_equal(array(scheme.clone()((4, 3))), array(scheme((4, 3))))  # as of what it wraps
+    moving = winit.Scaled(winit.HeNormal(seed=keras.random.SeedGenerator(3)))
+    copy = moving.clone()
+    first = array(copy((4, 3)))
+    copy((4, 3))
+    np.testing.assert_array_equal(array(moving((4, 3))), first)
+
+
+@pytest.mark.skipif(BACKEND != "tensorflow", reason="variables are made once in a function of TensorFlow")
+def test_a_wrapper_of_a_moving_seed_traces():
+    import tensorflow as tf
+
+    scheme = winit.Scaled(winit.HeNormal(seed=keras.random.SeedGenerator(3)))
+    assert tf.function(lambda: scheme((4, 3)))().shape == (4, 3)
+
+
 def test_a_wrapper_of_what_has_no_seed_settles_its_own():
     scheme = winit.Scaled(winit.Scaled("zeros"))
     assert isinstance(scheme.seed, int)

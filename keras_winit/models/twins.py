@@ -4,11 +4,13 @@ import inspect
 import math
 from typing import Any
 
+import keras
 import numpy as np
 from keras import initializers, ops
 
 from keras_winit.drawing.sampling import TRUNCATED_STD
 from keras_winit.schemes import Scheme
+from keras_winit.schemes.base import arguments_of
 from keras_winit.schemes.basic import Constant, Ones, RandomNormal, RandomUniform, TruncatedNormal, Zeros
 from keras_winit.schemes.bias import PriorBias
 from keras_winit.schemes.compose import PerGate, Scaled, Summed, Wrapper
@@ -28,7 +30,9 @@ def twin(scheme: Scheme) -> Any:
     output to output or are for twins: orthogonal for identities and delta kernels, zeros for such biases.
     Before Keras 3.15, whose schemes take no axes, so are those with axes of their own.
     """
-    seed = scheme.arguments().get("seed")
+    seed = arguments_of(scheme).get("seed")
+    if isinstance(seed, dict):  # of a scheme of the user's own
+        seed = keras.saving.deserialize_keras_object(seed)
     if isinstance(scheme, Ones):
         return initializers.Ones()
     if isinstance(scheme, (Zeros, LooksLinearBias)):  # which is for kernels that Keras has not
@@ -93,7 +97,7 @@ def _named_twin(scheme: VarianceScheme) -> Any:
         "he_uniform": initializers.HeUniform,
         "lecun_uniform": initializers.LecunUniform,
     }
-    default, given = type(scheme)().arguments(), scheme.arguments()
+    default, given = arguments_of(type(scheme)()), arguments_of(scheme)
     own = ("negative_slope", "mode")
     return same.get(scheme.name) if all(given.get(key) == default.get(key) for key in own) else None
 

@@ -149,13 +149,10 @@ class Scheme(keras.initializers.Initializer):
         self.seed = settle(self._given_seed)
 
     def arguments(self) -> dict[str, Any]:
-        """The constructor's arguments, the seed as it was given, and functions as they are."""
-        found = {}
-        for key in parameters(type(self)):
-            value = self._given_seed if key == "seed" else getattr(self, key)
-            moving = isinstance(value, keras.random.SeedGenerator)
-            found[key] = type(value).from_config(value.get_config()) if moving else value
-        return found
+        """The constructor's arguments as they are, functions among them; the seed as it was given."""
+        return {
+            key: self._given_seed if key == "seed" else getattr(self, key) for key in parameters(type(self))
+        }
 
     def get_config(self) -> dict[str, Any]:
         """The constructor's arguments, ready for JSON."""
@@ -166,7 +163,7 @@ class Scheme(keras.initializers.Initializer):
 
     def clone(self) -> Any:
         """Another scheme with the same arguments."""
-        return type(self)(**self.arguments())
+        return remade(self)
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> Any:
@@ -230,15 +227,34 @@ class KernelScheme(Scheme, keras.initializers.VarianceScaling):
         return compute_fans(shape, self.input_axes, self.output_axes)
 
 
-def arguments_of(initializer: keras.initializers.Initializer) -> dict[str, Any]:
+def arguments_of(initializer: Any) -> dict[str, Any]:
     """What an initializer was made with: of a scheme its arguments, of any other its configuration."""
-    return initializer.arguments() if isinstance(initializer, Scheme) else dict(initializer.get_config())
+    return initializer.arguments() if _tells_all(initializer) else dict(initializer.get_config())
 
 
-def remade(initializer: Any, arguments: Mapping[str, Any]) -> Any:
-    """An initializer of the same class, with other `arguments_of` it."""
+def remade(initializer: Any, /, **changed: Any) -> Any:
+    """A copy of an initializer that shares nothing that moves with it, with some arguments changed."""
+    arguments = {**arguments_of(initializer), **changed}
+    if not _tells_all(initializer):
+        return type(initializer).from_config(arguments)
+    for key in arguments.keys() - changed.keys():
+        value = arguments[key]
+        if isinstance(value, keras.random.SeedGenerator):
+            arguments[key] = type(value).from_config(value.get_config())
+        elif isinstance(value, keras.initializers.Initializer):
+            arguments[key] = remade(value)
+    return type(initializer)(**arguments)
+
+
+def _tells_all(initializer: Any) -> bool:
+    """Whether an initializer's arguments are its attributes; a user's own may keep them otherwise."""
     kind = type(initializer)
-    return kind(**arguments) if isinstance(initializer, Scheme) else kind.from_config(arguments)
+    plain = getattr(kind, "from_config", None)
+    return (
+        isinstance(initializer, Scheme)
+        and kind.get_config is Scheme.get_config
+        and getattr(plain, "__func__", None) is Scheme.from_config.__func__  # type: ignore[attr-defined]
+    )
 
 
 def parameters(cls: type) -> Mapping[str, inspect.Parameter]:

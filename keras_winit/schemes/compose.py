@@ -63,12 +63,12 @@ class Wrapper(KernelScheme):
 
     def inner(self, *place: int | str) -> Any:
         """The wrapped initializer with this one's axes and a seed for the place."""
-        arguments = arguments_of(self.initializer)
+        arguments, changed = arguments_of(self.initializer), {}
         if "seed" in arguments:
-            arguments["seed"] = fold(self.seed, *place) if place else self.seed
+            changed["seed"] = fold(self.seed, *place) if place else self.seed
         if self.input_axes is not None and arguments.get("input_axes", ()) is None:
-            arguments.update(input_axes=self.input_axes, output_axes=self.output_axes)
-        return remade(self.initializer, arguments)
+            changed.update(input_axes=self.input_axes, output_axes=self.output_axes)
+        return remade(self.initializer, **changed)
 
     def part(self, shape: Shape) -> Shape:
         """The shape that the wrapped initializer draws, of a weight of this shape."""

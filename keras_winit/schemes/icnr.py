@@ -102,13 +102,12 @@ class ICNR(Wrapper):
     def _repeated(self, layer: Any, shape: Shape, dtype: str) -> Any:
         *blocks, outputs, inputs = part = self._in_space(layer, shape)
         inner, taps = self.inner(), math.prod(blocks)
-        arguments = arguments_of(inner)
+        arguments, rank = arguments_of(inner), len(part)
         if "fans" in arguments:  # each output reads one tap of each block
-            arguments["fans"] = [taps * inputs, taps * self.factor ** len(blocks) * outputs]
+            inner = remade(inner, fans=[taps * inputs, taps * self.factor ** len(blocks) * outputs])
         elif "input_axes" in arguments:
-            rank = len(part)
-            arguments["input_axes"], arguments["output_axes"] = [*range(rank - 2), rank - 1], [rank - 2]
-        kernel = remade(inner, arguments)(part, dtype)
+            inner = remade(inner, input_axes=[*range(rank - 2), rank - 1], output_axes=[rank - 2])
+        kernel = inner(part, dtype)
         for axis in range(len(blocks)):
             kernel = ops.repeat(kernel, self.factor, axis)
         before = [_start(layer, size) for size in shape[:-2]]

@@ -34,12 +34,13 @@ _FLAT = 0.25
 _LEAST_SLOPE = 1e-3
 # What twins there may leave nonlinear. With ten times as much one GELU network of 300 layers in three fails.
 _SHARE_OF_FLAT = 3e-9
-_LEAST_OF_FLAT = 1e-4
+_LEAST_OF_FLAT = 1e-3
 _SPACING = 0.2  # of the four points whose third difference tells how the bend changes
 _NOISE = 1e-5
 # What a chain's number of layers, times the slope that twins see, may be. GELU, of the slope 1/2, learns with
-# 100 layers, and with 160 not from every seed.
-_MOST_STEEP = 60.0
+# 160 layers around zero, and with 200 not. Around a flat place it learns with any number, but data must have
+# the size that is reckoned with: ten times that leaves the place.
+_MOST_STEEP = 90.0
 # Twins that leave so many times too much are taken to a flat place, if there is one: sigmoid's from 70 layers
 # on. Convolutions of 100 layers of it reach 0.1 around zero.
 _TOO_BENT = 3.0
@@ -99,7 +100,7 @@ def linear_variance(activation: Any, depth: float = USUAL_DEPTH) -> float:
     return max(_LEAST_OF_TWINS, remembered(_linear_variance, known, _SHARE_OF_TWINS / depth**2))
 
 
-def linear_start(activation: Any, depth: int = USUAL_DEPTH, *, rounded: bool = False) -> Start:
+def linear_start(activation: Any, depth: int = USUAL_DEPTH, *, rough: bool = False) -> Start:
     """The mean and the variance at which `depth` such activations in a row stay nearly linear.
 
     The mean is zero, and the variance that of `linear_variance`, where that is linear enough, and the chain
@@ -108,7 +109,8 @@ def linear_start(activation: Any, depth: int = USUAL_DEPTH, *, rounded: bool = F
     sigmoid. A "wide" one, as wide as ReLU's units, far from the bend of ELU and SELU, is taken where the
     share that no line explains is a third of that around zero or less.
 
-    Where units are `rounded` to bfloat16, of which the steps around 2 are a sixtieth, no place is flat.
+    Where units are `rough`, rounded to bfloat16, of which the steps around 2 are a sixtieth, or with noise
+    added, which the twins of a flat place do not cancel, none is taken.
     """
     known, variance = resolve(activation), linear_variance(activation, depth)
     if is_odd(known):
@@ -116,7 +118,7 @@ def linear_start(activation: Any, depth: int = USUAL_DEPTH, *, rounded: bool = F
     bent = remembered(_bent_at, known, 0.0, variance)
     excess = bent * depth**2 / _SHARE_OF_TWINS if variance <= _LEAST_OF_TWINS else 0.0
     too_steep = depth * _slope_of_twins(known, variance) > _MOST_STEEP
-    if (excess > _TOO_BENT or too_steep) and not rounded:
+    if (excess > _TOO_BENT or too_steep) and not rough:
         flat = remembered(_flat_start, known)
         if flat is not None:
             return flat
@@ -133,7 +135,7 @@ def linear_mean(activation: Any, place: str = "wide") -> float:
     Args:
         activation: f.
         place: "wide", for u as wide as ReLU's, to a tenth, within three of zero; or "flat", where the slope
-            of f is at most a quarter and the change of its bend turns, to a hundredth, within six of zero.
+            of f is at most a quarter and the change of its bend turns, to a hundredth, within 5.9 of zero.
 
     Raises:
         ValueError: where there is none.
@@ -233,7 +235,7 @@ def _flat_start(activation: Activation) -> Start | None:
 def _linear_variance(activation: Activation, allowed: float, mean: float = 0.0) -> float:
     def bent(variance: float) -> float:
         share = _bent_at(activation, mean, variance)
-        return share if np.isfinite(share) else 0.0  # `power` says that there is nothing
+        return share if np.isfinite(share) else float(mean != 0)  # else `power` says that there is nothing
 
     if bent(1.0) <= allowed:
         return 1.0

@@ -28,6 +28,7 @@ from keras_winit.models.running.moments import moments
 from keras_winit.models.running.probe import handed_on
 from keras_winit.models.running.undo import Undo, assign_exactly, exact_value
 from keras_winit.models.running.watching import as_written, intercepted, no_gradients, untouched
+from keras_winit.schemes.base import remade
 from keras_winit.schemes.compose import Scaled
 from keras_winit.support.progress import progress as progress_bar
 from keras_winit.theory.gates import CELLS
@@ -237,9 +238,9 @@ class Pass:
         if not slot.attribute or not isinstance(initializer, keras.initializers.Initializer):
             return
         factor = factors[0] if len(factors) == 1 else math.sqrt(sum(f * f for f in factors) / len(factors))
-        config = {"initializer": initializer, "factor": factor}
         if isinstance(initializer, Scaled):
-            config = {**initializer.arguments(), "factor": initializer.factor * factor}
-        record = Scaled(**config)
+            record = remade(initializer, factor=initializer.factor * factor)
+        else:
+            record = Scaled(initializer, factor)
         remember(record, slot.asked)
         self._undo.set_attribute(slot.layer, slot.attribute, record)

@@ -31,6 +31,10 @@ _WHAT = {
     "vanishing_gradient": (f"The gradient {_FALLS}", _GRADIENT),
     "exploding_gradient": (f"The gradient {_GROWS}", _GRADIENT),
 }
+_STANDARDIZE = (
+    "Standardize the data: put `keras.layers.Normalization()`, adapted to it, before this layer; or fit the "
+    "kernels to it, `calibrate(model, data)`."
+)
 _DOWNWARDS = ("vanishing_signal", "vanishing_gradient", "input_collapse")
 
 
@@ -65,6 +69,8 @@ class Judge:
         broken = next((layer for layer in seen.layers if not layer.finite), None)
         if broken is not None:
             remedy = "Look at its weights and at what feeds it, then draw it anew: `initialize(model)`."
+            if seen.input_std > 1 and self.severity("unscaled_data", seen.input_std):
+                remedy = f"What enters the model has a deviation of {seen.input_std:.3g}. {_STANDARDIZE}"
             yield Finding(
                 "non_finite", "error", broken.path, "What it computes is NaN or infinite.", {}, remedy
             )
@@ -99,8 +105,7 @@ class Judge:
                 weighted[0].path,
                 f"What enters it has a deviation of {given:.3g}, and it hands that on: {first:.3g}.",
                 {"input": given, "first": first},
-                "Standardize the data: put `keras.layers.Normalization()`, adapted to it, before this layer; "
-                "or fit the kernels to it, `calibrate(model, data)`.",
+                _STANDARDIZE,
             )
 
     def _of_signal(self, weighted: list[Seen], input_std: float) -> Iterator[Finding]:

@@ -82,16 +82,17 @@ def _with(initializer: Any, seed: int | None, fans: Any, axes: Any) -> Any:
     if not isinstance(initializer, keras.initializers.Initializer):
         return initializer  # a function of shape and dtype
     arguments = arguments_of(initializer)
+    changed: dict[str, Any] = {}
     if "seed" in arguments and seed is not None:
-        arguments["seed"] = seed
+        changed["seed"] = seed
     if isinstance(initializer, Wrapper):
-        arguments["initializer"] = _with(_ours(initializer.initializer), None, fans, axes)
+        changed["initializer"] = _with(_ours(initializer.initializer), None, fans, axes)
     elif "fans" in arguments and fans is not None:
-        arguments["fans"] = arguments["fans"] or list(fans)
+        changed["fans"] = arguments["fans"] or list(fans)
     elif axes is not None and arguments.get("input_axes", ()) is None:
-        arguments["input_axes"], arguments["output_axes"] = axes
+        changed["input_axes"], changed["output_axes"] = axes
     try:
-        return remade(initializer, arguments)
+        return remade(initializer, **changed)
     except TypeError:  # one of the user's own that has no configuration is used as it is
         return initializer
 
@@ -100,12 +101,12 @@ def without_place(initializer: Any) -> Any:
     """An initializer for all projections of an attention layer: no one's fans, axes or seed."""
     if not isinstance(initializer, keras.initializers.Initializer):
         return initializer
-    arguments = arguments_of(initializer)
-    arguments.update({key: None for key in ("seed", "fans", "input_axes", "output_axes") if key in arguments})
+    places = arguments_of(initializer).keys() & {"seed", "fans", "input_axes", "output_axes"}
+    changed = dict.fromkeys(places)
     if isinstance(initializer, Wrapper):
-        arguments["initializer"] = without_place(initializer.initializer)
+        changed["initializer"] = without_place(initializer.initializer)
     try:
-        return remade(initializer, arguments)
+        return remade(initializer, **changed)
     except TypeError:
         return initializer
 

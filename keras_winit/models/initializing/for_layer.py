@@ -54,7 +54,7 @@ def for_layer(
     fans = _fans(layer, inner)
     if fans is None:
         return scheme
-    fitted: Scheme = remade(scheme, {**scheme.arguments(), "fans": list(fans)})
+    fitted: Scheme = remade(scheme, fans=list(fans))
     return fitted
 
 

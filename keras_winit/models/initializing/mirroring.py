@@ -1,12 +1,13 @@
 """Looking linear as a whole model: which kernels have twins, and what each of them reads."""
 
 from collections.abc import Iterable
-from typing import Any
 
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.links import OUTPUT, Links
 from keras_winit.models.anatomy.passing import readable
 from keras_winit.models.anatomy.slots import Slot
+from keras_winit.models.tracing.kinds import NOISE
+from keras_winit.models.tracing.trace import Step
 from keras_winit.schemes.looks_linear import LooksLinear, LooksLinearBias
 from keras_winit.theory.activations import resolve
 from keras_winit.theory.linearity import Start, is_odd, linear_start, linear_variance
@@ -41,6 +42,7 @@ class Mirroring:
     def __init__(self, anatomy: Anatomy, kernels: Iterable[Slot], free: Iterable[Slot]) -> None:
         self._links = links = Links(anatomy, kernels)
         self._free = dict.fromkeys(free)
+        self._rough = any(_is_rough(step) for step in anatomy.trace.steps)
         biases = [slot for slot in self._free if slot.role == "bias" and slot.use is None and not slot.kept]
         self._biases = {id(slot.layer): slot for slot in reversed(biases)}
         # A chain's variances follow from its length.
@@ -84,10 +86,9 @@ class Mirroring:
 
     def _start(self, slot: Slot) -> Start:
         """How a kernel's units start: as all that read them want it."""
-        depth, readers = self._links.chain(slot).depth, self._links.readers[slot]
-        activations = [signal.activation for _, signal in readers]
-        rounded = any(_is_rounded(each.layer) for each in (slot, *dict(readers)))
-        start, *others = (linear_start(activation, depth, rounded=rounded) for activation in activations)
+        depth = self._links.chain(slot).depth
+        activations = [signal.activation for _, signal in self._links.readers[slot]]
+        start, *others = (linear_start(activation, depth, rough=self._rough) for activation in activations)
         if start.mean and all(other == start for other in others) and self._may_move(slot):
             return start
         curved = self._links.chain(slot).curved
@@ -97,9 +98,12 @@ class Mirroring:
         return Start(0.0, variance * fallen)
 
     def _may_move(self, slot: Slot) -> bool:
-        """Whether there is a bias to move a kernel's units by, and all that reads them is drawn to suit."""
+        """Whether a bias is there to move a kernel's units, and stays, and all that reads them suits."""
         own = slot.use is None and id(slot.layer) in self._biases
-        return own and all(each in self._free for each in (slot, *dict(self._links.readers[slot])))
+        kernels = (slot, *dict(self._links.readers[slot]))
+        held = [getattr(slot.layer, "bias_regularizer", None), getattr(slot.layer, "bias_constraint", None)]
+        held += [getattr(each.layer, "kernel_constraint", None) for each in kernels]
+        return own and all(each in self._free for each in kernels) and held == [None] * len(held)
 
     def _has_twins(self, slot: Slot) -> bool:
         return any(not is_odd(signal.activation) for _, signal in self._links.readers[slot])
@@ -113,6 +117,7 @@ class Mirroring:
         return min(1.0, in_all / chain.depth)
 
 
-def _is_rounded(layer: Any) -> bool:
-    """Whether a layer computes in a type that is coarser than float16 around 2."""
-    return getattr(layer, "compute_dtype", "float32") not in ("float16", "float32", "float64")
+def _is_rough(step: Step) -> bool:
+    """Whether what a step puts out is rounded more than by float16, or has noise added in training."""
+    rounded = any(value.dtype.startswith(("bfloat", "float8")) for value in step.outputs)
+    return rounded or isinstance(step.operation, NOISE)

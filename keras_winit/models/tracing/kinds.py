@@ -34,16 +34,17 @@ ACTIVATION_LAYERS = (
     layers.Softmax,
 )
 
+_DROPOUTS = (layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D)
+# What is random in training.
+NOISE = (*_DROPOUTS, layers.GaussianDropout, layers.GaussianNoise, layers.AlphaDropout)
 # What puts out as many numbers as it is given, at the same places.
 SAME_SHAPE = (
-    *NORMALIZATIONS,
+    *(*NORMALIZATIONS, *NOISE, layers.ActivityRegularization),
     *(layers.Activation, layers.ReLU, layers.LeakyReLU, layers.PReLU, layers.ELU),
-    *(layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D),
-    *(layers.GaussianDropout, layers.GaussianNoise, layers.AlphaDropout, layers.ActivityRegularization),
 )
 # What leaves each channel in its place and in proportion: twice the signal in, twice the signal out.
 _SCALING = (
-    *(layers.Dropout, layers.SpatialDropout1D, layers.SpatialDropout2D, layers.SpatialDropout3D),
+    *_DROPOUTS,
     *(layers.MaxPooling1D, layers.MaxPooling2D, layers.MaxPooling3D),
     *(layers.Cropping1D, layers.Cropping2D, layers.Cropping3D),
     *(layers.UpSampling1D, layers.UpSampling2D, layers.UpSampling3D),
