@@ -32,7 +32,7 @@ _MEANS = tuple(round(mean / 10, 1) for mean in range(-30, 31))
 # learn (0.98), those of 1/2 hardly (0.53), and those of 1 not (0.25).
 _FLAT = 0.25
 _LEAST_SLOPE = 1e-3
-# What twins there may leave nonlinear. With ten times as much one GELU network of 300 layers in three fails.
+# What twins there may leave nonlinear. With 25 times as much one GELU network of 300 layers in three fails.
 _SHARE_OF_FLAT = 3e-9
 _LEAST_OF_FLAT = 1e-3
 _SPACING = 0.2  # of the four points whose third difference tells how the bend changes
