@@ -7,8 +7,7 @@ from keras_winit.schemes.base import Scheme
 from keras_winit.schemes.registry import get
 from keras_winit.support.checks import one_of
 from keras_winit.theory.activations import Activation, resolve
-from keras_winit.theory.balance import Balance, balanced
-from keras_winit.theory.gains import gain
+from keras_winit.theory.gains import Balance, balanced, gain
 
 # The choice that the literature makes, by the name of the activation.
 _RECTIFIERS = ("relu", "relu6", "leaky_relu", "prelu", "elu", "celu", "gelu", "silu", "mish", "hard_silu")
@@ -24,7 +23,7 @@ _DEEP = "looks_linear trains 60 of 60 plain stacks of 5 to 100 layers; He's star
 # Measured: tests/benchmarks/residual.py.
 _RESIDUAL = "of 20 networks `initialize` lets 8 end 10 % lower than Keras' or PyTorch's start, 0 higher"
 _EXACT = "E[f(z)²] for z ~ N(0, 1), by quadrature"
-_BALANCED = "E[f(z)²] and E[f′(z)²], by quadrature: keras_winit.theory.balance"
+_BALANCED = "E[f(z)²] and E[f′(z)²], by quadrature: keras_winit.theory.gains"
 
 
 @dataclass(frozen=True)

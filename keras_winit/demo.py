@@ -12,7 +12,7 @@ import numpy as np
 
 from keras_winit.choose import for_activation, recommend
 from keras_winit.schemes import Scheme
-from keras_winit.support.progress import progress
+from keras_winit.support.printing import progress
 from keras_winit.support.terminal import console, table
 
 DEPTH, WIDTH, ACTIVATION = 20, 128, "relu"

@@ -9,8 +9,8 @@ from helpers import array
 from keras import layers, ops
 
 import keras_winit as winit
-from keras_winit.models.anatomy.outputs import YES_STD
-from keras_winit.models.diagnosing.guessing import loss_of_guessing
+from keras_winit.models.anatomy.following import YES_STD
+from keras_winit.models.diagnosing.loss import loss_of_guessing
 
 RNG = np.random.default_rng(0)
 COUNT = 200

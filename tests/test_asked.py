@@ -7,7 +7,7 @@ from helpers import array
 from keras import layers, ops
 
 import keras_winit as winit
-from keras_winit.models.anatomy.outputs import NUMBER_STD
+from keras_winit.models.anatomy.following import NUMBER_STD
 
 own = keras.initializers
 

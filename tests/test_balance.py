@@ -6,7 +6,7 @@ import pytest
 from keras import layers, ops
 
 import keras_winit as winit
-from keras_winit.theory.balance import balanced
+from keras_winit.theory.gains import balanced
 
 
 def fast(x):

@@ -13,11 +13,11 @@ from keras import layers, ops
 import keras_winit as winit
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.branches import shares
-from keras_winit.models.anatomy.outputs import NUMBER_STD
-from keras_winit.models.anatomy.outputs import answers as answers_of
+from keras_winit.models.anatomy.following import NUMBER_STD
+from keras_winit.models.anatomy.following import answers as answers_of
 from keras_winit.models.calibrating.targets import LONG, SHORT
-from keras_winit.models.running.moments import moments
 from keras_winit.models.running.watching import having, intercepted, no_gradients
+from keras_winit.support.exact import moments
 
 # Each builds within a test; the slow sweep has the rest. JAX compiles each shape of these for minutes.
 FIVE = ("VGG16", "ResNet50", "MobileNetV2", "EfficientNetB0", "ConvNeXtTiny")

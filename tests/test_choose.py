@@ -8,7 +8,7 @@ from keras import layers
 import keras_winit as winit
 from keras_winit.schemes import scheme_class
 from keras_winit.theory.activations import builtin_names
-from keras_winit.theory.balance import balanced
+from keras_winit.theory.gains import balanced
 
 HE = [
     "relu",

@@ -12,9 +12,9 @@ from hostile import state
 from keras import layers
 
 import keras_winit as winit
-from keras_winit.models.comparing.batches import batches_of
 from keras_winit.models.comparing.comparison import Comparison, Trial, last_of
 from keras_winit.models.comparing.putting_back import variables_of
+from keras_winit.models.comparing.training import batches_of
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(48, 4, 6)).astype("float32")

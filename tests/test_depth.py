@@ -6,7 +6,7 @@ from keras import layers
 
 import keras_winit as winit
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.depth import DEEP, Depths
+from keras_winit.models.anatomy.following import DEEP, Depths
 from keras_winit.models.calibrating.targets import LONG, SHORT
 
 

@@ -12,10 +12,9 @@ from helpers import BACKEND, array, since
 from keras import layers, ops
 
 import keras_winit as winit
-from keras_winit.models.diagnosing.guessing import guess_of
+from keras_winit.models.diagnosing.findings import THRESHOLDS
+from keras_winit.models.diagnosing.loss import gradient, guess_of, tap
 from keras_winit.models.diagnosing.report import Finding, LayerRow, Report, WeightRow
-from keras_winit.models.diagnosing.taps import gradient, tap
-from keras_winit.models.diagnosing.thresholds import THRESHOLDS
 
 CODES = {
     *("zero", "constant", "too_small", "too_large", "repeated_units", "equal_tensors", "non_finite"),

@@ -8,12 +8,11 @@ from keras import layers, ops
 
 import keras_winit as winit
 from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.diagnosing.findings import THRESHOLDS, Remedies
 from keras_winit.models.diagnosing.judging import Judge
 from keras_winit.models.diagnosing.reading import Left, what_is_left
-from keras_winit.models.diagnosing.remedies import Remedies
 from keras_winit.models.diagnosing.seen import Seen
 from keras_winit.models.diagnosing.signals import Signals
-from keras_winit.models.diagnosing.thresholds import THRESHOLDS
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((128, 16)).astype("float32")

@@ -5,8 +5,7 @@ import numpy as np
 import pytest
 from keras import ops
 
-from keras_winit.models.diagnosing.features import effective_rank, named_right, principal, read_off
-from keras_winit.models.diagnosing.seen import distinct
+from keras_winit.models.diagnosing.seen import distinct, effective_rank, named_right, principal, read_off
 from keras_winit.support.host import host_array
 
 RIDGES = (1e-3, 1e-1)

@@ -7,7 +7,7 @@ import pytest
 from helpers import BACKEND, assert_drawn_from
 from scipy import stats
 
-from keras_winit.drawing.ingredients import Stream
+from keras_winit.drawing.scrambled import Stream
 
 pytestmark = pytest.mark.skipif(BACKEND != "tensorflow", reason="of NumPy alone")
 LEAST = 1e-4  # of a p-value

@@ -7,7 +7,7 @@ from helpers import BACKEND, array
 from keras import layers
 
 import keras_winit as winit
-from keras_winit.models.running.labels import check_labels
+from keras_winit.support.losses import check_labels
 
 X = np.random.default_rng(0).normal(size=(24, 6)).astype("float32")
 CLASS = np.random.default_rng(1).integers(0, 3, 24)

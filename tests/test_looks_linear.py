@@ -9,7 +9,7 @@ from scipy.optimize import brentq
 from scipy.special import expit, ndtr
 
 import keras_winit as winit
-from keras_winit.models.anatomy.outputs import NUMBER_STD
+from keras_winit.models.anatomy.following import NUMBER_STD
 from keras_winit.theory.activations import remembered, resolve
 from keras_winit.theory.linearity import is_odd, linear_mean, linear_start, linear_variance, power
 

@@ -13,12 +13,12 @@ from test_calibrate import application, noise
 import keras_winit as winit
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.branches import GAMMA
+from keras_winit.models.anatomy.following import NUMBER_STD
 from keras_winit.models.anatomy.normalizing import normalizations_after
-from keras_winit.models.anatomy.outputs import NUMBER_STD
-from keras_winit.models.calibrating import moving_statistics
-from keras_winit.models.calibrating.moving_statistics import drifts_apart
-from keras_winit.models.running.moments import channel_moments
+from keras_winit.models.calibrating import centring
+from keras_winit.models.calibrating.centring import drifts_apart
 from keras_winit.models.running.watching import intercepted, no_gradients
+from keras_winit.support.exact import channel_moments
 
 
 def images(count=48, seed=0):
@@ -318,7 +318,7 @@ def test_that_keeps_fresh_samples_in_scale(monkeypatch):
         return math.log(deviations[0] / deviations[1])
 
     kept = [missed(seed) for seed in (0, 1)]
-    monkeypatch.setattr(moving_statistics, "_MANY_DRIFTING", math.inf)
+    monkeypatch.setattr(centring, "_MANY_DRIFTING", math.inf)
     centred = [missed(seed) for seed in (0, 1)]
     assert np.linalg.norm(kept) < 0.6 * np.linalg.norm(centred)
 
@@ -397,7 +397,7 @@ def test_what_a_normalization_reads_is_measured_once(monkeypatch):
         calls.append(tuple(tensor.shape))
         return channel_moments(tensor, *arguments, **options)
 
-    monkeypatch.setattr(moving_statistics, "channel_moments", counted)
+    monkeypatch.setattr(centring, "channel_moments", counted)
     winit.calibrate(after(layers.BatchNormalization()), images(), seed=0)
     assert calls == [(48, 8, 8, 7)]
     calls.clear()

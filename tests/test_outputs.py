@@ -6,7 +6,7 @@ from keras import layers, ops
 
 import keras_winit as winit
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.outputs import output_kernels
+from keras_winit.models.anatomy.following import output_kernels
 
 
 def classifier():

@@ -9,7 +9,7 @@ from keras import layers, ops
 
 import keras_winit as winit
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.outputs import NUMBER_STD
+from keras_winit.models.anatomy.following import NUMBER_STD
 
 MEASURED = [kind for kind in own_layers.LAYERS if kind.power]
 

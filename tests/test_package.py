@@ -21,29 +21,22 @@ MODULES = sorted(
 
 # From the bottom up: a module imports only what stands before it, from its folder or from a lower one.
 FOLDERS = {
-    "support": "building checks host products loading losses progress terminal",
-    "drawing": "precision seeds sharding jax_random tensorflow_random generators sampling haar "
-    "ingredients scrambled orthonormal",
-    "theory": "fans einsum matrix_view activations gates gains balance linearity",
+    "support": "checks host exact losses loading terminal printing",
+    "drawing": "seeds sharding jax_random tensorflow_random sampling haar scrambled orthonormal",
+    "theory": "fans activations gains linearity",
     "schemes": "base registry basic variance_scheme variance orthogonal structured compose icnr bias siren "
     "looks_linear factored",
-    "": "choose files listing",
+    "": "choose files listing plots",
     "models": "",
-    "models.showing": "printing plots",
-    "models.tracing": "kinds ownership inputs trace symbols loops interception opening tracer",
-    "models.anatomy": "convolutions contractions views passing mixing uses layer_fans fresh slots anatomy "
-    "normalizing following sources depth writing ancestry branch branch_parts additions tables branches "
-    "attention outputs links",
-    "models.running": "watching undo moments labels probe data_sets batch",
-    "models.recipes": "surroundings recipe torch zero_gamma fixup gpt2 bert vit deepnorm "
-    "depth_scaled small_wang t5 mimetic",
-    "models.initializing": "plan states fitting branch_sizes tables asked mirroring rules "
-    "choosing initialize for_layer",
-    "models.calibrating": "calibration leaving answers targets bounds moving_statistics rescaling replaying "
-    "gates centring one_pass calibrate",
-    "models.comparing": "comparison batches randomness putting_back training starts compare",
-    "models.diagnosing": "thresholds report taps guessing features seen signals units starting "
-    "reading remedies weights ranks judging answering gating diagnose",
+    "models.tracing": "kinds structure trace interception opening tracer",
+    "models.anatomy": "contractions views passing uses layer_fans fresh slots anatomy normalizing ancestry "
+    "following branch branches attention links",
+    "models.running": "watching undo batch",
+    "models.recipes": "recipe torch residual transformers",
+    "models.initializing": "plan fitting mirroring sizes choosing initialize for_layer",
+    "models.calibrating": "calibration targets centring rescaling composite one_pass calibrate",
+    "models.comparing": "comparison putting_back training compare",
+    "models.diagnosing": "findings report seen loss signals reading judging answering weights diagnose",
 }
 _INSIDE = [
     f"{folder}.{name}".strip(".")

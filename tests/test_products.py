@@ -7,7 +7,7 @@ from helpers import BACKEND, array, orthogonality_error, run_python
 from keras import ops
 
 from keras_winit.drawing import haar, scrambled
-from keras_winit.support import products
+from keras_winit.support import exact
 
 
 def tf32(tensor):
@@ -62,7 +62,7 @@ def test_a_product_of_parts_is_exact_where_a_device_rounds(rounded):
         return rounded(x) @ rounded(y)
 
     alone = np.abs(multiply(left, right) - exact).max()
-    split = np.abs(products.split_product(left, right, multiply) - exact).max()
+    split = np.abs(exact.split_product(left, right, multiply) - exact).max()
     assert alone > 1e-3
     # A float32 sum of 90 products, each of the order of one.
     assert split < 90 * 2.0**-24 * 4
@@ -80,7 +80,7 @@ def test_tensorflow_splits_what_a_gpu_would_round(draw, monkeypatch):
     monkeypatch.setattr(tf, "matmul", rounding)
     monkeypatch.setattr(tf.Tensor, "__matmul__", rounding)
     assert orthogonality_error(array(draw())) > 5e-5  # the emulation rounds
-    monkeypatch.setattr(products, "_may_round", lambda: True)
+    monkeypatch.setattr(exact, "_may_round", lambda: True)
     assert orthogonality_error(array(draw())) <= 2e-6
 
 
@@ -155,9 +155,9 @@ def test_jax_rounds_no_product(draw):
 def test_products_are_those_of_numpy_whatever_the_memory(shapes):
     left, right = (np.random.default_rng(3).standard_normal(shape).astype("float32") for shape in shapes)
     left.flags.writeable = False
-    np.testing.assert_allclose(products.array_product(left, right), left @ right, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(exact.array_product(left, right), left @ right, rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(
-        products.array_product(left, right[::-1]), left @ right[::-1], rtol=1e-5, atol=1e-6
+        exact.array_product(left, right[::-1]), left @ right[::-1], rtol=1e-5, atol=1e-6
     )
     wide = np.asarray(right, "float64")
-    assert products.array_product(left.astype("float64"), wide).dtype == np.float64
+    assert exact.array_product(left.astype("float64"), wide).dtype == np.float64

@@ -10,7 +10,7 @@ from keras import layers
 
 import keras_winit as winit
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.diagnosing.remedies import Remedies
+from keras_winit.models.diagnosing.findings import Remedies
 
 CLASSES, WIDTH = 4, 24
 LOSS = keras.losses.SparseCategoricalCrossentropy(from_logits=True)

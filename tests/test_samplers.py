@@ -9,7 +9,7 @@ from helpers import BACKEND, DISTRIBUTION, array, assert_drawn_from, std_toleran
 from scipy import stats
 
 import keras_winit as winit
-from keras_winit.drawing import generators
+from keras_winit.drawing import sampling
 from keras_winit.drawing.sampling import draw
 
 SHAPE = (2500, 4001)  # more than 10⁷, and an odd number of them
@@ -78,7 +78,7 @@ def test_the_most_extreme_uniforms_give_finite_normals(monkeypatch):
     )
     with tf.Graph().as_default():  # traced anew, with what is patched
         monkeypatch.setattr(tensorflow_random, "LARGE", 1)
-        normals = generators.normal((8,), 1.0, "float32", 0)
+        normals = sampling.normal((8,), 1.0, "float32", 0)
     with tf.compat.v1.Session(graph=normals.graph) as session:
         values = session.run(normals)
     assert np.isfinite(values).all()

@@ -19,10 +19,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_winit.drawing.generators import normal
+from keras_winit.drawing.sampling import normal
 from keras_winit.drawing.seeds import Seed, drawable
 from keras_winit.support.checks import Shape
-from keras_winit.support.products import inverse_of_upper, product, subtract_product
+from keras_winit.support.exact import inverse_of_upper, product, subtract_product
 
 # Reflections applied in one product: as few as keep matrix products limited by arithmetic and not
 # by memory, since a block's own T costs more the wider it is.

@@ -15,7 +15,7 @@ from jax import lax
 from jax import numpy as jnp
 from jax.extend.random import threefry2x32_p
 
-from keras_winit.drawing.precision import compute_dtype
+from keras_winit.drawing.seeds import compute_dtype
 from keras_winit.support.checks import Shape
 from keras_winit.support.host import is_traced
 

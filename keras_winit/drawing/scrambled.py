@@ -6,14 +6,16 @@ each block of rows is then mixed by a Kronecker product of two small Haar matric
 the last step computes, 2·16 products an element instead of a number that grows with the matrix. Rows
 that fill no block are mixed by one more, which overlaps with the last.
 
-It is as orthogonal as its parts are, which are computed in float64, and in the statistics that were
-tried it is not to be told from a Haar-distributed matrix, which it is not. Any columns can be
-computed without the others, and so can a block of rows.
+It is as orthogonal as its parts are, which NumPy computes in float64 from the raw words of a counter-based
+generator, Philox, whose stream it promises not to change: the same seed gives the same parts on every
+backend. In the statistics that were tried it is not to be told from a Haar-distributed matrix, which it is
+not. Any columns can be computed without the others, and so can a block of rows.
 
 F. Yu, A. Suresh, K. Choromanski, D. Holtmann-Rice, S. Kumar 2016, "Orthogonal random features",
 arXiv:1610.09072; K. Choromanski, M. Rowland, A. Weller 2017, "The unreasonable effectiveness of
 structured random orthogonal embeddings", arXiv:1703.00864; for the circulant, F. Yu, S. Kumar, Y. Gong,
-S.-F. Chang 2014, "Circulant binary embedding", arXiv:1405.3162.
+S.-F. Chang 2014, "Circulant binary embedding", arXiv:1405.3162; J. Salmon, M. Moraes, R. Dror, D. Shaw
+2011, "Parallel random numbers: as easy as 1, 2, 3", SC11.
 """
 
 import math
@@ -24,9 +26,72 @@ from typing import Any, NamedTuple
 import keras
 import numpy as np
 from keras import ops
+from numpy.typing import NDArray
 
-from keras_winit.drawing.ingredients import Stream
-from keras_winit.support.products import kronecker, product
+from keras_winit.support.exact import kronecker, product
+
+Array = NDArray[np.float64]
+
+
+class Stream:
+    """Random numbers of one key, one after the other."""
+
+    def __init__(self, key: int) -> None:
+        self._bits = np.random.Philox(key=key)
+
+    def words(self, *shape: int) -> NDArray[np.uint64]:
+        """64 random bits each."""
+        return self._bits.random_raw(math.prod(shape)).reshape(shape)
+
+    def uniform(self, *shape: int) -> Array:
+        """U(0, 1), never 0."""
+        return ((self.words(*shape) >> np.uint64(11)).astype("float64") + 0.5) * 2.0**-53
+
+    def disc(self, count: int) -> tuple[NDArray[np.complex128], Array]:
+        """Points that are uniform in the unit disc, those of a square that are in it, and |z|² of each."""
+        found: list[tuple[NDArray[np.complex128], Array]] = []
+        missing = count
+        while missing > 0 or not found:
+            enough = 2 * (missing + missing // 3 + 4 * math.isqrt(missing) + 4)  # π/4 of them are inside
+            numbers = 2 * self.uniform(enough) - 1
+            points, squares = numbers.view("complex128"), np.square(numbers)
+            distances = squares[::2] + squares[1::2]
+            # 0, which has no logarithm, has a chance below 2⁻¹⁰⁰.
+            inside = np.flatnonzero(distances < 1)[:missing]
+            found.append((points[inside], distances[inside]))
+            missing -= len(inside)
+        points, distances = (np.concatenate(each) for each in zip(*found, strict=True))
+        return points, distances
+
+    def normal(self, *shape: int) -> Array:
+        """N(0, 1), two from a point, by Marsaglia and Bray 1964: a cosine costs five times a logarithm."""
+        count = math.prod(shape)
+        points, distances = self.disc(-(-count // 2))
+        pairs = points * np.sqrt(-2 * np.log(distances) / distances)
+        return pairs.view("float64")[:count].reshape(shape)
+
+    def haar(self, count: int, size: int) -> Array:
+        """Haar-distributed matrices, by the QR factorization of normal ones, its signs corrected."""
+        q, r = np.linalg.qr(self.normal(count, size, size))
+        return q * np.where(np.diagonal(r, axis1=1, axis2=2) < 0, -1.0, 1.0)[:, None]
+
+    def circles(self, count: int, size: int) -> Array:
+        """Vectors that are orthonormal to their own cyclic shifts: of random phases, all as strong."""
+        points, distances = self.disc(count * (size // 2 + 1))
+        phases = (points / np.sqrt(distances)).reshape(count, -1)
+        phases[:, 0] = np.where(phases[:, 0].real < 0, -1, 1)
+        if size % 2 == 0:
+            phases[:, -1] = np.where(phases[:, -1].real < 0, -1, 1)
+        return np.fft.irfft(phases, size)
+
+    def orders(self, count: int, size: int) -> NDArray[np.int64]:
+        """Permutations of 0 … size − 1."""
+        return np.argsort(self.words(count, size), axis=1)
+
+    def signs(self, *shape: int) -> NDArray[np.bool_]:
+        """Whether a sign is negative, with equal chance."""
+        return np.asarray(self.words(*shape) >> np.uint64(63) == 1)
+
 
 _FEWEST, _USUAL, _MOST = 4, 16, 32  # rows of a factor
 _BLOCK = 64  # the fewest rows of a block

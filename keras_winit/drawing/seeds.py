@@ -1,4 +1,4 @@
-"""Seeds: Keras' contract, and independent seeds derived from one.
+"""Seeds: Keras' contract, independent seeds derived from one, and the dtype to draw in.
 
 A seed is None, an integer or a `keras.random.SeedGenerator`. None is drawn once, when the
 scheme is made, so that a scheme called twice returns the same tensor twice; a generator moves
@@ -79,3 +79,13 @@ def fold(seed: Seed, *place: int | str) -> Seed:
     text = "\x1f".join([number, *(f"{type(part).__name__}:{part}" for part in place)])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") % _LIMIT
+
+
+def compute_dtype(dtype: str) -> str:
+    """At least float32 for real numbers; integers as they are.
+
+    bfloat16's own uniform takes only 128 values, and is biased; many an operation lacks it.
+    """
+    if dtype == "float64" or not keras.backend.is_float_dtype(dtype):
+        return dtype
+    return "float32"

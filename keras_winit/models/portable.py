@@ -13,11 +13,11 @@ import numpy as np
 from keras import initializers, ops
 
 from keras_winit.files import without_optimizer_warnings
-from keras_winit.models.tracing.inputs import input_struct
+from keras_winit.models.tracing.structure import input_struct
 from keras_winit.models.twins import twin
 from keras_winit.schemes import get, names
 from keras_winit.schemes.registry import PACKAGE
-from keras_winit.support.progress import progress
+from keras_winit.support.printing import progress
 
 # Sizes to try for the dimensions that a model leaves open.
 _PROBES = (2, 32, 128)

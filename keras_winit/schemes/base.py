@@ -12,8 +12,7 @@ from typing import Any, ClassVar
 import keras
 from keras import ops
 
-from keras_winit.drawing.precision import compute_dtype
-from keras_winit.drawing.seeds import check_seed, settle
+from keras_winit.drawing.seeds import check_seed, compute_dtype, settle
 from keras_winit.drawing.sharding import laid_out
 from keras_winit.support.checks import (
     Shape,
@@ -26,8 +25,7 @@ from keras_winit.support.checks import (
     shown,
 )
 from keras_winit.support.host import is_traced
-from keras_winit.theory.fans import Fans, compute_fans, resolve_axes
-from keras_winit.theory.matrix_view import MatrixView
+from keras_winit.theory.fans import Fans, MatrixView, compute_fans, resolve_axes
 
 _PARAMETERS: dict[type, Mapping[str, inspect.Parameter]] = {}  # reading a signature is slow
 

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_winit.drawing.generators import normal, uniform
-from keras_winit.drawing.sampling import truncated_normal
+from keras_winit.drawing.sampling import normal, truncated_normal, uniform
 from keras_winit.schemes.base import Scheme
 from keras_winit.schemes.registry import register
 from keras_winit.support.checks import Shape, as_float, check_fits, shown

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_winit.drawing.generators import uniform
+from keras_winit.drawing.sampling import uniform
 from keras_winit.schemes.base import Scheme
 from keras_winit.schemes.registry import register
 from keras_winit.support.checks import Shape, as_float, one_of, shown

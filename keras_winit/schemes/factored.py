@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from keras import ops
 
-from keras_winit.drawing.generators import normal
+from keras_winit.drawing.sampling import normal
 from keras_winit.drawing.seeds import Seed, fold
 from keras_winit.schemes.base import KernelScheme
 from keras_winit.schemes.registry import register

@@ -8,8 +8,8 @@ from keras import layers, ops
 from keras_winit.schemes.base import arguments_of, remade
 from keras_winit.schemes.compose import Wrapper
 from keras_winit.schemes.registry import register
-from keras_winit.support.building import layer_being_built
 from keras_winit.support.checks import Shape, as_int
+from keras_winit.support.host import layer_being_built
 
 
 @register(

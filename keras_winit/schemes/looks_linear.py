@@ -13,8 +13,8 @@ from keras_winit.schemes.orthogonal import at_centre
 from keras_winit.schemes.registry import register
 from keras_winit.support.checks import Shape, as_bool, as_float, as_int, one_of
 from keras_winit.theory.activations import resolve
+from keras_winit.theory.fans import MatrixView
 from keras_winit.theory.linearity import is_odd, linear_mean, linear_variance, power
-from keras_winit.theory.matrix_view import MatrixView
 
 SIDES = ("both", "inputs", "outputs", "none")
 PLACES = ("wide", "flat")

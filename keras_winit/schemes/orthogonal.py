@@ -10,7 +10,7 @@ from keras_winit.drawing.sharding import side_by_side
 from keras_winit.schemes.base import KernelScheme, Scheme
 from keras_winit.schemes.registry import register
 from keras_winit.support.checks import Shape, as_bool, as_float, check_fits
-from keras_winit.theory.matrix_view import MatrixView
+from keras_winit.theory.fans import MatrixView
 
 # Blocks do not split into as many parts as there are devices, nor does an axis of them, where their
 # number is no power of two: such blocks are joined, if they are few.

@@ -7,16 +7,14 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_winit.drawing.generators import normal, uniform
+from keras_winit.drawing.sampling import normal, uniform
 from keras_winit.drawing.seeds import fold
 from keras_winit.schemes.base import KernelScheme, Scheme
 from keras_winit.schemes.orthogonal import at_centre
 from keras_winit.schemes.registry import register
-from keras_winit.support.building import layer_being_built
 from keras_winit.support.checks import Shape, as_float, as_int, check_fits
-from keras_winit.support.host import is_traced
-from keras_winit.theory.gates import gates
-from keras_winit.theory.matrix_view import MatrixView
+from keras_winit.support.host import is_traced, layer_being_built
+from keras_winit.theory.fans import MatrixView, gates
 
 
 @register(

@@ -1,5 +1,6 @@
-"""A tensor's values: whether it has any yet, and as an array of numpy without a copy."""
+"""What a backend and Keras do not say outright: whether a tensor has values, and which layer is built."""
 
+import contextlib
 from typing import Any
 
 import keras
@@ -27,3 +28,24 @@ def is_traced(tensor: Any) -> bool:
 
         return isinstance(tensor, jax.core.Tracer)
     return keras.backend.backend() == "tensorflow" and ops.is_tensor(tensor) and not hasattr(tensor, "numpy")
+
+
+def layer_being_built() -> Any:
+    """The layer whose weight is being made, on this thread; None where that is not known."""
+    try:
+        from keras.src.backend.common.global_state import get_global_attribute  # noqa: PLC0415
+
+        scopes = get_global_attribute("name_scope_stack") or [None]
+    except ImportError:  # of another version of Keras
+        return None
+    return getattr(scopes[-1], "caller", None)
+
+
+def building(layer: Any) -> contextlib.AbstractContextManager[Any]:
+    """In the block an initializer is called as if the layer were being built."""
+    try:  # without the scope that TensorFlow opens for its own names, which takes longer than a small draw
+        from keras.src.backend.common.name_scope import name_scope  # noqa: PLC0415
+    except ImportError:  # of another version of Keras
+        name_scope = keras.name_scope
+    scope: contextlib.AbstractContextManager[Any] = name_scope(layer.name, caller=layer)
+    return scope

@@ -1,8 +1,10 @@
-"""What is known of a loss: its name, and for which of a model's outputs it is."""
+"""What is known of a loss: its name, the outputs it is for, and the labels that it cannot take."""
 
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import keras
+import numpy as np
 
 from keras_winit.support.checks import did_you_mean, shown
 
@@ -95,3 +97,102 @@ def losses_by_output(model: Any, loss: Any, count: int) -> list[Any]:
     else:
         found = [loss] * count
     return found if len(found) == count else [None] * count
+
+
+# Losses that compare each number of an output with one of the labels.
+_EACH_NUMBER = {
+    *(name for name, kind in CROSSENTROPIES.items() if kind != "classes"),
+    *("mean_squared_error", "mean_absolute_error", "mean_absolute_percentage_error"),
+    *("mean_squared_logarithmic_error", "huber", "log_cosh", "poisson"),
+}
+
+
+def check_labels(model: keras.Model, loss: Any, labels: Any, outputs: Iterable[Any]) -> None:
+    """Raise a ValueError for labels that a loss of Keras cannot compare with the outputs.
+
+    What a model or a loss of the user's own does with its labels is not known, and neither are nests of
+    labels by name; they are left to the call.
+
+    Args:
+        model: whose compiled loss counts where none is given.
+        loss: the one that is given, or None.
+        labels: arrays, or a nest of them.
+        outputs: what the model puts out for these samples, or anything with a shape as that.
+    """
+    if isinstance(labels, dict) or (loss is None and not trains_as_keras(model)):
+        return
+    arrays, shapes = keras.tree.flatten(labels), [tuple(getattr(each, "shape", ())) for each in outputs]
+    if len(arrays) != len(shapes):
+        return
+    for array, shape, each in zip(arrays, shapes, losses_by_output(model, loss, len(shapes)), strict=True):
+        if array is None or each is None or not shape or None in shape[1:] or not _is_of_keras(each):
+            continue
+        name = loss_name(each)
+        check_finite("labels", array)
+        if CROSSENTROPIES.get(name) == "classes" and getattr(each, "axis", -1) == -1:
+            _check_classes(np.asarray(array), shape, getattr(each, "ignore_class", None))
+        elif name in _EACH_NUMBER and not _fit(array.shape[1:], shape[1:]):
+            raise ValueError(
+                f"The labels must have the shape of the model's output for the loss {name}, "
+                f"{_of_a_sample(shape)} for each sample. Received: {_of_a_sample(array.shape)}."
+            )
+
+
+def trains_as_keras(model: keras.Model) -> bool:
+    """Whether a model's step and loss are those of Keras; with others it does what it likes with labels."""
+    own = ("compute_loss", "train_step")
+    return all(getattr(type(model), name) is getattr(keras.Model, name) for name in own)
+
+
+def check_finite(name: str, nest: Any) -> None:
+    """Raise a ValueError for an array with a NaN or an infinite number."""
+    for array in keras.tree.flatten(nest):
+        if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
+            raise ValueError(
+                f"`{name}` must be finite. Received: {np.count_nonzero(~np.isfinite(array))} values that are "
+                f"NaN or infinite, in an array of shape {array.shape}."
+            )
+
+
+def _is_of_keras(loss: Any) -> bool:
+    made = loss if hasattr(loss, "__module__") and not isinstance(loss, keras.losses.Loss) else type(loss)
+    return isinstance(loss, str) or str(made.__module__).startswith("keras.")
+
+
+def _check_classes(labels: Any, shape: tuple[int, ...], ignored: int | None) -> None:
+    classes, places = shape[-1], shape[1:-1]
+    if labels.shape[1:] not in (places, (*places, 1)):
+        hint = ' For one number for each class use "categorical_crossentropy".'
+        raise ValueError(
+            "The labels must be one class for each sample, of the shape "
+            f"{_of_a_sample((0, *places))}, for the loss sparse_categorical_crossentropy. Received: "
+            f"{_of_a_sample(labels.shape)}.{hint if labels.shape[1:] == shape[1:] else ''}"
+        )
+    wrong = (labels < 0) | (labels >= classes)
+    if ignored is not None:
+        wrong &= labels != ignored
+    elif keras.backend.backend() == "jax" and len(np.unique(labels[labels < 0])) == 1:
+        wrong &= labels >= 0  # one number for what a mask or a weight leaves out; other backends refuse it
+    if wrong.any():
+        raise ValueError(
+            f"The labels must be classes from 0 to {classes - 1}: the model puts out {classes} numbers. "
+            f"Received: {np.count_nonzero(wrong)} others, from {labels[wrong].min():g} to "
+            f"{labels[wrong].max():g}. Labels that are to be left out are named by the loss's `ignore_class`."
+        )
+
+
+def _fit(given: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    """Whether Keras can compare them: it adds or leaves out a last axis of one, and repeats axes of one."""
+    tried = [given]
+    if len(given) + 1 == len(wanted) and wanted[-1] == 1:
+        tried.append((*given, 1))
+    if len(given) == len(wanted) + 1 and given[-1] == 1:
+        tried.append(given[:-1])
+    return any(
+        len(each) == len(wanted) and all(a == b or 1 in (a, b) for a, b in zip(each, wanted, strict=True))
+        for each in tried
+    )
+
+
+def _of_a_sample(shape: Any) -> str:
+    return str(tuple(shape[1:])) if len(shape) > 1 else "() (one number)"

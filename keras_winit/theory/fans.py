@@ -1,10 +1,16 @@
-"""Fans: how many inputs feed one output element, and how many outputs one input element feeds."""
+"""Fans, and how a weight holds what they count: its axes, its matrices, its gates."""
 
+import functools
 import math
+import re
+import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-from keras_winit.support.checks import as_axes, as_float, as_shape, one_of
+import numpy as np
+from keras import layers, ops
+
+from keras_winit.support.checks import Shape, as_axes, as_float, as_shape, one_of
 
 MODES = ("fan_in", "fan_out", "fan_avg", "fan_geo_avg")
 
@@ -145,3 +151,101 @@ def resolve_axes(
 
 def _tidy(number: float) -> float:
     return int(number) if number == int(number) else number
+
+
+class MatrixView(NamedTuple):
+    """Where the inputs, the outputs and the rest of a weight's axes are.
+
+    Axes that are neither input nor output, such as one that counts experts, hold a batch of
+    independent matrices.
+    """
+
+    shape: Shape
+    inputs: list[int]
+    outputs: list[int]
+
+    @property
+    def others(self) -> list[int]:
+        """The axes that are neither inputs nor outputs."""
+        return [axis for axis in range(len(self.shape)) if axis not in (*self.inputs, *self.outputs)]
+
+    @property
+    def rows(self) -> int:
+        """How many inputs a matrix has."""
+        return self._size(self.inputs)
+
+    @property
+    def columns(self) -> int:
+        """How many outputs a matrix has."""
+        return self._size(self.outputs)
+
+    @property
+    def batch(self) -> int:
+        """How many matrices there are."""
+        return self._size(self.others)
+
+    def restore(self, matrices: Any) -> Any:
+        """The weight whose matrices, (batch, rows, columns) or fewer axes of the same size, these are."""
+        order = [*self.others, *self.inputs, *self.outputs]
+        shape = tuple(self.shape[axis] for axis in order)
+        tensor = matrices if tuple(matrices.shape) == shape else ops.reshape(matrices, shape)
+        return tensor if order == sorted(order) else ops.transpose(tensor, np.argsort(order).tolist())
+
+    def _size(self, axes: list[int]) -> int:
+        return math.prod(self.shape[axis] for axis in axes)
+
+
+# Keras does not export the cell of a convolutional LSTM; making a layer to ask it takes too long.
+_CONV_LSTM_CELL = sys.modules[layers.ConvLSTM1D.__bases__[0].__module__].ConvLSTMCell
+_LSTM = ("input", "forget", "candidate", "output")
+
+# By Keras' order. What a cell computes from its state is called its candidate.
+GATES: dict[type, tuple[str, ...]] = {
+    layers.SimpleRNNCell: ("candidate",),
+    layers.GRUCell: ("update", "reset", "candidate"),
+    layers.LSTMCell: _LSTM,
+    _CONV_LSTM_CELL: _LSTM,
+}
+CELLS = tuple(GATES)
+
+
+def gates(layer: Any) -> tuple[str, ...]:
+    """The gates of a recurrent cell, by name; none of any other layer."""
+    return next((names for cell, names in GATES.items() if isinstance(layer, cell)), ())
+
+
+Labels = tuple[str, ...]
+
+
+def einsum_labels(equation: str, ranks: Sequence[int]) -> tuple[tuple[Labels, ...], Labels]:
+    """A label for every axis of the operands of an einsum, and of its output.
+
+    Args:
+        equation: such as "abc,cd->abd" or "...c,cd->...d"; without an arrow the output has the letters
+            that are there once, in their order.
+        ranks: the number of axes of each operand.
+
+    Example:
+
+    >>> einsum_labels("...c,cd->...d", [3, 2])
+    ((('0', '1', 'c'), ('c', 'd')), ('0', '1', 'd'))
+    """
+    return _labels(equation, tuple(ranks))
+
+
+@functools.lru_cache(maxsize=1024)
+def _labels(equation: str, ranks: tuple[int, ...]) -> tuple[tuple[Labels, ...], Labels]:
+    inputs, arrow, output = re.sub(r"\s", "", equation).partition("->")
+    terms = inputs.split(",")
+    if not arrow:
+        letters = sorted(set(inputs) - set(",."))
+        output = "..." * ("..." in inputs) + "".join(each for each in letters if inputs.count(each) == 1)
+    hidden = [rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=True)]
+    dots = [str(index) for index in range(max(0, *hidden))]
+
+    def spread(term: str, count: int) -> Labels:
+        before, inside, after = term.partition("...")
+        return (*before, *(dots[len(dots) - count :] if inside else ()), *after)
+
+    labels = tuple(spread(term, count) for term, count in zip(terms, hidden, strict=True))
+    return labels, spread(output, len(dots))

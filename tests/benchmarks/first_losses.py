@@ -19,7 +19,7 @@ from measure import about
 
 import keras_winit as winit
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.outputs import output_kernels
+from keras_winit.models.anatomy.following import output_kernels
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from test_answers import CASES, case, first_loss

@@ -8,7 +8,7 @@ from keras import layers
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.ancestry import Ancestry
 from keras_winit.models.anatomy.contractions import contraction
-from keras_winit.models.anatomy.mixing import mixed
+from keras_winit.models.anatomy.passing import mixed
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.tracing.kinds import (
     ELEMENTWISE_OPERATIONS,

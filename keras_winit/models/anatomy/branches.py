@@ -5,7 +5,11 @@ from typing import Any, NamedTuple
 
 import keras
 
-from keras_winit.models.anatomy.additions import (
+from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.anatomy.ancestry import (
+    Ancestry,
+    LookUps,
+    Meeting,
     adds_a_table,
     enlarges,
     is_compared,
@@ -13,12 +17,17 @@ from keras_winit.models.anatomy.additions import (
     shown,
     weighs,
 )
-from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.ancestry import Ancestry, Meeting
-from keras_winit.models.anatomy.branch import Addition, Branch, Branches
-from keras_winit.models.anatomy.branch_parts import begins, behind, end_of, inside, kernels_in
+from keras_winit.models.anatomy.branch import (
+    Addition,
+    Branch,
+    Branches,
+    begins,
+    behind,
+    end_of,
+    inside,
+    kernels_in,
+)
 from keras_winit.models.anatomy.slots import Slot
-from keras_winit.models.anatomy.tables import LookUps
 from keras_winit.models.tracing.kinds import ADDING
 from keras_winit.models.tracing.trace import Step, Value
 

@@ -1,21 +1,26 @@
-"""The activation that follows a kernel: its layer's own, or the next one in the trace."""
+"""What lies before and behind a kernel: activations, what it reads, how many come in a row, outputs."""
 
-from typing import Any
+import math
+from typing import Any, NamedTuple
 
 import keras
+from keras import layers
 
 from keras_winit.models.anatomy.anatomy import Anatomy
-from keras_winit.models.anatomy.mixing import mixed
 from keras_winit.models.anatomy.normalizing import normalized
-from keras_winit.models.anatomy.passing import activation_of
+from keras_winit.models.anatomy.passing import activation_of, mixed
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.tracing.kinds import (
+    AVERAGES,
     ELEMENTWISE_OPERATIONS,
+    GLOBAL_AVERAGES,
     NORMALIZATIONS,
+    NORMALIZING_OPERATIONS,
     TRANSPARENT,
     TRANSPARENT_OPERATIONS,
 )
 from keras_winit.models.tracing.trace import Step, Value
+from keras_winit.support.losses import CROSSENTROPIES, loss_name, losses_by_output
 from keras_winit.theory.activations import Activation, resolve
 
 
@@ -109,3 +114,201 @@ def activation_behind(anatomy: Anatomy, start: list[Value]) -> tuple[Activation 
             following = normalized(anatomy, [value]).ends
         queue = [*following, *queue]
     return (None, unseen) if unseen else (resolve(None), "no activation follows")
+
+
+_AVERAGING = (*AVERAGES, *GLOBAL_AVERAGES)
+_JOINING = ("Concatenate", "Add", "Multiply", "Subtract", "Average", "Maximum")
+
+
+def sources(anatomy: Anatomy, step: Step) -> list[Value]:
+    """The signals that reach a step through what leaves their scale more or less as it is, the last first."""
+    waiting = [value for value in step.inputs if anatomy.uses.is_signal(value)]
+    found, seen = [], set()
+    while waiting:
+        value = waiting.pop(0)
+        before = value.step
+        if id(value) in seen:
+            continue
+        seen.add(id(value))
+        found.append(value)
+        if before is None or before.opaque or isinstance(before.operation, NORMALIZATIONS):
+            continue
+        if before.kind in _JOINING or activation_of(before) is not None or passes(anatomy, before):
+            waiting += [each for each in before.inputs if anatomy.uses.is_signal(each)]
+    return found
+
+
+def averaged(anatomy: Anatomy, step: Step) -> float:
+    """How many numbers each of those that a step reads is a mean of."""
+    found = 1.0
+    steps = {id(value.step): value.step for value in sources(anatomy, step) if value.step is not None}
+    for before in steps.values():
+        if isinstance(before.operation, _AVERAGING) or before.kind in ("Mean", "AveragePool"):
+            sizes = [math.prod(value.shape) for value in (before.inputs[0], before.outputs[0])]
+            found *= max(1.0, sizes[0] / sizes[1])
+    return found
+
+
+# Chains of this many kernels are long. ReLU stacks of up to six hidden layers learn faster from Glorot's
+# kernels, by SGD and Adam alike; from nine on from He's, which keep the size of what many layers pass on.
+DEEP = 10
+
+
+class Depths:
+    """For each kernel, the length of the longest plain chain of kernels that it is in.
+
+    A chain ends where a signal is normalized, goes through a recurrent layer, or is added to one that
+    did not pass the same kernels, as a residual is.
+
+    Args:
+        anatomy: the model taken apart.
+    """
+
+    def __init__(self, anatomy: Anatomy) -> None:
+        self._anatomy = anatomy
+        kernels = [slot for slot in anatomy.slots if slot.role == "kernel"]
+        self._kernels = {id(step) for slot in kernels for step in anatomy.steps(slot)}
+        steps = anatomy.trace.steps
+        self._ends = {id(step) for step in steps if self._ends_a_chain(step)}
+        self._before: dict[int, int] = {}  # kernels up to a step, it included
+        for step in steps:
+            known = [self._before[id(value.step)] for value in step.inputs if id(value.step) in self._before]
+            longest = 0 if id(step) in self._ends else max(known, default=0)
+            self._before[id(step)] = longest + (id(step) in self._kernels)
+        self._behind: dict[int, int] = {}  # kernels behind a step
+        for step in reversed(steps):
+            found = [0]
+            for value in step.outputs:
+                for reader in value.readers:
+                    if id(reader) in self._behind and id(reader) not in self._ends:
+                        found.append(self._behind[id(reader)] + (id(reader) in self._kernels))
+            self._behind[id(step)] = max(found)
+
+    def of(self, slot: Slot) -> int:
+        """The length of a kernel's chain, in kernels; 0 where it is not seen."""
+        steps = self._anatomy.steps(slot)
+        return max((self._before[id(step)] + self._behind[id(step)] for step in steps), default=0)
+
+    def is_short(self, slot: Slot) -> bool:
+        """Whether it is seen that a kernel is in a short chain. Of a layer alone it is not."""
+        return isinstance(self._anatomy.model, keras.Model) and 0 < self.of(slot) < DEEP
+
+    def _ends_a_chain(self, step: Step) -> bool:
+        if isinstance(step.operation, (*NORMALIZATIONS, layers.RNN)) or step.kind in NORMALIZING_OPERATIONS:
+            return True
+        signals = [value for value in step.inputs if self._anatomy.uses.is_signal(value)]
+        joined = step.kind == "Add" and len(signals) > 1
+        return joined and not all(map(self._anatomy.is_kernel_output, signals))
+
+
+# The deviation that an answer starts with, before its activation: as large as lets the first loss be 1.2
+# times that of the best constant. Smaller ones learn more slowly: tests/benchmarks/published.py. A squared
+# error of standardized labels is then 1.09 times as large, a yes or no 1.18 times.
+NUMBER_STD, YES_STD = 0.3, 1.0
+_EXCESS = 0.18  # of the crossentropy of one of many
+
+
+# What stands behind a hidden layer, not before an answer: a model that ends in one hands on features.
+_HIDDEN = ("relu", "relu6", "leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish", "hard_silu")
+
+
+# What makes shares of an answer.
+_ONE_OF_MANY = ("softmax", "log_softmax", "sparsemax")
+
+
+class OutputKernel(NamedTuple):
+    """A kernel that a model's output comes out of.
+
+    Attributes:
+        slot: the kernel.
+        output: the place of the output among the model's outputs.
+        straight: whether the output is what it puts out, and at most an activation of that: nothing is
+            added, and no other signal multiplies it.
+        between: the steps from it to the output, the last first.
+        std: the deviation that it is to start with, where it puts out answers.
+    """
+
+    slot: Slot
+    output: int
+    straight: bool
+    between: tuple[Step, ...] = ()
+    std: float = NUMBER_STD
+
+    @property
+    def units(self) -> int:
+        """How many numbers the kernel puts out side by side: of a transposed one, its last axis but one."""
+        return self.slot.shape[-2 if self.slot.transposed else -1]
+
+
+def answers(anatomy: Anatomy, loss: Any = None, *, hidden: bool = False) -> list[OutputKernel]:
+    """The kernels that put out a model's answers: those that an output comes straight from.
+
+    Args:
+        anatomy: the model taken apart.
+        loss: what they are compared by; None for the model's compiled one, if it has one.
+        hidden: whether those with an activation of hidden layers count, behind which a model without
+            answers hands on features.
+    """
+    found: list[OutputKernel] = []
+    if not isinstance(anatomy.model, keras.Model):  # a layer alone gives no answers
+        return found
+    losses = losses_by_output(anatomy.model, loss, len(anatomy.trace.outputs))
+    for kernel in output_kernels(anatomy):
+        slot = kernel.slot
+        if kernel.straight and slot.role == "kernel" and slot.blocks == 1 and not slot.depthwise:
+            activation = activation_after(anatomy, slot)[0]
+            if activation is not None and (hidden or activation.name not in _HIDDEN):
+                std = _std(kernel, activation.name, loss_name(losses[kernel.output]))
+                found.append(kernel._replace(std=std))
+    return found
+
+
+def _std(kernel: OutputKernel, activation: str, loss: str) -> float:
+    """The deviation that an answer is to start with, by what it is compared by."""
+    if loss not in CROSSENTROPIES and (loss or activation not in (*_ONE_OF_MANY, "sigmoid")):
+        return NUMBER_STD
+    units = kernel.units
+    if loss.startswith("binary") or activation == "sigmoid" or units == 1:
+        return YES_STD
+    # A softmax of logits of variance s² is s²/2·(1 − 1/units) above log(units).
+    return min(1.0, math.sqrt(2 * _EXCESS * math.log(units) / (1 - 1 / units)))
+
+
+def output_kernels(anatomy: Anatomy) -> list[OutputKernel]:
+    """The kernels that a model's outputs come out of, with nothing but activations and the like between.
+
+    A normalization in between gives the signal a scale of its own; what is before it is not listed. Where
+    signals are added, joined or multiplied, all that puts them out is.
+    """
+    kernels: dict[int, list[Slot]] = {}
+    for slot in anatomy.slots:
+        if slot.role not in ("kernel", "embedding", "recurrent"):
+            continue
+        for step in anatomy.steps(slot):
+            if not (slot.depthwise and step.kind.startswith("SeparableConv")):
+                kernels.setdefault(id(step), []).append(slot)
+    found: dict[tuple[Any, int], OutputKernel] = {}
+    for place, output in enumerate(anatomy.trace.outputs):
+        waiting: list[tuple[Value, bool, tuple[Step, ...]]] = [(output, True, ())]
+        seen: set[int] = set()
+        while waiting:
+            value, straight, between = waiting.pop()
+            last = value.step
+            if last is None or last.opaque or id(last) in seen:
+                continue
+            seen.add(id(last))
+            if id(last) in kernels:
+                for slot in kernels[id(last)]:
+                    found.setdefault((slot, place), OutputKernel(slot, place, straight, between))
+                continue
+            signals = [each for each in last.inputs if anatomy.uses.is_signal(each)]
+            if isinstance(last.operation, NORMALIZATIONS) or not _hands_on(anatomy, last):
+                continue
+            alone = straight and len(signals) == 1
+            waiting += [(each, alone, (*between, last)) for each in reversed(signals)]
+    return list(found.values())
+
+
+def _hands_on(anatomy: Anatomy, step: Step) -> bool:
+    joins = step.kind in ("Add", "Subtract", "Multiply", "Concatenate", "Average", "Maximum", "Dot")
+    return joins or activation_of(step) is not None or passes(anatomy, step)

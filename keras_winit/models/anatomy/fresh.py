@@ -10,7 +10,7 @@ import keras
 
 from keras_winit.models.tracing.interception import nothing_left
 from keras_winit.models.tracing.opening import is_keras_call
-from keras_winit.models.tracing.ownership import owned
+from keras_winit.models.tracing.structure import owned
 
 _Make = Callable[[Any], Any]
 

@@ -12,15 +12,13 @@ from typing import Any, cast
 import keras
 from keras import layers
 
-from keras_winit.models.anatomy import convolutions
+from keras_winit.models.anatomy import contractions
 from keras_winit.models.anatomy.uses import Use, Uses
 from keras_winit.models.tracing.opening import is_keras_call
-from keras_winit.models.tracing.ownership import owned
+from keras_winit.models.tracing.structure import owned
 from keras_winit.models.tracing.tracer import trace
 from keras_winit.support.checks import did_you_mean, shown
-from keras_winit.theory.einsum import einsum_labels
-from keras_winit.theory.fans import Fans, compute_fans
-from keras_winit.theory.gates import CELLS, gates
+from keras_winit.theory.fans import CELLS, Fans, compute_fans, einsum_labels, gates
 
 Rule = Callable[[Any, Any], Fans | None]
 
@@ -179,7 +177,7 @@ def einsum_axes(layer: keras.layers.EinsumDense, *, by_keras: bool = False) -> t
 
 
 def _convolution(layer: Any, variable: Any) -> Fans | None:
-    return convolutions.plain_fans(variable.shape, layer.groups, math.prod(layer.strides))
+    return contractions.plain_fans(variable.shape, layer.groups, math.prod(layer.strides))
 
 
 def _depthwise(layer: Any, variable: Any) -> Fans | None:
@@ -188,7 +186,7 @@ def _depthwise(layer: Any, variable: Any) -> Fans | None:
 
 def depthwise_fans(layer: Any, shape: Sequence[int]) -> Fans:
     """The fans of a depthwise kernel, built or not."""
-    return convolutions.depthwise_fans(shape, math.prod(_tuple(layer.strides, len(shape) - 2)))
+    return contractions.depthwise_fans(shape, math.prod(_tuple(layer.strides, len(shape) - 2)))
 
 
 def _separable(layer: Any, variable: Any) -> Fans | None:
@@ -198,7 +196,7 @@ def _separable(layer: Any, variable: Any) -> Fans | None:
 
 
 def _transposed(layer: Any, variable: Any) -> Fans | None:
-    return convolutions.transposed_fans(variable.shape, math.prod(layer.strides))
+    return contractions.transposed_fans(variable.shape, math.prod(layer.strides))
 
 
 def _recurrent(layer: Any, variable: Any) -> Fans | None:

@@ -11,7 +11,7 @@ from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.tracing.kinds import CONVOLUTIONS
 from keras_winit.models.tracing.trace import Step, Value
 from keras_winit.theory.activations import resolve
-from keras_winit.theory.einsum import einsum_labels
+from keras_winit.theory.fans import einsum_labels
 from keras_winit.theory.linearity import is_odd, linear_variance
 
 INPUT = "the model's input"

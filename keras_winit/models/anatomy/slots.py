@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import keras
 from keras import layers
 
-from keras_winit.models.anatomy import convolutions
+from keras_winit.models.anatomy import contractions
 from keras_winit.models.anatomy.fresh import FreshValues
 from keras_winit.models.anatomy.layer_fans import (
     einsum_axes,
@@ -23,10 +23,9 @@ from keras_winit.models.anatomy.layer_fans import (
 from keras_winit.models.anatomy.uses import Use, Uses
 from keras_winit.models.tracing.kinds import CONVOLUTIONS, DEPTHWISE, TRANSPOSED
 from keras_winit.models.tracing.opening import is_keras_call
-from keras_winit.models.tracing.ownership import owners
+from keras_winit.models.tracing.structure import owners
 from keras_winit.support.checks import Shape
-from keras_winit.theory.fans import Fans
-from keras_winit.theory.gates import gates
+from keras_winit.theory.fans import Fans, gates
 
 # What a variable is for, by its name; everything else is "other".
 _ROLES = {
@@ -137,7 +136,7 @@ class Slot:
     def depthwise(self) -> bool:
         """Whether each input channel has a kernel of its own."""
         if self.use is not None:
-            return self.axes is not None and self.axes == convolutions.depthwise_axes(len(self.shape))
+            return self.axes is not None and self.axes == contractions.depthwise_axes(len(self.shape))
         return self.variable.name == "depthwise_kernel" or isinstance(self.layer, DEPTHWISE)
 
     @property
@@ -254,9 +253,9 @@ def _axes(layer: Any, variable: Any, role: str) -> tuple[list[int], list[int]] |
         return einsum_axes(layer)
     rank = len(variable.shape)
     if isinstance(layer, TRANSPOSED):
-        return convolutions.transposed_axes(rank)
+        return contractions.transposed_axes(rank)
     if isinstance(layer, DEPTHWISE) or variable.name == "depthwise_kernel":
-        return convolutions.depthwise_axes(rank)
+        return contractions.depthwise_axes(rank)
     return None
 
 

@@ -7,9 +7,9 @@ is looked up in is an embedding; what is added to a kernel's output is a bias; w
 import math
 from typing import Any, NamedTuple
 
-from keras_winit.models.anatomy import convolutions, views
+from keras_winit.models.anatomy import contractions, views
 from keras_winit.models.anatomy.contractions import Contraction, contraction
-from keras_winit.models.anatomy.mixing import mixed
+from keras_winit.models.anatomy.passing import mixed
 from keras_winit.models.anatomy.views import View, Views
 from keras_winit.models.tracing.trace import Step, Trace, Value, number_in
 from keras_winit.theory.fans import Fans
@@ -115,7 +115,7 @@ class Uses:
     def _use(self, step: Step, value: Value, view: View | None, signals: list[Value]) -> Use:
         if view is None or step.in_layer:
             return Use(step, "other")
-        convolved = convolutions.of_step(step, value)
+        convolved = contractions.of_step(step, value)
         if convolved is not None:
             fans, axes, groups = convolved
             use = Use(step, "kernel", fans, axes, view.scale, groups, _channels(step))

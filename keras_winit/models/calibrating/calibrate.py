@@ -4,16 +4,15 @@ from typing import Any
 
 import keras
 
-from keras_winit.models.calibrating.answers import Answers
 from keras_winit.models.calibrating.calibration import Calibration
 from keras_winit.models.calibrating.centring import CENTRES, Centring
 from keras_winit.models.calibrating.one_pass import Pass
-from keras_winit.models.calibrating.targets import Targets
+from keras_winit.models.calibrating.targets import Answers, Targets
 from keras_winit.models.initializing.initialize import Drawing, root_seed
-from keras_winit.models.initializing.rules import rules_of
+from keras_winit.models.initializing.plan import rules_of
 from keras_winit.models.running.batch import MOST_SAMPLES, batch_for
 from keras_winit.models.running.undo import Undo, undo_on_failure
-from keras_winit.models.tracing.ownership import check_built, check_callable
+from keras_winit.models.tracing.structure import check_built, check_callable
 from keras_winit.support.checks import as_bool, as_float, one_of
 from keras_winit.support.losses import check_there_is_one
 

@@ -11,27 +11,21 @@ from keras import layers, ops
 from keras_winit.models.anatomy.following import activation_behind
 from keras_winit.models.anatomy.normalizing import normalizations_after
 from keras_winit.models.anatomy.slots import Slot
-from keras_winit.models.calibrating.answers import Answers
-from keras_winit.models.calibrating.bounds import Bounds
-from keras_winit.models.calibrating.calibration import CalibrationRow
-from keras_winit.models.calibrating.centring import Centring
-from keras_winit.models.calibrating.gates import CellRescaler, RecurrentRescaler
-from keras_winit.models.calibrating.leaving import reason_to_leave
-from keras_winit.models.calibrating.moving_statistics import MovingStatistics, let_means_stay
-from keras_winit.models.calibrating.replaying import Replayer, call_to_replay
+from keras_winit.models.calibrating.calibration import Bounds, CalibrationRow, reason_to_leave
+from keras_winit.models.calibrating.centring import Centring, MovingStatistics, let_means_stay
+from keras_winit.models.calibrating.composite import CellRescaler, RecurrentRescaler, Replayer, call_to_replay
 from keras_winit.models.calibrating.rescaling import Normalized, Rescaler, all_steps_at_once
-from keras_winit.models.calibrating.targets import Targets
-from keras_winit.models.initializing.asked import remember
+from keras_winit.models.calibrating.targets import Answers, Targets
+from keras_winit.models.initializing.fitting import remember
 from keras_winit.models.initializing.initialize import Drawing
-from keras_winit.models.running.batch import Batch, call_on
-from keras_winit.models.running.moments import moments
-from keras_winit.models.running.probe import handed_on
+from keras_winit.models.running.batch import Batch, call_on, handed_on
 from keras_winit.models.running.undo import Undo, assign_exactly, exact_value
 from keras_winit.models.running.watching import as_written, intercepted, no_gradients, untouched
 from keras_winit.schemes.base import remade
 from keras_winit.schemes.compose import Scaled
-from keras_winit.support.progress import progress as progress_bar
-from keras_winit.theory.gates import CELLS
+from keras_winit.support.exact import moments
+from keras_winit.support.printing import progress as progress_bar
+from keras_winit.theory.fans import CELLS
 
 _NOT_CALLED = "not called on this data"
 

@@ -14,10 +14,10 @@ import numpy as np
 from keras import ops
 
 from keras_winit.models.anatomy.slots import Slot
-from keras_winit.models.running.moments import NOT_FINITE, Moments, moments
 from keras_winit.models.running.undo import assign_exactly, exact_value
 from keras_winit.models.running.watching import having
 from keras_winit.models.tracing.kinds import LINEAR, SEPARABLE
+from keras_winit.support.exact import NOT_FINITE, Moments, moments
 from keras_winit.support.host import host_array, is_traced
 
 # Multiplies a slot's kernel by a factor, or one for each gate, or leaves it alone with a reason, and says

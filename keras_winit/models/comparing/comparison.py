@@ -5,7 +5,7 @@ import statistics
 from dataclasses import dataclass
 from typing import Any
 
-from keras_winit.models.showing.printing import Printed, Table, counted, number
+from keras_winit.support.printing import Printed, Table, counted, number
 
 _SHARE, _LEAST = 10, 5  # the last loss is of a tenth of the steps, and of five at least
 _NEAR = 0.1  # of the best: no difference to rely on
@@ -120,7 +120,7 @@ class Comparison(Printed):
         Raises:
             ImportError: without matplotlib; `pip install "keras-winit[plots]"`.
         """
-        from keras_winit.models.showing.plots import plot_comparison  # noqa: PLC0415 - needs an extra
+        from keras_winit.plots import plot_comparison  # noqa: PLC0415 - needs an extra
 
         return plot_comparison(self)
 

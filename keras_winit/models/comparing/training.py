@@ -1,15 +1,148 @@
-"""A few steps of training, by the model's own step, and the loss of each."""
+"""A few steps of training from each start: the same batches in the same order, and their losses."""
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import keras
 import numpy as np
+from keras import ops, tree
 
-from keras_winit.models.comparing.batches import Batches
-from keras_winit.models.running.labels import check_labels, trains_as_keras
-from keras_winit.support.checks import did_you_mean, said_by
+from keras_winit.drawing.seeds import fold
+from keras_winit.models.running.batch import batches_in, fixed_samples, is_data_set
+from keras_winit.support.checks import as_int, did_you_mean, said_by, shown
+from keras_winit.support.losses import check_finite, check_labels, trains_as_keras
+
+_BATCH = 32
+
+
+@dataclass(frozen=True)
+class Batches:
+    """What each step is trained on: (inputs, labels, sample weights), as numpy arrays.
+
+    Attributes:
+        held: all there is; of arrays one item, of a data set one for each batch that was read.
+        steps: how many steps there are.
+        size: the samples of a batch of arrays; None for a data set, which has batches of its own.
+        count: how many samples there are; 0 for a data set.
+        seed: the root seed, of the order of the samples too.
+    """
+
+    held: list[Any]
+    steps: int
+    size: int | None
+    count: int
+    seed: int
+
+    def __iter__(self) -> Iterator[tuple[Any, Any, Any]]:
+        """Each step's batch, as tensors of the backend, as `fit` hands them on."""
+        for batch in itertools.islice(self._arrays(), self.steps):
+            yield tree.map_structure(
+                lambda each: None if each is None else ops.convert_to_tensor(each), batch
+            )
+
+    def _arrays(self) -> Iterator[Any]:
+        return itertools.cycle(self.held) if self.size is None else self._drawn(self.size)
+
+    def _drawn(self, size: int) -> Iterator[Any]:
+        rng = np.random.default_rng(fold(self.seed, "batches"))
+        while True:
+            order = rng.permutation(self.count)
+            for start in range(0, self.count - size + 1, size):
+                yield self._part(order[start : start + size])
+
+    def _part(self, index: Any) -> Any:
+        return tree.map_structure(lambda each: None if each is None else each[index], self.held[0])
+
+    def sample(self, most: int) -> tuple[Any, Any, int | None]:
+        """Inputs and labels for one pass, and how many samples of them to use; None for all."""
+        if self.size is None:
+            inputs, labels, _ = self.held[0]
+            return inputs, labels, None
+        return *self.held[0][:2], most
+
+    def __str__(self) -> str:
+        return "a batch of the data set" if self.size is None else f"{self.size} samples"
+
+
+def batches_of(
+    model: keras.Model, data: Any, labels: Any, *, steps: int, batch_size: int | None, seed: int
+) -> Batches:
+    """The batches of so many steps.
+
+    Of arrays: all samples in an order that the seed draws, then again in another; a rest that fills no batch
+    is left out. Of a data set: its first batches, held in memory; from the start where there are fewer.
+
+    Raises:
+        TypeError, ValueError: for data that is empty, of no known kind, or of lengths that differ.
+    """
+    if batch_size is not None:
+        batch_size = as_int("batch_size", batch_size, minimum=1)
+    if is_data_set(data):
+        if labels is not None:
+            raise ValueError("The data brings labels of its own. Pass `labels` with arrays only.")
+        if batch_size is not None:
+            raise ValueError(
+                "A data set has batches of its own. Pass `batch_size` with arrays only. "
+                f"Received: batch_size={batch_size}."
+            )
+        held = [tree.map_structure(_array, batch) for batch in itertools.islice(batches_in(data), steps)]
+        if not held:
+            raise ValueError("`data` is empty: it has no batches.")
+        for inputs, _, _ in held:
+            check_finite("data", inputs)
+        return Batches(held, steps, None, 0, seed)
+    inputs, answers = (tree.map_structure(_array, nest) for nest in (data, labels))
+    count = _samples(inputs, answers)
+    check_finite("data", inputs)
+    size = _size(model, batch_size, count)
+    return Batches([(inputs, answers, None)], steps, size, count, seed)
+
+
+def _samples(inputs: Any, answers: Any) -> int:
+    """How many samples there are."""
+    counts = []
+    for nest in (inputs, answers):
+        arrays = [array for array in tree.flatten(nest) if array is not None]
+        if any(array.ndim == 0 for array in arrays):
+            raise TypeError("`data` and `labels` must be arrays of samples. Received: a single number.")
+        counts.append({len(array) for array in arrays})
+    if len(counts[0] | counts[1]) > 1:
+        raise ValueError(
+            "The arrays of `data` and `labels` must have as many samples each. Received: "
+            f"{sorted(counts[0])} and {sorted(counts[1])}. Pass a data set that yields batches of "
+            "(data, labels) where a sample is not a row of each."
+        )
+    count = max(counts[0], default=0)
+    if not count:
+        raise ValueError("`data` is empty: it has no samples.")
+    return count
+
+
+def _size(model: keras.Model, asked: int | None, count: int) -> int:
+    """How many samples a batch has."""
+    fixed = fixed_samples(model)
+    if fixed is not None and asked not in (None, fixed):
+        raise ValueError(f"The model takes {fixed} samples at a time. Received: batch_size={asked}.")
+    size = fixed or asked or min(_BATCH, count)
+    if size > count:
+        raise ValueError(f"A batch of {size} samples needs as many at least. Received: {count} samples.")
+    return size
+
+
+def _array(item: Any) -> Any:
+    """An array of numpy; wide floats become those of Keras, as `fit` has them."""
+    if item is None:
+        return None
+    array = ops.convert_to_numpy(item) if ops.is_tensor(item) else np.asarray(item)
+    if array.dtype == object:
+        raise TypeError(
+            "`data` and `labels` must be arrays of samples, nests of them, or a data set of batches. "
+            f"Received: {shown(item)} of type {type(item).__name__}."
+        )
+    return array.astype(keras.config.floatx()) if array.dtype == "float64" else array
 
 
 def warm_up(model: keras.Model, batches: Batches, monitor: str) -> None:

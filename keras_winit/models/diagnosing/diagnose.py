@@ -10,23 +10,20 @@ from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.attention import attentions
 from keras_winit.models.anatomy.branch import Branches
 from keras_winit.models.anatomy.branches import branches_of
-from keras_winit.models.anatomy.outputs import output_kernels
-from keras_winit.models.diagnosing.answering import findings_of_loss, findings_of_outputs
-from keras_winit.models.diagnosing.gating import findings_inside
-from keras_winit.models.diagnosing.guessing import guess_of, loss_of
+from keras_winit.models.anatomy.following import output_kernels
+from keras_winit.models.diagnosing.answering import findings_inside, findings_of_loss, findings_of_outputs
+from keras_winit.models.diagnosing.findings import Remedies, thresholds_with
 from keras_winit.models.diagnosing.judging import Judge
+from keras_winit.models.diagnosing.loss import guess_of, loss_of
 from keras_winit.models.diagnosing.reading import what_is_left
-from keras_winit.models.diagnosing.remedies import Remedies
 from keras_winit.models.diagnosing.report import SEVERITIES, LayerRow, Report
 from keras_winit.models.diagnosing.seen import Seen
 from keras_winit.models.diagnosing.signals import signals
-from keras_winit.models.diagnosing.starting import Starts
-from keras_winit.models.diagnosing.thresholds import thresholds_with
-from keras_winit.models.diagnosing.weights import WeightCheck
-from keras_winit.models.initializing.tables import MANY
+from keras_winit.models.diagnosing.weights import Starts, WeightCheck
+from keras_winit.models.initializing.sizes import MANY
 from keras_winit.models.running.batch import MOST_SAMPLES, Batch, batch_for
-from keras_winit.models.running.labels import check_labels
-from keras_winit.models.tracing.ownership import check_built, check_callable, unbuilt
+from keras_winit.models.tracing.structure import check_built, check_callable, unbuilt
+from keras_winit.support.losses import check_labels
 
 _MORE_PASSES = 2
 _UNKNOWN = "{}: nothing is known of it: its layer is not seen"
@@ -63,7 +60,7 @@ def diagnose(
         loss: a name, a function or a `keras.losses.Loss`; None takes the compiled one.
         samples: the most samples that are used; None hands the batch on as it is, as for `calibrate`.
         thresholds: what counts as a finding, in place of the usual: a dict of names to a pair
-            (warning, error) or one number for both. `keras_winit.models.diagnosing.thresholds` lists
+            (warning, error) or one number for both. `keras_winit.models.diagnosing.findings` lists
             them with their reasons.
 
     Returns:

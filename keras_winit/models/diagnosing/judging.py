@@ -6,13 +6,11 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
-from keras_winit.models.diagnosing.ranks import SCATTERED, near_a_line, places_alike
-from keras_winit.models.diagnosing.reading import Left
-from keras_winit.models.diagnosing.remedies import Remedies
+from keras_winit.models.diagnosing.findings import Remedies, Threshold, severity_of
+from keras_winit.models.diagnosing.reading import SCATTERED, Left, near_a_line, places_alike
 from keras_winit.models.diagnosing.report import Finding
 from keras_winit.models.diagnosing.seen import Seen
 from keras_winit.models.diagnosing.signals import Signals
-from keras_winit.models.diagnosing.thresholds import Threshold, severity_of
 
 _SEVERAL = 5  # layers: in fewer, an optimizer that adapts makes up for a small gradient
 _LONG = 40  # layers, for which thresholds of whole chains are given

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import Any
 
-from keras_winit.models.showing.printing import Printed, Table, counted, number, share
 from keras_winit.support.checks import Shape
+from keras_winit.support.printing import Printed, Table, counted, number, share
 
 _LAYER_HEADINGS = (
     *("layer", "activation", "mean", "deviation", "gradient", "directions"),
@@ -158,7 +158,7 @@ class Report(Printed):
         Raises:
             ImportError: without matplotlib; `pip install "keras-winit[plots]"`.
         """
-        from keras_winit.models.showing.plots import plot_report  # noqa: PLC0415 - needs an extra
+        from keras_winit.plots import plot_report  # noqa: PLC0415 - needs an extra
 
         return plot_report(self)
 

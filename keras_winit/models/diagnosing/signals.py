@@ -13,19 +13,26 @@ import numpy as np
 from keras import layers, ops
 
 from keras_winit.models.anatomy.slots import Slot
-from keras_winit.models.diagnosing.features import effective_rank, rows_of, sketch
-from keras_winit.models.diagnosing.guessing import LossOf
-from keras_winit.models.diagnosing.seen import Seen, distinct, is_elementwise, look, name_of, variance_read_by
-from keras_winit.models.diagnosing.taps import gradient, tap
-from keras_winit.models.running.batch import Batch, call_on
-from keras_winit.models.running.moments import moments
-from keras_winit.models.running.probe import handed_on
+from keras_winit.models.diagnosing.loss import LossOf, gradient, tap
+from keras_winit.models.diagnosing.seen import (
+    Seen,
+    distinct,
+    effective_rank,
+    is_elementwise,
+    look,
+    name_of,
+    rows_of,
+    sketch,
+    variance_read_by,
+)
+from keras_winit.models.running.batch import Batch, call_on, handed_on
 from keras_winit.models.running.undo import exact_value
 from keras_winit.models.running.watching import as_written, having, intercepted, surely_left, untouched
 from keras_winit.models.tracing.kinds import ACTIVATION_LAYERS, LINEAR, NORMALIZATIONS
+from keras_winit.support.exact import moments
 from keras_winit.support.host import host_array, is_traced
-from keras_winit.support.progress import progress as progress_bar
-from keras_winit.theory.gates import CELLS
+from keras_winit.support.printing import progress as progress_bar
+from keras_winit.theory.fans import CELLS
 
 
 @dataclass

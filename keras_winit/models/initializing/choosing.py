@@ -8,19 +8,20 @@ import keras
 from keras_winit.choose import for_activation
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.branches import shares
-from keras_winit.models.anatomy.depth import DEEP, Depths
-from keras_winit.models.anatomy.following import activation_after, activation_before
+from keras_winit.models.anatomy.following import (
+    DEEP,
+    Depths,
+    activation_after,
+    activation_before,
+    answers,
+    averaged,
+)
 from keras_winit.models.anatomy.normalizing import normalizations_after
-from keras_winit.models.anatomy.outputs import answers
 from keras_winit.models.anatomy.slots import ADAPTER, STATISTICS, Slot
-from keras_winit.models.anatomy.sources import averaged
-from keras_winit.models.initializing.asked import asked_for
-from keras_winit.models.initializing.branch_sizes import factors
-from keras_winit.models.initializing.fitting import fit, std_of
+from keras_winit.models.initializing.fitting import asked_for, fit, std_of
 from keras_winit.models.initializing.mirroring import Mirroring
-from keras_winit.models.initializing.plan import NOTHING_KNOWN
-from keras_winit.models.initializing.rules import MIRRORED, Rule
-from keras_winit.models.initializing.tables import TableSizes
+from keras_winit.models.initializing.plan import MIRRORED, NOTHING_KNOWN, Rule
+from keras_winit.models.initializing.sizes import TableSizes, factors
 from keras_winit.models.recipes import Recipe, recipe_class, recipes
 from keras_winit.schemes import Scheme
 from keras_winit.schemes.compose import Scaled

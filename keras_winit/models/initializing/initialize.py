@@ -11,20 +11,24 @@ from keras_winit.drawing.seeds import check_seed, fold, settle
 from keras_winit.drawing.sharding import layout_of
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.slots import ASKED, Slot
-from keras_winit.models.initializing.asked import is_as_asked, remember
 from keras_winit.models.initializing.choosing import Choice, Chooser
-from keras_winit.models.initializing.fitting import fit, without_place
-from keras_winit.models.initializing.plan import Plan, Row
-from keras_winit.models.initializing.rules import rules_of, unmatched
-from keras_winit.models.initializing.states import rate_of, reset_optimizer, reset_states, states_of
-from keras_winit.models.running.undo import Undo, undo_on_failure
-from keras_winit.models.tracing.ownership import unbuilt
+from keras_winit.models.initializing.fitting import fit, is_as_asked, remember, without_place
+from keras_winit.models.initializing.plan import Plan, Row, rules_of, unmatched
+from keras_winit.models.running.undo import (
+    Undo,
+    rate_of,
+    reset_optimizer,
+    reset_states,
+    states_of,
+    undo_on_failure,
+)
+from keras_winit.models.tracing.structure import unbuilt
 from keras_winit.schemes import Scheme
 from keras_winit.schemes.compose import Wrapper
 from keras_winit.schemes.structured import Identity
-from keras_winit.support.building import building
 from keras_winit.support.checks import as_bool, shown
-from keras_winit.support.progress import progress
+from keras_winit.support.host import building
+from keras_winit.support.printing import progress
 
 # JAX goes ahead of Python. It is waited for after about so many elements, or one larger tensor.
 _AHEAD = 2**22

@@ -1,16 +1,139 @@
 """One batch to send through a model, of the user's data or a probe, and the call."""
 
+import contextlib
+import itertools
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from keras import ops, tree
+from keras import layers, ops, tree
 
-from keras_winit.models.running.data_sets import batches_in, is_data_set
-from keras_winit.models.running.labels import check_finite
-from keras_winit.models.running.probe import fixed_samples, probe_for
+from keras_winit.drawing.seeds import fold
+from keras_winit.models.running.watching import intercepted
+from keras_winit.models.tracing.structure import SAMPLES, concrete, input_struct, skeleton, specs_of
 from keras_winit.support.checks import as_int, said_by
+from keras_winit.support.losses import check_finite
+
+
+def is_data_set(data: Any) -> bool:
+    """Whether data comes in batches of its own: a tf.data.Dataset, a PyDataset, a DataLoader, a generator."""
+    if isinstance(data, keras.utils.PyDataset):
+        return True
+    plain = hasattr(data, "shape") or isinstance(data, (dict, list, tuple, str, bytes))
+    return not plain and hasattr(data, "__iter__")
+
+
+def batches_in(data: Any) -> Iterator[tuple[Any, Any, Any]]:
+    """Each batch of a data set, as (inputs, labels, sample weights); what is not there is None."""
+    if isinstance(data, keras.utils.PyDataset):  # it may have no end, and no `__iter__`
+        indices = itertools.count() if data.num_batches is None else range(data.num_batches)
+        return map(_triple, map(data.__getitem__, indices))
+    return map(_triple, data)  # no generator of ours, which would close the user's when it ends
+
+
+def _triple(batch: Any) -> tuple[Any, Any, Any]:
+    # A DataLoader collates a pair to a list.
+    found: tuple[Any, Any, Any] = keras.utils.unpack_x_y_sample_weight(
+        tuple(batch) if isinstance(batch, list) else batch
+    )
+    return found
+
+
+_MANY = 2**20  # integers of a probe are below this, and an Embedding folds them into its vocabulary
+
+
+def probe_for(model: keras.Model, seed: int) -> Any:
+    """Random arrays in the nest, and of the shapes, that a model takes.
+
+    Raises:
+        ValueError: for a model that does not say what it takes, or takes no numbers.
+    """
+    counter = iter(range(10**6))
+    samples = fixed_samples(model) or SAMPLES
+
+    def draw(spec: Any) -> Any:
+        shape = concrete((samples, *spec[0][1:]), samples)
+        rng = np.random.default_rng([fold(seed, "probe"), next(counter)])
+        if spec[1] is not None and not keras.backend.is_float_dtype(spec[1]):
+            if spec[1] == "bool":
+                return np.ones(shape, "bool")
+            if "int" not in spec[1]:
+                raise ValueError(_NO_PROBE.format(model.name, f"it takes {spec[1]}"))
+            return rng.integers(1, _MANY, shape).astype(spec[1])
+        return rng.standard_normal(shape, "float32")
+
+    try:
+        specs = specs_of(model)
+    except ValueError as error:
+        raise ValueError(_NO_PROBE.format(model.name, error)) from error
+    return tree.map_structure_up_to(skeleton(specs), draw, specs)
+
+
+_NO_PROBE = "No probe can be made for the model {!r}: {}. Pass `data`."
+
+
+def fixed_samples(model: keras.Model) -> int | None:
+    """How many samples a model takes at a time, where it takes no other number."""
+    struct = input_struct(model)
+    sizes = (
+        [tensor.shape[0] for tensor in tree.flatten(struct) if len(tensor.shape)]
+        if struct is not None
+        else []
+    )
+    return next((size for size in sizes if size is not None), None)
+
+
+@contextlib.contextmanager
+def handed_on(model: keras.Model) -> Iterator[None]:
+    """While a probe passes, what comes before the first weights takes it as their input.
+
+    A probe stands for what data has become when it reaches the first weights: layers that rescale
+    data hand it on as it is, and an Embedding folds it into its vocabulary.
+    """
+    reached: list[Any] = []
+    hooks = {}
+    for layer in model._flatten_layers():
+        if isinstance(layer, layers.Embedding):
+            hooks[layer] = _fold_into_vocabulary(layer, reached)
+        elif isinstance(layer, (layers.Rescaling, layers.Normalization)):
+            hooks[layer] = _hand_on(layer, reached)
+        elif layer.trainable_weights and not layer._flatten_layers(include_self=False, recursive=False):
+            hooks[layer] = _note(reached)
+    with intercepted(hooks):
+        yield
+
+
+def _fold_into_vocabulary(layer: Any, reached: list[Any]) -> Any:
+    def hook(call: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        reached.append(layer)
+        if options.get("reverse") or (arguments and arguments[0]):
+            return call(inputs, *arguments, **options)
+        if keras.backend.is_float_dtype(keras.backend.standardize_dtype(inputs.dtype)):
+            inputs = ops.abs(ops.cast(inputs, "float32")) * 1009
+        tokens = ops.mod(ops.cast(inputs, "int32"), layer.input_dim)
+        return call(tokens, *arguments, **options)
+
+    return hook
+
+
+def _hand_on(layer: Any, reached: list[Any]) -> Any:
+    def hook(call: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        if reached:
+            return call(inputs, *arguments, **options)
+        return ops.cast(inputs, layer.compute_dtype)
+
+    return hook
+
+
+def _note(reached: list[Any]) -> Any:
+    def hook(call: Any, *arguments: Any, **options: Any) -> Any:
+        reached.append(call)
+        return call(*arguments, **options)
+
+    return hook
+
 
 MOST_SAMPLES = 256  # of an array
 _AS_IT_IS = "Pass `samples=None` to hand a batch on as it is, as a model on graphs takes it."

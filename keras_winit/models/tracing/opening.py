@@ -1,4 +1,8 @@
-"""Look into a layer: its `call` as written, on a copy that has symbols in the place of its variables."""
+"""Look into a layer or a loop: its code as written, run on symbols.
+
+The body of a loop takes the operation and what it is called with, and returns what the operation puts out
+and what the body did, as symbols.
+"""
 
 import collections
 import functools
@@ -7,11 +11,116 @@ from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers, ops, tree
 
 from keras_winit.models.tracing.kinds import SAME_SHAPE
-from keras_winit.models.tracing.symbols import is_symbol
-from keras_winit.theory.einsum import einsum_labels
+from keras_winit.theory.fans import einsum_labels
+
+
+class VariableSymbol(keras.KerasTensor):
+    """A symbol in the place of a variable: like it for all that does not need numbers."""
+
+    def __init__(self, variable: Any) -> None:
+        dtype = keras.backend.standardize_dtype(variable.dtype)
+        super().__init__(tuple(variable.shape), dtype, name=variable.name)
+        self.path, self.trainable = variable.path, variable.trainable
+
+    @property
+    def value(self) -> "VariableSymbol":
+        """Itself: Keras' variables have their tensor here."""
+        return self
+
+    def assign(self, value: Any) -> Any:
+        """Nothing: a trace changes no variable."""
+        return value
+
+    assign_add = assign_sub = assign
+
+
+def mapped(function: Callable[[Any], Any], nest: Any) -> Any:
+    """A nest with a function of each leaf; quickly for what is none."""
+    if nest is None or isinstance(nest, (keras.KerasTensor, bool, int, float, str)):
+        return function(nest)
+    return tree.map_structure(function, nest)
+
+
+def is_symbol(item: Any) -> bool:
+    """Whether something is a tensor without numbers."""
+    return isinstance(item, keras.KerasTensor)
+
+
+def fresh(item: Any) -> Any:
+    """A new symbol like a tensor, symbolic or not; all else as it is."""
+    if is_symbol(item) or ops.is_tensor(item) or isinstance(item, np.ndarray):
+        # A name keeps Keras from making one.
+        return keras.KerasTensor(tuple(item.shape), keras.backend.standardize_dtype(item.dtype), name="_")
+    return item
+
+
+def _first(elements: Any) -> Any:
+    return tree.map_structure(lambda tensor: tensor[0], elements)
+
+
+def _stacked(count: int, results: Any) -> Any:
+    return tree.map_structure(lambda each: keras.KerasTensor((count, *each.shape), each.dtype), results)
+
+
+def _length(elements: Any) -> int:
+    return int(tree.flatten(elements)[0].shape[0])
+
+
+def _map(_operation: Any, function: Any, elements: Any) -> tuple[Any, Any]:
+    results = function(_first(elements))
+    return _stacked(_length(elements), results), results
+
+
+def _vectorized_map(operation: Any, elements: Any) -> tuple[Any, Any]:
+    return _map(operation, operation.function, elements)
+
+
+def _scan(
+    operation: Any, function: Any, init: Any, elements: Any = None, length: Any = None
+) -> tuple[Any, Any]:
+    count = length or operation.length if elements is None else _length(elements)  # as Keras 3.10 has it
+    carry, results = function(init, None if elements is None else _first(elements))
+    return (carry, _stacked(count, results)), (carry, results)
+
+
+def _associative_scan(_operation: Any, function: Any, elements: Any, *_: Any) -> tuple[Any, Any]:
+    return elements, function(elements, elements)
+
+
+def _while_loop(operation: Any, variables: Any) -> tuple[Any, Any]:
+    results = operation.body(*variables)
+    return variables, results
+
+
+def _fori_loop(operation: Any, initial: Any) -> tuple[Any, Any]:
+    return initial, operation.body_fun(operation.lower, initial)
+
+
+def _cond(_operation: Any, _condition: Any, true: Any, false: Any) -> tuple[Any, Any]:
+    results = true()
+    return results, (results, false())
+
+
+def _switch(_operation: Any, _index: Any, branches: Any, *operands: Any) -> tuple[Any, Any]:
+    results = [branch(*operands) for branch in branches]
+    return results[0], results
+
+
+BODIES: dict[str, Callable[..., tuple[Any, Any]]] = {
+    "Map": _map,
+    "VectorizedMap": _vectorized_map,
+    "Scan": _scan,
+    "AssociativeScan": _associative_scan,
+    "WhileLoop": _while_loop,
+    "ForiLoop": _fori_loop,
+    "Cond": _cond,
+    "Switch": _switch,
+}
+
 
 # Of what these classes hold nothing needs a symbol, and most attributes are of them.
 _NUMBERS_AND_NAMES = {type(None), bool, int, float, str}

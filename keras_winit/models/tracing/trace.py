@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from keras import layers, ops, tree
 
-from keras_winit.models.showing.printing import Printed, Table
 from keras_winit.support.checks import Shape
+from keras_winit.support.printing import Printed, Table
 
 
 @dataclass(eq=False, repr=False)

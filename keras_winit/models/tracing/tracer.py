@@ -10,12 +10,21 @@ from typing import Any
 import keras
 from keras import layers, tree
 
-from keras_winit.models.tracing.inputs import arguments_for
 from keras_winit.models.tracing.interception import answering, nothing_left, replaced, untracked
-from keras_winit.models.tracing.loops import BODIES
-from keras_winit.models.tracing.opening import by_backend, by_zeros, is_leaf, opened, required, spec_of
-from keras_winit.models.tracing.ownership import check_built, is_unbuilt
-from keras_winit.models.tracing.symbols import VariableSymbol, fresh, is_symbol, mapped
+from keras_winit.models.tracing.opening import (
+    BODIES,
+    VariableSymbol,
+    by_backend,
+    by_zeros,
+    fresh,
+    is_leaf,
+    is_symbol,
+    mapped,
+    opened,
+    required,
+    spec_of,
+)
+from keras_winit.models.tracing.structure import arguments_for, check_built, is_unbuilt
 from keras_winit.models.tracing.trace import Call, Step, Trace, Value, values_in
 
 _NOT_BUILT = "it is not built"

@@ -13,7 +13,7 @@ from itertools import groupby
 
 from diagnosed.figures import findings, unpacked
 from diagnosed.record import OF_FIGURES, half
-from keras_winit.models.diagnosing.thresholds import THRESHOLDS
+from keras_winit.models.diagnosing.findings import THRESHOLDS
 
 _DIGITS = (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
 _STEP = 0.05  # of a grid whose ends are less than a factor of two apart

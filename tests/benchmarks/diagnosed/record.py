@@ -8,7 +8,7 @@ from measure import about
 from residual_networks.diagnosed import outcomes
 
 from diagnosed.figures import findings, load, save, unpacked
-from keras_winit.models.diagnosing.thresholds import THRESHOLDS
+from keras_winit.models.diagnosing.findings import THRESHOLDS
 
 RESULTS = Path(__file__).parents[1] / "results"
 KINDS = ("with labels", "without")

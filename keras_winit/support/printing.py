@@ -1,10 +1,29 @@
-"""Results in words, in one style: as text, as HTML for a notebook, and as plain data for machines."""
+"""Results in words, in one style: as text, as HTML for a notebook, as plain data; and progress bars."""
 
+import contextlib
 import dataclasses
 import html
 import math
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, NamedTuple
+
+
+@contextlib.contextmanager
+def progress(description: str, total: int, *, show: bool = True) -> Iterator[Callable[[], None]]:
+    """A bar on standard error, silent where that is no terminal; call what it gives at each step."""
+    if not show or sys.stderr is None or not sys.stderr.isatty():
+        yield lambda: None
+        return
+    # Slow to import, and seldom needed.
+    from rich.console import Console  # noqa: PLC0415
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(description, total=total)
+        yield lambda: bar.advance(task)
+
 
 _MOST_ROWS, _ENDS = 60, 20  # of more rows, so many at either end are shown; `to_dict()` has them all
 

@@ -1,25 +1,105 @@
-"""How a layer of the user's own is rescaled: its operations are done again, one by one, as they were traced.
+"""Layers of more than one kernel: cells, gate by gate, and a user's own, operation by operation.
 
-Each of its kernels is then measured where it meets the signal, however many there are.
+The operations of a user's own layer are done again, one by one, as they were traced: each of its kernels is
+then measured where it meets the signal, however many there are.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import keras
+from keras import layers, ops
 
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.slots import Slot
-from keras_winit.models.calibrating.rescaling import (
-    TRACED,
-    Normalized,
-    Settle,
-    Target,
-)
-from keras_winit.models.running.moments import moments
-from keras_winit.models.tracing.loops import BODIES
+from keras_winit.models.calibrating.rescaling import TRACED, Normalized, Settle, Target
+from keras_winit.models.tracing.opening import BODIES
 from keras_winit.models.tracing.trace import Call, Step, Value
+from keras_winit.support.exact import Moments, moments
 from keras_winit.support.host import is_traced
+
+
+class RecurrentRescaler:
+    """The hook for a recurrent layer: rescales the input kernels of its cells, gate by gate.
+
+    What is measured is the input's share of a gate, over the whole sequence; recurrent kernels,
+    which see the state, stay orthogonal.
+    """
+
+    def __init__(self, layer: Any, cells: list[tuple[Any, Slot]], target: Target, settle: Settle):
+        self._layer = layer
+        self._cells = cells
+        self._target = target
+        self._settle = settle
+
+    def __call__(self, call: Any, sequence: Any, *arguments: Any, **options: Any) -> Any:
+        """What the layer answers, by its rescaled kernels."""
+        cells, self._cells = self._cells, []
+        if cells and is_traced(sequence):
+            for _, slot in cells:
+                self._settle(slot, [None], None, TRACED)
+            cells = []
+        signal = sequence
+        stack = getattr(self._layer.cell, "cells", [self._layer.cell]) if cells else []
+        kernels = {id(cell): slot for cell, slot in cells}
+        for index, cell in enumerate(stack):
+            if id(cell) in kernels:
+                rescale_gates(cell, kernels[id(cell)], signal, self._target, self._settle)
+            if index + 1 < len(stack):  # what the next cell of a stack reads
+                signal = layers.RNN(cell, return_sequences=True)(signal)
+        return call(sequence, *arguments, **options)
+
+
+class CellRescaler:
+    """The hook for a recurrent cell that a model calls by itself, outside of a recurrent layer."""
+
+    def __init__(self, slot: Slot, target: Target, settle: Settle):
+        self._pending = [slot]
+        self._target = target
+        self._settle = settle
+
+    def __call__(self, call: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        """What the cell answers, by its rescaled kernel."""
+        if self._pending:
+            slot = self._pending.pop()
+            if is_traced(inputs):
+                self._settle(slot, [None], None, TRACED)
+            else:
+                rescale_gates(slot.layer, slot, inputs[:, None], self._target, self._settle)
+        return call(inputs, *arguments, **options)
+
+
+def rescale_gates(cell: Any, slot: Slot, signal: Any, target: Target, settle: Settle) -> None:
+    """Rescale each gate of a cell's input kernel so that its share of the gate has the target's deviation."""
+    gates = list(_gates(cell, slot, signal))
+    if all(found.varies for found in gates):
+        settle(slot, [found.std for found in gates], [target(slot) / found.std for found in gates], "")
+    else:
+        still = next(found for found in gates if not found.varies)
+        settle(slot, [found.std for found in gates], None, still.why_not)
+
+
+def _gates(cell: Any, slot: Slot, signal: Any) -> Iterator[Moments]:
+    kernel = ops.cast(slot.variable.value, signal.dtype)
+    convolving = len(slot.shape) > 2
+    if convolving:  # time becomes part of the batch
+        signal = ops.reshape(signal, (-1, *signal.shape[2:]))
+    for gate in range(slot.blocks):
+        size = slot.shape[-1] // slot.blocks
+        part = kernel[..., gate * size : (gate + 1) * size]
+        yield moments(
+            ops.conv(
+                signal,
+                part,
+                strides=cell.strides,
+                padding=cell.padding,
+                data_format=cell.data_format,
+                dilation_rate=cell.dilation_rate,
+            )
+            if convolving
+            else ops.matmul(signal, part)
+        )
+
 
 _NOT_AGAIN = "the operations of its layer could not be done again one by one"
 

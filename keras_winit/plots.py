@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from keras_winit.models.showing.printing import counted
+from keras_winit.support.printing import counted
 
 _FEW = 24  # so many layers can have their names below the picture
 _FLOOR = 1e-30  # a logarithm's place for zero
