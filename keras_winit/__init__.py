@@ -18,7 +18,7 @@ from keras_winit.models.comparing.compare import compare
 from keras_winit.models.comparing.comparison import Comparison
 from keras_winit.models.diagnosing.diagnose import diagnose
 from keras_winit.models.diagnosing.report import Finding, Report
-from keras_winit.models.initializing.for_layer import for_layer
+from keras_winit.models.initializing.fitting import for_layer
 from keras_winit.models.initializing.initialize import initialize
 from keras_winit.models.initializing.plan import Plan
 from keras_winit.models.portable import portable
@@ -32,7 +32,6 @@ from keras_winit.schemes.compose import PerGate, Scaled, Summed
 from keras_winit.schemes.icnr import ICNR
 from keras_winit.schemes.looks_linear import LooksLinear, LooksLinearBias
 from keras_winit.schemes.orthogonal import DeltaOrthogonal, Orthogonal
-from keras_winit.schemes.siren import Siren
 from keras_winit.schemes.structured import Bilinear, Dirac, Identity, Sparse
 from keras_winit.schemes.variance import (
     FanInUniform,
@@ -42,6 +41,7 @@ from keras_winit.schemes.variance import (
     HeUniform,
     LecunNormal,
     LecunUniform,
+    Siren,
     VarianceScaling,
 )
 from keras_winit.theory.fans import Fans, compute_fans

@@ -24,16 +24,16 @@ FOLDERS = {
     "support": "checks host exact losses loading terminal printing",
     "drawing": "seeds sharding jax_random tensorflow_random sampling haar scrambled orthonormal",
     "theory": "fans activations gains linearity",
-    "schemes": "base registry basic variance_scheme variance orthogonal structured compose icnr bias siren "
-    "looks_linear factored",
+    "schemes": "base registry basic variance_scheme variance orthogonal structured compose icnr bias "
+    "looks_linear",
     "": "choose files listing plots",
     "models": "",
     "models.tracing": "kinds structure trace interception opening tracer",
     "models.anatomy": "contractions views passing uses layer_fans fresh slots anatomy normalizing ancestry "
     "following branch branches attention links",
     "models.running": "watching undo batch",
-    "models.recipes": "recipe torch residual transformers",
-    "models.initializing": "plan fitting mirroring sizes choosing initialize for_layer",
+    "models.recipes": "recipe torch residual transformers mimetic",
+    "models.initializing": "plan fitting mirroring sizes choosing initialize",
     "models.calibrating": "calibration targets centring rescaling composite one_pass calibrate",
     "models.comparing": "comparison putting_back training compare",
     "models.diagnosing": "findings report seen loss signals reading judging answering weights diagnose",
@@ -44,7 +44,7 @@ _INSIDE = [
     for name in (*names.split(), *([""] if folder else []))
 ]
 # The folder of models has modules beside its folders.
-LAYERS = [*_INSIDE, "models.twins", "models.portable", "demo", "", "options", "__main__"]
+LAYERS = [*_INSIDE, "models.portable", "demo", "", "options", "__main__"]
 LEVEL = {name: level for level, name in enumerate(LAYERS)}
 
 

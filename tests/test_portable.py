@@ -12,7 +12,7 @@ from keras import layers
 from zoo import MODELS, assert_unchanged, data, snapshot
 
 import keras_winit as winit
-from keras_winit.models.twins import twin
+from keras_winit.models.portable import twin
 
 # A process in which importing this package fails, as where it is not installed.
 WITHOUT = """

@@ -56,13 +56,13 @@ DRAWS = [one_block, many_blocks, without_haar]  # the first two are what `exact=
 def test_a_product_of_parts_is_exact_where_a_device_rounds(rounded):
     rng = np.random.default_rng(1)
     left, right = (rng.standard_normal(shape).astype("float32") for shape in ((70, 90), (90, 50)))
-    exact = left.astype("float64") @ right
+    truth = left.astype("float64") @ right
 
     def multiply(x, y):
         return rounded(x) @ rounded(y)
 
-    alone = np.abs(multiply(left, right) - exact).max()
-    split = np.abs(exact.split_product(left, right, multiply) - exact).max()
+    alone = np.abs(multiply(left, right) - truth).max()
+    split = np.abs(exact.split_product(left, right, multiply) - truth).max()
     assert alone > 1e-3
     # A float32 sum of 90 products, each of the order of one.
     assert split < 90 * 2.0**-24 * 4

@@ -3,7 +3,6 @@
 from keras_winit.schemes import (  # noqa: F401, I001
     basic,
     variance,
-    siren,
     orthogonal,
     looks_linear,
     structured,

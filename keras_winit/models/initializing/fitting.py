@@ -1,4 +1,4 @@
-"""The initializer of one variable: what its author asked for, and how one is fitted to it.
+"""The initializer of one variable: what its author asked for, how one is fitted to it, and one for a layer.
 
 What a layer's author asked for on purpose is drawn as asked, and not chosen anew. Keras' defaults, and
 ordinary random draws, say nothing; zeros for a kernel, ones, constants, arrays, functions, draws near zero,
@@ -12,8 +12,12 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import layers
 
+from keras_winit.choose import for_activation
 from keras_winit.drawing.sampling import TRUNCATED_STD
+from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.anatomy.layer_fans import depthwise_fans
 from keras_winit.models.anatomy.slots import ASKED, Slot
 from keras_winit.models.running.undo import exact_value
 from keras_winit.schemes import Scheme
@@ -21,13 +25,13 @@ from keras_winit.schemes.base import arguments_of, remade
 from keras_winit.schemes.basic import Constant, Ones, RandomNormal, RandomUniform, TruncatedNormal, Zeros
 from keras_winit.schemes.compose import PerGate, Scaled, Summed, Wrapper
 from keras_winit.schemes.orthogonal import DeltaOrthogonal, Orthogonal
-from keras_winit.schemes.siren import Siren
 from keras_winit.schemes.structured import Dirac, Identity
-from keras_winit.schemes.variance import VarianceScaling
+from keras_winit.schemes.variance import Siren, VarianceScaling
 from keras_winit.schemes.variance_scheme import VarianceScheme
 from keras_winit.support.exact import moments
 from keras_winit.support.host import building
 from keras_winit.theory.activations import Activation, builtin_names
+from keras_winit.theory.fans import Fans
 from keras_winit.theory.gains import balanced
 
 _HALF = ("bfloat16", "float16")
@@ -241,3 +245,58 @@ def _is_near_zero(initializer: Any, slot: Slot) -> bool:
         return bool(scale < _NEAR_ZERO)
     std = std_of(initializer, slot) or 0.0
     return std < _NEAR_ZERO_STD and (std * slot.scale) ** 2 * slot.fans.fan_in < _NEAR_ZERO
+
+
+def for_layer(
+    layer: Any, *, distribution: str | None = None, method: str = "published", seed: Any = None
+) -> Scheme:
+    """The initializer for a layer's kernel: by its own activation, and with its exact fans.
+
+    The fans are exact where the layer is built and has one kernel, and for a depthwise convolution
+    before it is built too. Elsewhere they follow, as for any initializer, from the weight's shape.
+
+    Args:
+        layer: a Keras layer, such as `Dense` or `Conv2D`, or a wrapper of one; without an activation
+            it is taken as linear.
+        distribution: "uniform" or "normal"; None for what `recommend` takes.
+        method: "published" or "exact", as in `recommend`.
+        seed: None, an integer, or a `keras.random.SeedGenerator`.
+
+    Returns:
+        A scheme for the layer's `kernel_initializer`.
+
+    Raises:
+        TypeError, ValueError: for what is no layer, and as `recommend`.
+
+    Example:
+
+    >>> import keras
+    >>> for_layer(keras.layers.Dense(3, activation="relu"))
+    HeUniform()
+    >>> for_layer(keras.layers.DepthwiseConv2D(3, activation="relu"))
+    HeUniform(fans=(9, 9))
+    """
+    if not isinstance(layer, layers.Layer):
+        raise TypeError(
+            f"`layer` must be a Keras layer. Received: {layer!r} of type {type(layer).__name__}. "
+            "Use `for_activation` for the name of an activation."
+        )
+    inner = layer
+    while isinstance(inner, layers.Wrapper):
+        inner = inner.layer
+    activation = getattr(inner, "activation", None)
+    scheme = for_activation(activation, distribution=distribution, method=method, seed=seed)
+    fans = _fans(layer, inner)
+    if fans is None:
+        return scheme
+    fitted: Scheme = remade(scheme, fans=list(fans))
+    return fitted
+
+
+def _fans(layer: Any, inner: Any) -> Fans | None:
+    if isinstance(inner, (layers.DepthwiseConv1D, layers.DepthwiseConv2D)):
+        return depthwise_fans(inner, (*inner.kernel_size, 1, inner.depth_multiplier))
+    if not layer.built:
+        return None
+    kernels = [slot.fans for slot in Anatomy(layer).slots if slot.role in ("kernel", "embedding")]
+    return kernels[0] if len(set(kernels)) == 1 else None

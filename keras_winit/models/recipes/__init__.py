@@ -3,7 +3,7 @@
 Importing this registers them all.
 """
 
-from keras_winit.models.recipes import residual, torch, transformers  # noqa: F401 - which registers them
+from keras_winit.models.recipes import mimetic, residual, torch, transformers  # noqa: F401
 from keras_winit.models.recipes.recipe import Recipe, recipe_class, recipes
 
 __all__ = ["Recipe", "recipe_class", "recipes"]

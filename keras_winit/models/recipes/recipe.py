@@ -255,7 +255,7 @@ class Recipes(Printed, Mapping[str, str]):
         return _RECIPES[name].claim
 
     def __iter__(self) -> Iterator[str]:
-        return iter(_RECIPES)
+        return iter(sorted(_RECIPES))
 
     def __len__(self) -> int:
         return len(_RECIPES)
@@ -268,7 +268,7 @@ class Recipes(Printed, Mapping[str, str]):
         return f"{len(self)} recipes: {', '.join(self)}"
 
     def _tables(self) -> list[Table]:
-        rows = [(name, each.claim, each.source) for name, each in _RECIPES.items()]
+        rows = [(name, each.claim, each.source) for name, each in sorted(_RECIPES.items())]
         return [Table("Recipes", ("name", "draws", "source"), rows)]
 
 
