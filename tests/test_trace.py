@@ -420,7 +420,7 @@ def test_one_file_alone_knows_how_keras_calls_and_none_its_nodes():
     nodes = {"_nodes_by_depth", "_keras_history", "_inbound_nodes", "_outbound_nodes", "parent_nodes"}
     assert knowing(nodes) == set()
     assert knowing({"symbolic_call", "GLOBAL_STATE_TRACKER"}) == {"models/tracing/interception.py"}
-    assert knowing({"_inputs_struct"}) == {"models/tracing/inputs.py"}
+    assert knowing({"_inputs_struct"}) == {"models/tracing/structure.py"}
 
 
 @pytest.mark.parametrize("bad", [None, 3, "model"])

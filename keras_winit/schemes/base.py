@@ -204,8 +204,7 @@ class KernelScheme(Scheme, keras.initializers.VarianceScaling):
     input_axes: list[int] | None
     output_axes: list[int] | None
 
-    def set_axes(self, input_axes: Any, output_axes: Any) -> None:
-        """Keep the axes, checked as far as they can be without a shape."""
+    def __init__(self, seed: Any = None, *, input_axes: Any = None, output_axes: Any = None) -> None:
         self.input_axes = as_axes("input_axes", input_axes)
         self.output_axes = as_axes("output_axes", output_axes)
         if (self.input_axes is None) != (self.output_axes is None):
@@ -213,6 +212,7 @@ class KernelScheme(Scheme, keras.initializers.VarianceScaling):
                 "`input_axes` and `output_axes` go together: give both or neither. "
                 f"Received: input_axes={input_axes!r}, output_axes={output_axes!r}."
             )
+        self.set_seed(seed)
 
     def view(self, shape: Shape) -> MatrixView:
         """The shape as matrices: by the axes given, else all but the last by the last."""

@@ -26,15 +26,15 @@ class Wrapper(KernelScheme):
 
     initializer: Any
 
-    def wrap(self, initializer: Any, seed: Any, input_axes: Any, output_axes: Any) -> None:
-        """Keep the wrapped initializer and what is to be handed to it."""
+    def __init__(
+        self, initializer: Any, seed: Any = None, *, input_axes: Any = None, output_axes: Any = None
+    ) -> None:
         self.initializer = get(initializer)
         self.nesting()
         self.blockwise = getattr(self.initializer, "blockwise", False)
         # One that is not of this package may not bear to be compiled.
         self.whole = getattr(self.initializer, "whole", True)
-        self.set_axes(input_axes, output_axes)
-        self.set_seed(seed)
+        super().__init__(seed, input_axes=input_axes, output_axes=output_axes)
         if seed is None:
             self.seed = getattr(self.initializer, "seed", self.seed)
 
@@ -120,7 +120,7 @@ class Scaled(Wrapper):
         output_axes: Any = None,
     ) -> None:
         self.factor = as_float("factor", factor)
-        self.wrap(initializer, seed, input_axes, output_axes)
+        super().__init__(initializer, seed, input_axes=input_axes, output_axes=output_axes)
 
     def draw(self, shape: Shape, dtype: str) -> Any:
         check_fits("factor", self.factor, dtype)
@@ -180,7 +180,7 @@ class PerGate(Wrapper):
     ) -> None:
         self.gates = as_int("gates", gates, minimum=1)
         self.factors = None if factors is None else _as_factors(factors, self.gates)
-        self.wrap(initializer, seed, input_axes, output_axes)
+        super().__init__(initializer, seed, input_axes=input_axes, output_axes=output_axes)
         self.blockwise = False  # it is what draws them apart
 
     def part(self, shape: Shape) -> Shape:
@@ -259,7 +259,7 @@ class Summed(Wrapper):
         output_axes: Any = None,
     ) -> None:
         self.terms = as_int("terms", terms, minimum=1)
-        self.wrap(initializer, seed, input_axes, output_axes)
+        super().__init__(initializer, seed, input_axes=input_axes, output_axes=output_axes)
         terms = math.prod(each.terms for each in self.nesting() if isinstance(each, Summed))
         if terms > _MOST_TERMS:
             raise ValueError(

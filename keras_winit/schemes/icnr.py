@@ -59,7 +59,7 @@ class ICNR(Wrapper):
         output_axes: Any = None,
     ) -> None:
         self.factor = as_int("factor", factor, minimum=1)
-        self.wrap(initializer, seed, input_axes, output_axes)
+        super().__init__(initializer, seed, input_axes=input_axes, output_axes=output_axes)
         self.blockwise = False  # subpixels go before groups
 
     def part(self, shape: Shape) -> Shape:

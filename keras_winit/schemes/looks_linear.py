@@ -100,8 +100,7 @@ class LooksLinear(KernelScheme):
         self.input_mean = as_float("input_mean", input_mean)
         self.input_blocks = as_int("input_blocks", input_blocks, minimum=1)
         self.exact = as_bool("exact", exact)
-        self.set_axes(input_axes, output_axes)
-        self.set_seed(seed)
+        super().__init__(seed, input_axes=input_axes, output_axes=output_axes)
         # Settled here, since nothing can be evaluated where JAX traces.
         sides = mirror or _usual_sides(activation)
         self._reads_twins, self._has_twins = sides in ("both", "inputs"), sides in ("both", "outputs")

@@ -86,8 +86,7 @@ class Orthogonal(KernelScheme):
     ) -> None:
         self.gain = as_float("gain", gain, positive=True)
         self.exact = as_bool("exact", exact)
-        self.set_axes(input_axes, output_axes)
-        self.set_seed(seed)
+        super().__init__(seed, input_axes=input_axes, output_axes=output_axes)
 
     def draw(self, shape: Shape, dtype: str) -> Any:
         view = self.view(shape)

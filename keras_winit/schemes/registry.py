@@ -22,6 +22,7 @@ _SHARED = {
     "axes": """input_axes, output_axes: the axes of the weight that are summed over, and those that
             are put out, where the shape does not tell; lists of integers, both or neither. Keras'
             `EinsumDense` and attention layers give them by themselves.""",
+    "truncated": "truncated: cut the normal at two deviations, its deviation restored, as Keras and JAX do.",
     "fans": """fans: the pair (fan_in, fan_out), positive numbers, in place of the shape's own. A bias
             has no other way to know its layer.""",
 }

@@ -53,8 +53,7 @@ class Identity(KernelScheme):
         self, gain: float = 1.0, seed: Any = None, *, input_axes: Any = None, output_axes: Any = None
     ) -> None:
         self.gain = as_float("gain", gain)
-        self.set_axes(input_axes, output_axes)
-        self.set_seed(seed)
+        super().__init__(seed, input_axes=input_axes, output_axes=output_axes)
 
     def draw(self, shape: Shape, dtype: str) -> Any:
         check_fits("gain", self.gain, dtype)
@@ -183,8 +182,7 @@ class Sparse(KernelScheme):
     ) -> None:
         self.connections = as_int("connections", connections, minimum=1)
         self.stddev = as_float("stddev", stddev, positive=True)
-        self.set_axes(input_axes, output_axes)
-        self.set_seed(seed)
+        super().__init__(seed, input_axes=input_axes, output_axes=output_axes)
 
     def draw(self, shape: Shape, dtype: str) -> Any:
         view = self.view(shape)

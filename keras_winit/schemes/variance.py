@@ -5,7 +5,7 @@ from typing import Any
 
 from keras_winit.drawing.sampling import DISTRIBUTIONS
 from keras_winit.schemes.registry import register
-from keras_winit.schemes.variance_scheme import NormalVariance, UniformVariance, VarianceScheme
+from keras_winit.schemes.variance_scheme import NormalVariance, VarianceScheme
 from keras_winit.support.checks import as_bool, as_float, one_of
 from keras_winit.theory.fans import MODES, Fans
 
@@ -16,7 +16,7 @@ from keras_winit.theory.fans import MODES, Fans
     formula="U(±1/√fan_in)",
     source="LeCun, Bottou, Orr, Müller 1998, Efficient BackProp",
 )
-class FanInUniform(UniformVariance):
+class FanInUniform(VarianceScheme):
     """U(±1/√fan_in), a variance of 1/(3·fan_in): the textbook's uniform, and PyTorch's default.
 
     Args:
@@ -41,7 +41,7 @@ class FanInUniform(UniformVariance):
     formula="U(±√(6/(fan_in + fan_out)))",
     source="Glorot & Bengio 2010, AISTATS",
 )
-class GlorotUniform(UniformVariance):
+class GlorotUniform(VarianceScheme):
     """U(±√(6/(fan_in + fan_out))): keeps signals and gradients of linear and tanh layers.
 
     Args:
@@ -72,7 +72,7 @@ class GlorotNormal(NormalVariance):
 
     Args:
         {seed}
-        truncated: cut the normal at two deviations and restore its deviation, as Keras and JAX do.
+        {truncated}
         {axes}
         {fans}
 
@@ -112,8 +112,6 @@ class HeUniform(VarianceScheme):
     Source: K. He, X. Zhang, S. Ren, J. Sun 2015, "Delving deep into rectifiers", arXiv:1502.01852.
     """
 
-    distribution = "uniform"
-
     def __init__(
         self,
         seed: Any = None,
@@ -127,9 +125,7 @@ class HeUniform(VarianceScheme):
         self.negative_slope = as_float("negative_slope", negative_slope)
         self.mode = one_of("mode", mode, ("fan_in", "fan_out"))
         self.scale = 2 / (1 + self.negative_slope * self.negative_slope)
-        self.set_axes(input_axes, output_axes)
-        self.set_fans(fans)
-        self.set_seed(seed)
+        super().__init__(seed, input_axes=input_axes, output_axes=output_axes, fans=fans)
 
 
 @register(
@@ -145,7 +141,7 @@ class HeNormal(HeUniform):
         {seed}
         negative_slope: a, the slope of the activation below zero; a finite number.
         mode: "fan_in" keeps the signals' scale, "fan_out" the gradients'.
-        truncated: cut the normal at two deviations and restore its deviation, as Keras and JAX do.
+        {truncated}
         {axes}
         {fans}
 
@@ -168,14 +164,8 @@ class HeNormal(HeUniform):
         output_axes: Any = None,
         fans: Any = None,
     ) -> None:
-        super().__init__(
-            seed,
-            negative_slope=negative_slope,
-            mode=mode,
-            input_axes=input_axes,
-            output_axes=output_axes,
-            fans=fans,
-        )
+        given = {"input_axes": input_axes, "output_axes": output_axes, "fans": fans}
+        super().__init__(seed, negative_slope=negative_slope, mode=mode, **given)
         self.truncated = as_bool("truncated", truncated)
         self.distribution = "truncated_normal" if self.truncated else "normal"
 
@@ -185,7 +175,7 @@ class HeNormal(HeUniform):
     formula="U(±√(3/fan_in))",
     source="LeCun, Bottou, Orr, Müller 1998, Efficient BackProp",
 )
-class LecunUniform(UniformVariance):
+class LecunUniform(VarianceScheme):
     """U(±√(3/fan_in)), a variance of 1/fan_in: keeps the signal of a linear layer.
 
     Args:
@@ -212,7 +202,7 @@ class LecunNormal(NormalVariance):
 
     Args:
         {seed}
-        truncated: cut the normal at two deviations and restore its deviation, as Keras and JAX do.
+        {truncated}
         {axes}
         {fans}
 
@@ -265,9 +255,7 @@ class VarianceScaling(VarianceScheme):
         if distribution == "untruncated_normal":
             distribution = "normal"
         self.distribution = one_of("distribution", distribution, DISTRIBUTIONS)
-        self.set_axes(input_axes, output_axes)
-        self.set_fans(fans)
-        self.set_seed(seed)
+        super().__init__(seed, input_axes=input_axes, output_axes=output_axes, fans=fans)
 
 
 @register(
@@ -296,9 +284,6 @@ class Siren(VarianceScheme):
     representations with periodic activation functions", arXiv:2006.09661.
     """
 
-    mode = "fan_in"
-    distribution = "uniform"
-
     def __init__(
         self,
         seed: Any = None,
@@ -313,9 +298,7 @@ class Siren(VarianceScheme):
         self.omega_0 = as_float("omega_0", omega_0, positive=True)
         square = self.omega_0 * self.omega_0
         self.scale = 2 / square if square else math.inf
-        self.set_axes(input_axes, output_axes)
-        self.set_fans(fans)
-        self.set_seed(seed)
+        super().__init__(seed, input_axes=input_axes, output_axes=output_axes, fans=fans)
 
     def variance(self, fans: Fans) -> float:
         """1/(3·fan_in²) in the first layer, 2/(fan_in·ω₀²) in the others."""

@@ -1,4 +1,4 @@
-"""The base of the schemes whose variance follows from the fans, and its two common distributions."""
+"""The base of the schemes whose variance follows from the fans."""
 
 import math
 from typing import Any
@@ -17,27 +17,16 @@ class VarianceScheme(KernelScheme):
     """
 
     rounds = True
-    scale: float
-    mode: str
-    distribution: str
+    scale: float = 1.0
+    mode: str = "fan_in"
+    distribution: str = "uniform"
     fans: tuple[float, float] | None
 
-    def set_fans(self, fans: Any) -> None:
-        """Keep the fans that are given in place of the shape's."""
-        if fans is None:
-            self.fans = None
-            return
-        try:
-            fan_in, fan_out = fans
-        except (TypeError, ValueError) as error:
-            raise TypeError(
-                f"`fans` must be a pair (fan_in, fan_out) of positive numbers. Received: fans={shown(fans)}."
-            ) from error
-        try:
-            pair = Fans(fan_in, fan_out)
-            self.fans = (pair.fan_in, pair.fan_out)
-        except (TypeError, ValueError) as error:
-            raise type(error)(f"`fans` holds a bad number. {error} Received: fans={shown(fans)}.") from error
+    def __init__(
+        self, seed: Any = None, *, input_axes: Any = None, output_axes: Any = None, fans: Any = None
+    ) -> None:
+        super().__init__(seed, input_axes=input_axes, output_axes=output_axes)
+        self.fans = None if fans is None else _pair(fans)
 
     def variance(self, fans: Fans) -> float:
         """The variance for these fans: scale/n."""
@@ -62,26 +51,8 @@ class VarianceScheme(KernelScheme):
         return draw(self.distribution, shape, self.expected_std(shape), dtype, self.seed)
 
 
-class UniformVariance(VarianceScheme):
-    """A uniform scheme without arguments of its own."""
-
-    scale: float = 1.0
-    mode: str = "fan_in"
-    distribution = "uniform"
-
-    def __init__(
-        self, seed: Any = None, *, input_axes: Any = None, output_axes: Any = None, fans: Any = None
-    ) -> None:
-        self.set_axes(input_axes, output_axes)
-        self.set_fans(fans)
-        self.set_seed(seed)
-
-
 class NormalVariance(VarianceScheme):
     """A normal scheme without arguments of its own but `truncated`."""
-
-    scale: float = 1.0
-    mode: str = "fan_in"
 
     def __init__(
         self,
@@ -92,8 +63,21 @@ class NormalVariance(VarianceScheme):
         output_axes: Any = None,
         fans: Any = None,
     ) -> None:
+        super().__init__(seed, input_axes=input_axes, output_axes=output_axes, fans=fans)
         self.truncated = as_bool("truncated", truncated)
         self.distribution = "truncated_normal" if self.truncated else "normal"
-        self.set_axes(input_axes, output_axes)
-        self.set_fans(fans)
-        self.set_seed(seed)
+
+
+def _pair(fans: Any) -> tuple[float, float]:
+    """Fans that are given in place of the shape's."""
+    try:
+        fan_in, fan_out = fans
+    except (TypeError, ValueError) as error:
+        raise TypeError(
+            f"`fans` must be a pair (fan_in, fan_out) of positive numbers. Received: fans={shown(fans)}."
+        ) from error
+    try:
+        pair = Fans(fan_in, fan_out)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"`fans` holds a bad number. {error} Received: fans={shown(fans)}.") from error
+    return pair.fan_in, pair.fan_out
