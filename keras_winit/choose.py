@@ -1,7 +1,7 @@
 """From an activation to the scheme for the layer before it, with the reason."""
 
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from keras_winit.schemes.base import Scheme
 from keras_winit.schemes.registry import get
@@ -9,7 +9,7 @@ from keras_winit.support.checks import one_of
 from keras_winit.theory.activations import Activation, resolve
 from keras_winit.theory.gains import Balance, balanced, gain
 
-# The choice that the literature makes, by the name of the activation.
+# Activations for which the literature has a choice.
 _RECTIFIERS = ("relu", "relu6", "leaky_relu", "prelu", "elu", "celu", "gelu", "silu", "mish", "hard_silu")
 _SATURATING = ("sigmoid", "hard_sigmoid", "tanh", "hard_tanh", "softsign")
 _LINEAR = ("linear",)
@@ -107,8 +107,8 @@ def recommend(
       if residual   of 20 networks `initialize` lets 8 end 10 % lower than Keras' or PyTorch's start, 0 higher
     """
     known = resolve(activation)
-    choice = _choose(known, distribution, method)
-    return Recommendation(activation=known.name, gain=gain(known), **choice._asdict())
+    name, arguments, alternatives, reason, source = _choose(known, distribution, method)
+    return Recommendation(known.name, name, gain(known), reason, source, alternatives, arguments)
 
 
 def for_activation(
@@ -133,20 +133,15 @@ def for_activation(
     >>> for_activation("tanh", distribution="normal", seed=7)
     GlorotNormal(seed=7)
     """
-    choice = _choose(resolve(activation), distribution, method)
-    scheme: Scheme = get(choice.name, **choice.arguments, seed=seed)
+    name, arguments, *_ = _choose(resolve(activation), distribution, method)
+    scheme: Scheme = get(name, **arguments, seed=seed)
     return scheme
 
 
-class _Choice(NamedTuple):
-    name: str
-    arguments: dict[str, Any]
-    alternatives: tuple[str, ...]
-    reason: str
-    source: str
-
-
-def _choose(known: Activation, distribution: str | None, method: str) -> _Choice:
+def _choose(
+    known: Activation, distribution: str | None, method: str
+) -> tuple[str, dict[str, Any], tuple[str, ...], str, str]:
+    """Name and arguments of the scheme, alternatives, reason and source."""
     if distribution is not None:
         one_of("distribution", distribution, ("uniform", "normal"))
     one_of("method", method, ("published", "exact"))
@@ -154,9 +149,9 @@ def _choose(known: Activation, distribution: str | None, method: str) -> _Choice
     shape = distribution or ("normal" if family == "lecun" else "uniform")
     if family == "variance_scaling":
         arguments = {"scale": arguments["gain"] ** 2, "mode": "fan_in", "distribution": shape}
-        return _Choice(family, arguments, ("orthogonal",), reason, source)
+        return family, arguments, ("orthogonal",), reason, source
     other = f"{family}_{'normal' if shape == 'uniform' else 'uniform'}"
-    return _Choice(f"{family}_{shape}", arguments, (other, "orthogonal", "variance_scaling"), reason, source)
+    return f"{family}_{shape}", arguments, (other, "orthogonal", "variance_scaling"), reason, source
 
 
 def _family(known: Activation, method: str) -> tuple[str, dict[str, Any], str, str]:
@@ -192,14 +187,12 @@ def _family(known: Activation, method: str) -> tuple[str, dict[str, Any], str, s
     if method == "exact" or not found.apart:
         reason = f"{name} is undone by its own gain: the variance is gain²/fan_in."
         return "variance_scaling", {"gain": found.gain}, reason, _EXACT
-    how = "their geometric mean"
-    if found.variance is not None:
-        how = (
-            f"{found.gain:.3g} keeps both where pre-activations have a deviation of {found.variance**0.5:.3g}"
-        )
-    reason = (
-        f"Signals through {name} want a gain of {found.forward:.3g}, gradients {found.backward:.3g}: {how}."
-    )
+    reason = f"Signals through {name} want a gain of {found.forward:.3g}, gradients {found.backward:.3g}: "
+    if found.variance is None:
+        reason += "their geometric mean."
+    else:
+        deviation = found.variance**0.5
+        reason += f"{found.gain:.3g} keeps both where pre-activations have a deviation of {deviation:.3g}."
     return "variance_scaling", {"gain": found.gain}, reason, _BALANCED
 
 

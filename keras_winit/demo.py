@@ -1,4 +1,4 @@
-"""The difference it makes: one deep network on handwritten digits, with two initializations."""
+"""The difference it makes: one deep network on handwritten digits, from two initializations."""
 
 import subprocess
 import sys
@@ -17,9 +17,8 @@ from keras_winit.support.terminal import console, table
 
 DEPTH, WIDTH, ACTIVATION = 20, 128, "relu"
 EPOCHS = 12
-_LEARNING_RATE, _MOMENTUM, _BATCH = 0.003, 0.9, 64
 
-# What the new process runs: nothing but Keras and the import that registers the schemes.
+# For the new process: only Keras and the import that registers the schemes.
 _RELOAD = """
 import sys, keras, keras_winit, numpy as np
 model, inputs, outputs = sys.argv[1:]
@@ -38,29 +37,28 @@ def digits() -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
             "pip install 'keras-winit[demo]'."
         ) from error
     inputs, labels = load_digits(return_X_y=True)
-    split = train_test_split(inputs.astype("float32"), labels, test_size=397, random_state=0, stratify=labels)
-    train, held_out = split[0], split[1]
+    train, held_out, *parts = train_test_split(
+        inputs.astype("float32"), labels, test_size=397, random_state=0, stratify=labels
+    )
     mean, std = train.mean(axis=0), train.std(axis=0) + 1e-6
-    return (train - mean) / std, (held_out - mean) / std, split[2], split[3]
+    return (train - mean) / std, (held_out - mean) / std, *parts
 
 
 def network(initializer: Any, seed: int) -> keras.Model:
-    """A plain stack of Dense layers whose kernels are drawn from the initializer."""
+    """A plain stack of Dense layers with this initializer."""
     keras.utils.set_random_seed(seed)
     model = keras.Sequential([keras.Input((64,))])
     for _ in range(DEPTH):
         kernel = keras.initializers.get(initializer)
-        model.add(
-            keras.layers.Dense(
-                WIDTH, ACTIVATION, kernel_initializer=kernel.clone() if isinstance(kernel, Scheme) else kernel
-            )
-        )
+        if isinstance(kernel, Scheme):
+            kernel = kernel.clone()
+        model.add(keras.layers.Dense(WIDTH, ACTIVATION, kernel_initializer=kernel))
     model.add(keras.layers.Dense(10, "softmax"))
     model.compile(
-        keras.optimizers.SGD(_LEARNING_RATE, _MOMENTUM),
+        keras.optimizers.SGD(0.003, momentum=0.9),
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
-        jit_compile=False,  # to compile a step takes longer than that saves
+        jit_compile=False,  # which takes longer than it saves
     )
     return model
 
@@ -69,7 +67,7 @@ def run(epochs: int = EPOCHS, seed: int = 0, save: str | None = None) -> int:
     """Train the network twice, compare, save the better one, and reload it in a new process.
 
     Returns:
-        0 where the reloaded model predicts the same, 1 where it does not.
+        0 where the reloaded model predicts the same, else 1.
     """
     if epochs < 1:
         raise ValueError(f"`epochs` must be at least 1. Received: epochs={epochs}.")
@@ -90,7 +88,7 @@ def run(epochs: int = EPOCHS, seed: int = 0, save: str | None = None) -> int:
         with progress(title, epochs) as advance:
             callback = keras.callbacks.LambdaCallback(on_epoch_end=lambda *_, step=advance: step())
             history = model.fit(
-                inputs, labels, batch_size=_BATCH, epochs=epochs, verbose=0, callbacks=[callback]
+                inputs, labels, batch_size=64, epochs=epochs, verbose=0, callbacks=[callback]
             ).history
         accuracy = model.evaluate(held_out, held_out_labels, verbose=0)[1]
         seconds = time.perf_counter() - start
@@ -99,32 +97,24 @@ def run(epochs: int = EPOCHS, seed: int = 0, save: str | None = None) -> int:
     screen.print(table(("initializer", "last loss", "validation accuracy", "time"), rows))
     _, title, model = max(results, key=lambda result: result[0])
     difference = _reload_difference(model, held_out, save)
-    same = difference == 0
     screen.print(
-        f"Saved the better one ({title}), reloaded it in a new process: "
-        + ("its predictions are equal." if same else f"its predictions differ by up to {difference:g}.")
+        f"Saved the better one ({title}), reloaded it in a new process: its predictions "
+        + (f"differ by up to {difference:g}." if difference else "are equal.")
     )
     if save:
         screen.print(f"It is in {save}.")
-    return 0 if same else 1
+    return 0 if difference == 0 else 1
 
 
 def _reload_difference(model: keras.Model, inputs: np.ndarray, save: str | None) -> float:
-    """The largest difference between the model's predictions and those of its file in a new process."""
+    """The most by which predictions of the model and of its file, in a new process, differ."""
     with tempfile.TemporaryDirectory() as folder:
         place = Path(folder)
-        path = Path(save) if save else place / "model.keras"
+        path, given, answer = Path(save or place / "model.keras"), place / "inputs.npy", place / "outputs.npy"
         model.save(path)
-        np.save(place / "inputs.npy", inputs)
-        command = [
-            sys.executable,
-            "-c",
-            _RELOAD,
-            str(path),
-            str(place / "inputs.npy"),
-            str(place / "outputs.npy"),
-        ]
+        np.save(given, inputs)
+        command: list[str | Path] = [sys.executable, "-c", _RELOAD, path, given, answer]
         finished = subprocess.run(command, check=False, capture_output=True, text=True)
         if finished.returncode:
             raise OSError(f"The new process could not reload {path}:\n{finished.stderr[-2000:]}")
-        return float(np.abs(model.predict(inputs, verbose=0) - np.load(place / "outputs.npy")).max())
+        return float(np.abs(model.predict(inputs, verbose=0) - np.load(answer)).max())

@@ -17,17 +17,14 @@ from typing import Any
 import keras
 import numpy as np
 
-_ENDINGS = (".keras", ".h5")
-_ARRAY_ENDINGS = (".npy", ".npz")
-_PLOT_ENDINGS = (".png", ".svg", ".pdf")
-_MOST_TEXT = 2**26  # bytes of a model's configuration, which is a few megabytes for the largest
+_MOST_TEXT = 2**26  # bytes of a model's configuration; the largest have a few megabytes
 _HEAD, _TAIL = 200, 400  # of a long message: Keras says last what it met first
 
 
 def check_model_path(path: str) -> Path:
     """The path, if its ending is that of a model file."""
-    if not path.endswith(_ENDINGS):
-        raise ValueError(f"A model file ends in {' or '.join(_ENDINGS)}. Received: {path!r}.")
+    if not path.endswith((".keras", ".h5")):
+        raise ValueError(f"A model file ends in .keras or .h5. Received: {path!r}.")
     return Path(path)
 
 
@@ -49,7 +46,7 @@ def read_model(path: str) -> keras.Model:
 
 @contextlib.contextmanager
 def without_optimizer_warnings() -> Iterator[None]:
-    """Without Keras' warning of a compiled model that was saved untrained: it has no state to lose."""
+    """Without Keras' warning of a compiled, untrained model, which has no state to lose."""
     with warnings.catch_warnings():
         untrained = r"Skipping variable loading for optimizer .* optimizer has [0-2] variables"
         warnings.filterwarnings("ignore", untrained, UserWarning)
@@ -57,20 +54,23 @@ def without_optimizer_warnings() -> Iterator[None]:
 
 
 def import_module(name: str) -> None:
-    """Import a module by its name, or a .py file by its path, from the folder that one is in."""
-    folder = str(Path(name).resolve().parent) if name.endswith(".py") else str(Path.cwd())
-    if name.endswith(".py") and not Path(name).is_file():
-        raise ValueError(f"There is no file {name!r} to import.")
+    """Import a module by its name, from this folder too, or a .py file by its path."""
+    if name.endswith(".py"):
+        if not Path(name).is_file():
+            raise ValueError(f"There is no file {name!r} to import.")
+        module, folder = Path(name).stem, str(Path(name).resolve().parent)
+    else:
+        module, folder = name, str(Path.cwd())
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
-        importlib.import_module(Path(name).stem if name.endswith(".py") else name)
+        importlib.import_module(module)
     except Exception as error:  # whatever a module may raise
         raise ValueError(f"{name!r} cannot be imported: {one_line(error)}") from error
 
 
 def _unknown(error: Exception) -> str | None:
-    """What to say of a class or function that Keras does not know; None for another error."""
+    """What to say where Keras does not know a class or function."""
     found = re.search(
         r"Could not (?:locate|find) (?:class|function|object)[^'\"]*['\"]([^'\"]+)['\"]", str(error)
     )
@@ -83,7 +83,7 @@ def _unknown(error: Exception) -> str | None:
 
 
 def _check_archive(path: str) -> None:
-    """See that a .keras file is whole, and holds no configuration that only unpacking makes huge."""
+    """See that a .keras file is whole, and that no configuration is huge when unpacked."""
     if path.endswith(".keras") and not zipfile.is_zipfile(path):
         raise ValueError(
             f"Keras cannot load {path!r}: a .keras file is a zip archive, and this is none, or is cut off."
@@ -99,7 +99,7 @@ def _check_archive(path: str) -> None:
 
 
 def _without_compile_state(path: str) -> keras.Model | None:
-    """An h5 model whose losses or metrics Keras cannot read, though the model itself it can."""
+    """An h5 model of which Keras can read all but losses or metrics; else None."""
     if not path.endswith(".h5"):
         return None
     try:
@@ -116,17 +116,14 @@ def write_model(model: keras.Model, path: str) -> None:
 
 @contextlib.contextmanager
 def written_whole(target: Path) -> Iterator[str]:
-    """A temporary name beside a file's place, renamed when the block ends: never half a file.
+    """A temporary name beside the target, renamed when the block ends: never half a file.
 
-    Raises:
-        ValueError: where there is no folder, or a folder in the file's place.
-        OSError: where nothing can be written; the old file, if there is one, is as it was.
+    Where nothing can be written, an old file stays as it was.
     """
-    if not target.parent.is_dir():
-        raise ValueError(f"There is no folder {str(target.parent)!r} to write {str(target)!r} in.")
+    _check_folder(str(target))
     if target.is_dir():
         raise ValueError(f"A file cannot be written in place of the folder {str(target)!r}.")
-    # Not of the target's name, which may be as long as a name can be.
+    # A short name: the target's may be as long as one can be.
     with tempfile.TemporaryDirectory(prefix=".keras-winit-", dir=target.parent) as folder:
         name = os.path.join(folder, f"new{target.suffix}")
         try:
@@ -144,10 +141,8 @@ def read_arrays(path: str | None) -> Any:
     """The array in a .npy file, or those in a .npz file by name; None for None."""
     if path is None:
         return None
-    if not path.endswith(_ARRAY_ENDINGS):
-        raise ValueError(
-            f"Arrays are in a file that ends in {' or '.join(_ARRAY_ENDINGS)}. Received: {path!r}."
-        )
+    if not path.endswith((".npy", ".npz")):
+        raise ValueError(f"Arrays are in a file that ends in .npy or .npz. Received: {path!r}.")
     try:
         found = np.load(path, allow_pickle=False)
         return dict(found) if isinstance(found, np.lib.npyio.NpzFile) else found
@@ -158,19 +153,24 @@ def read_arrays(path: str | None) -> Any:
 
 
 def check_plot_path(path: str | None) -> None:
-    """See that a plot can be written there, before anything else takes time."""
+    """See that a plot can be written there, before much time is spent."""
     if path is None:
         return
-    if not path.endswith(_PLOT_ENDINGS):
-        raise ValueError(f"A plot ends in {', '.join(_PLOT_ENDINGS)}. Received: {path!r}.")
-    if not Path(path).parent.is_dir():
-        raise ValueError(f"There is no folder {str(Path(path).parent)!r} to write {path!r} in.")
+    if not path.endswith((".png", ".svg", ".pdf")):
+        raise ValueError(f"A plot ends in .png, .svg, .pdf. Received: {path!r}.")
+    _check_folder(path)
     if importlib.util.find_spec("matplotlib") is None:
         raise ImportError('Plots need matplotlib: pip install "keras-winit[plots]".')
 
 
+def _check_folder(path: str) -> None:
+    folder = Path(path).parent
+    if not folder.is_dir():
+        raise ValueError(f"There is no folder {str(folder)!r} to write {path!r} in.")
+
+
 def one_line(error: Exception) -> str:
-    """An error's message on one line, of a long one both ends, without what moves a terminal."""
+    """An error's message, or both ends of a long one, on one line and without what moves a terminal."""
     text = " ".join(str(error).split())
     text = text if len(text) <= _HEAD + _TAIL else f"{text[:_HEAD]} … {text[-_TAIL:]}"
     return "".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in text)

@@ -1,4 +1,4 @@
-"""Every public name with its one-line claim: for `help(keras_winit)` and for the README."""
+"""Every public name with its one-line claim, for `help(keras_winit)` and the README."""
 
 import inspect
 import textwrap
@@ -11,11 +11,7 @@ _WIDTH = 100
 
 
 def listed(names: Iterable[str], namespace: Mapping[str, Any]) -> dict[str, list[tuple[str, str]]]:
-    """Pairs of a name and its claim, the first paragraph of its docstring, by kind and in the order of names.
-
-    Args:
-        names: the public names.
-        namespace: what each of them is.
+    """Pairs of a name and its claim, the first paragraph of its docstring, by kind and sorted.
 
     Example:
 
@@ -25,8 +21,9 @@ def listed(names: Iterable[str], namespace: Mapping[str, Any]) -> dict[str, list
     groups: dict[str, list[tuple[str, str]]] = {"Functions": [], "Schemes": [], "What functions return": []}
     for name in sorted(names, key=str.lower):
         item = namespace[name]
-        scheme = inspect.isclass(item) and issubclass(item, Scheme)
-        group = "Schemes" if scheme else "What functions return" if inspect.isclass(item) else "Functions"
+        group = "Functions"
+        if inspect.isclass(item):
+            group = "Schemes" if issubclass(item, Scheme) else "What functions return"
         paragraph = (item.__doc__ or "").strip().split("\n\n")[0]  # python -OO has none
         groups[group].append((name, " ".join(paragraph.split())))
     return groups
@@ -34,12 +31,11 @@ def listed(names: Iterable[str], namespace: Mapping[str, Any]) -> dict[str, list
 
 def described(text: str, names: Iterable[str], namespace: Mapping[str, Any]) -> str:
     """A module's docstring with the list of its public names."""
-    parts = [text.rstrip()]
+    lines = [text.rstrip()]
     for group, pairs in listed(names, namespace).items():
-        lines = [f"\n\n{group}:\n"]
+        lines.append(f"\n{group}:\n")
         for name, claim in pairs:
             lines += textwrap.wrap(
                 f"{name}: {claim}", _WIDTH, initial_indent="  ", subsequent_indent="      "
             )
-        parts.append("\n".join(lines))
-    return "".join(parts) + "\n"
+    return "\n".join([*lines, ""])

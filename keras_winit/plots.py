@@ -1,6 +1,5 @@
 """Calibrations, comparisons and reports in pictures, told apart by marks and lines, not by colour alone."""
 
-import itertools
 import math
 import os.path
 import statistics
@@ -12,56 +11,42 @@ from keras_winit.support.printing import counted
 _FEW = 24  # so many layers can have their names below the picture
 _FLOOR = 1e-30  # a logarithm's place for zero
 
-_BLUE, _ORANGE, _GREEN, _GREY = (
-    "#0072b2",
-    "#d55e00",
-    "#009e73",
-    "#666666",
-)  # told apart by most colour-blind eyes too
-
-
+# Told apart by most colour-blind eyes too.
+_BLUE, _ORANGE, _GREEN, _GREY = "#0072b2", "#d55e00", "#009e73", "#666666"
 _COLOURS, _STYLES = (_BLUE, _ORANGE, _GREEN, "#cc79a7", _GREY), ("-", "--", ":", "-.")
 
 
 def plot_calibration(calibration: Any) -> Any:
     """The deviation of each pre-activation before and after, along depth."""
-    plt = _pyplot()
     rows = [row for row in calibration.rows if row.before is not None and row.before > 0]
-    names = [row.path if row.gate is None else f"{row.path}[{row.gate}]" for row in rows]
-    figure, axes = plt.subplots(figsize=(_width(len(rows)), 4.2), layout="constrained")
-    places = range(len(rows))
-    _line(axes, places, [row.before for row in rows], "before", _ORANGE, marker="o", style="--")
-    after = [row.after if row.after is not None else math.nan for row in rows]
-    _line(axes, places, after, "after", _BLUE, marker="s", style="-")
+    before = [row.before for row in rows]
+    figure, axes = _pyplot().subplots(figsize=(_width(len(rows)), 4.2), layout="constrained")
+    _line(axes, before, "before", _ORANGE, "o--")
+    _line(axes, [_or_nan(row.after) for row in rows], "after", _BLUE, "s-")
     if calibration.normalized:
         size = [row.before if row.normalized else math.nan for row in rows]
-        _line(axes, places, size, "divided out by a normalization", _GREY, marker="D", style="")
-    targets = [calibration.target_std] if calibration.target_std else []
-    for target in targets:
-        axes.axhline(target, color=_GREY, linewidth=0.8, linestyle=":")
-    axes.set_yscale("log")
-    _decade(axes, [*[row.before for row in rows], *targets])
+        _line(axes, size, "divided out by a normalization", _GREY, "D")
+    levels = [calibration.target_std] if calibration.target_std else []
+    _logarithmic(axes, [*before, *levels], levels)
     axes.set_ylabel("deviation of the pre-activation")
     axes.set_title(f"Calibrated on {calibration.batch}", loc="left")
     axes.legend(frameon=False)
-    _name_places(axes, names)
+    _name_places(axes, [row.path if row.gate is None else f"{row.path}[{row.gate}]" for row in rows])
     return figure
 
 
 def plot_report(report: Any) -> Any:
     """Signal and gradient along depth, weights against their theory, dead and saturated units."""
-    plt = _pyplot()
-    count = max(len(report.layers), len(report.weights))
-    figure, (top, middle, bottom) = plt.subplots(
-        3, 1, figsize=(_width(count), 11), layout="constrained", height_ratios=(3, 2, 2)
+    width = _width(max(len(report.layers), len(report.weights)))
+    figure, (top, middle, bottom) = _pyplot().subplots(
+        3, 1, figsize=(width, 11), layout="constrained", height_ratios=(3, 2, 2)
     )
-    _draw_signals(top, report)
-    _draw_weights(middle, report)
-    _draw_shares(bottom, report)
-    errors = len(report.errors)
+    _draw_signals(top, report.layers)
+    _draw_weights(middle, [row for row in report.weights if row.expected])
+    _draw_shares(bottom, [row for row in report.layers if row.dead is not None])
     warnings = sum(finding.severity == "warning" for finding in report.findings)
     figure.suptitle(
-        f"{'healthy' if report.ok else 'not healthy'}: {counted(errors, 'error')}, "
+        f"{'healthy' if report.ok else 'not healthy'}: {counted(len(report.errors), 'error')}, "
         f"{counted(warnings, 'warning')}, on {report.batch}",
         x=0.01,
         ha="left",
@@ -71,124 +56,81 @@ def plot_report(report: Any) -> Any:
 
 def plot_comparison(comparison: Any) -> Any:
     """The loss from each start, step by step, the mean of as many steps as its last loss is of."""
-    plt = _pyplot()
-    figure, axes = plt.subplots(figsize=(8, 4.8), layout="constrained")
+    figure, axes = _pyplot().subplots(figsize=(8, 4.8), layout="constrained")
+    window = comparison.window
     trials = [trial for trial in comparison.trials if trial.losses]
-    for trial, (color, style) in zip(trials, itertools.cycle(_looks())):
-        smooth = _running_mean(trial.losses, comparison.window)
-        label = comparison.name(trial)
+    for index, trial in enumerate(trials):
+        ends = range(1, len(trial.losses) + 1)
+        smooth = [statistics.fmean(trial.losses[max(0, end - window) : end]) for end in ends]
+        label, wide = comparison.name(trial), 1.2
         if trial is comparison.winner:
-            label += ", the winner"
+            label, wide = f"{label}, the winner", 2.4
         if trial.diverged is not None:
             label += f", diverged at step {trial.diverged}"
-        wide = 2.4 if trial is comparison.winner else 1.2
-        axes.plot(
-            range(1, len(smooth) + 1), smooth, label=label, color=color, linestyle=style, linewidth=wide
-        )
+        # Neighbours differ in colour and line.
+        turn, place = divmod(index, len(_COLOURS))
+        style = _STYLES[(place + turn) % len(_STYLES)]
+        axes.plot(ends, smooth, label=label, color=_COLOURS[place], linestyle=style, linewidth=wide)
     if all(loss > 0 for trial in trials for loss in trial.losses):
         axes.set_yscale("log")
     axes.set_xlabel("step")
-    axes.set_ylabel(f"{comparison.monitor}, mean of {comparison.window} steps")
+    axes.set_ylabel(f"{comparison.monitor}, mean of {window} steps")
     axes.set_title(f"Steps of {comparison.batch} from each start", loc="left")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     return figure
 
 
-def _looks() -> list[tuple[str, str]]:
-    """Colours and lines, neighbours of which differ in both."""
-    return [
-        (colour, _STYLES[(index + turn) % len(_STYLES)])
-        for turn in range(len(_STYLES))
-        for index, colour in enumerate(_COLOURS)
-    ]
-
-
-def _running_mean(values: Sequence[float], window: int) -> list[float]:
-    """At each place the mean of the values before it, of as many as there are and the window takes."""
-    return [statistics.fmean(values[max(0, end - window) : end]) for end in range(1, len(values) + 1)]
-
-
-def _draw_signals(axes: Any, report: Any) -> None:
-    rows = report.layers
-    places = range(len(rows))
+def _draw_signals(axes: Any, rows: Sequence[Any]) -> None:
     signal = [_above_zero(row.std) for row in rows]
-    last = next((row.gradient for row in reversed(rows) if row.gradient), None)
-    gradient = [
-        _above_zero(row.gradient / last) if last and row.gradient is not None else math.nan for row in rows
-    ]
-    _line(axes, places, signal, "signal: deviation before the activation", _BLUE, marker="o", style="-")
-    _line(axes, places, gradient, "gradient, against the last layer's", _ORANGE, marker="^", style="--")
-    differs = [math.nan if row.distinct is None else _above_zero(row.distinct) for row in rows]
-    _line(
-        axes,
-        places,
-        differs,
-        "share of the signal that differs between inputs",
-        _GREEN,
-        marker="x",
-        style=":",
-    )
-    axes.set_yscale("log")
-    _decade(axes, [*signal, *gradient, *differs])
-    axes.axhline(1, color=_GREY, linewidth=0.8, linestyle=":")
+    last = next((row.gradient for row in reversed(rows) if row.gradient), math.nan)
+    gradient = [_above_zero(_or_nan(row.gradient) / last) for row in rows]
+    differs = [_above_zero(_or_nan(row.distinct)) for row in rows]
+    _line(axes, signal, "signal: deviation before the activation", _BLUE, "o-")
+    _line(axes, gradient, "gradient, against the last layer's", _ORANGE, "^--")
+    _line(axes, differs, "share of the signal that differs between inputs", _GREEN, "x:")
+    _logarithmic(axes, [*signal, *gradient, *differs], [1])
     axes.set_title("Signal and gradient along depth", loc="left")
     axes.legend(frameon=False)
     _name_places(axes, [row.path for row in rows])
 
 
-def _draw_weights(axes: Any, report: Any) -> None:
-    rows = [row for row in report.weights if row.expected]
-    ratios = [_above_zero(row.std / row.expected) for row in rows if row.expected]
+def _draw_weights(axes: Any, rows: Sequence[Any]) -> None:
     axes.set_title("Weights: deviation against the theory of their initializer", loc="left")
     if not rows:
         _say(axes, "no weight whose initializer has a theory")
         return
-    places = range(len(rows))
-    axes.vlines(places, 1, ratios, color=_GREY, linewidth=0.8)
-    _line(axes, places, ratios, None, _BLUE, marker="D", style="")
-    axes.set_yscale("log")
-    _decade(axes, [0.5, 2, *ratios])
-    axes.axhline(1, color=_GREY, linewidth=0.8, linestyle=":")
+    ratios = [_above_zero(row.std / row.expected) for row in rows]
+    axes.vlines(range(len(rows)), 1, ratios, color=_GREY, linewidth=0.8)
+    _line(axes, ratios, None, _BLUE, "D")
+    _logarithmic(axes, [0.5, 2, *ratios], [1])
     _name_places(axes, [row.path for row in rows])
 
 
-def _draw_shares(axes: Any, report: Any) -> None:
-    rows = [row for row in report.layers if row.dead is not None]
+def _draw_shares(axes: Any, rows: Sequence[Any]) -> None:
     axes.set_title("Share of units that are dead, of activations that are saturated", loc="left")
     if not rows:
         _say(axes, "no layer with an activation")
         return
-    places = range(len(rows))
-    dead = [row.dead if row.dead is not None else math.nan for row in rows]
-    saturated = [row.saturated if row.saturated is not None else math.nan for row in rows]
+    places, dead = range(len(rows)), [row.dead for row in rows]
     looks = {"facecolor": "white", "edgecolor": _GREY, "hatch": "////", "label": "dead"}
     if len(rows) <= 2 * _FEW:
         axes.bar(places, dead, width=0.6, **looks)
     else:
         axes.fill_between(places, dead, step="mid", **looks)
-    if any(not math.isnan(share) for share in saturated):
-        _line(axes, places, saturated, "saturated", _ORANGE, marker="v", style="")
+    saturated = [_or_nan(row.saturated) for row in rows]
+    if not all(map(math.isnan, saturated)):
+        _line(axes, saturated, "saturated", _ORANGE, "v")
     axes.set_ylim(0, 1.02)
     axes.yaxis.set_major_formatter(lambda share, _: f"{share:.0%}")
     axes.legend(frameon=False)
     _name_places(axes, [row.path for row in rows])
 
 
-def _line(
-    axes: Any, places: Any, values: Sequence[Any], label: str | None, color: str, *, marker: str, style: str
-) -> None:
+def _line(axes: Any, values: Sequence[float], label: str | None, color: str, look: str) -> None:
+    """Values along depth, of a mark and a line, or a mark alone."""
     size = 6 if len(values) <= _FEW else 3
-    axes.plot(
-        places,
-        values,
-        label=label,
-        color=color,
-        marker=marker,
-        linestyle=style,
-        markersize=size,
-        linewidth=1.2,
-    )
+    axes.plot(range(len(values)), values, look, label=label, color=color, markersize=size, linewidth=1.2)
 
 
 def _name_places(axes: Any, names: Sequence[str]) -> None:
@@ -204,15 +146,22 @@ def _name_places(axes: Any, names: Sequence[str]) -> None:
         axes.set_xlabel("layer, in the order in which they are called")
 
 
-def _decade(axes: Any, values: Sequence[float]) -> None:
-    """Never less than a decade up and down: small differences look small."""
+def _logarithmic(axes: Any, values: Sequence[float], levels: Sequence[float]) -> None:
+    """At least a decade up and down: small differences look small. Levels are marked."""
+    axes.set_yscale("log")
     good = [value for value in values if value > 0 and math.isfinite(value)] or [1.0]
     axes.set_ylim(min(0.1, min(good) / 2), max(10.0, max(good) * 2))
+    for level in levels:
+        axes.axhline(level, color=_GREY, linewidth=0.8, linestyle=":")
 
 
 def _say(axes: Any, text: str) -> None:
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=_GREY)
     axes.set_axis_off()
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _above_zero(value: float) -> float:

@@ -1,1 +1,1 @@
-"""Random tensors: seeds, generators, distributions, orthogonal matrices."""
+"""Random tensors."""

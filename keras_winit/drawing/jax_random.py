@@ -1,9 +1,9 @@
 """JAX's own random numbers, a large tensor in pieces.
 
-JAX computes the bits of a random tensor whole, in several arrays of its size, and so holds four
-times the tensor. The bits of an element follow from the key and its index alone, so that a piece
-can be drawn without the others: the numbers are the same, in a quarter of the memory, and sooner.
-Inside a traced program nothing is split: there JAX may lay the tensor over many devices.
+JAX computes a random tensor's bits in several arrays of its size, and so holds four times the tensor. An
+element's bits follow from the key and its index alone, so that pieces can be drawn apart: the same numbers
+in a quarter of the memory, and sooner. Inside a traced program nothing is split: there JAX may lay the
+tensor over many devices.
 """
 
 import math
@@ -19,8 +19,7 @@ from keras_winit.drawing.seeds import compute_dtype
 from keras_winit.support.checks import Shape
 from keras_winit.support.host import is_traced
 
-_PIECE = 2**18  # elements: what stays in a processor's cache
-_PIECES_PAY = 2**18 + 1
+_PIECE = 2**18  # elements, which stay in a processor's cache
 _BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 _BELOW_TWO = np.nextafter(np.float32(2), np.float32(0))
 
@@ -30,16 +29,16 @@ _FAR = 16  # deviations: no normal of float64 is as far
 def uniform(shape: Shape, limit: float, dtype: str, seed: int) -> Any:
     """U(−limit, limit)."""
     if _in_pieces(shape, dtype):
-        return _pieces("uniform", (shape, dtype), _key(seed), np.array([-limit, limit], "float32"), 1.0)
+        return _pieces("uniform", shape, dtype, seed, (-limit, limit))
     return jax.random.uniform(_key(seed), shape, compute_dtype(dtype), -limit, limit).astype(dtype)
 
 
 def normal(shape: Shape, stddev: float, dtype: str, seed: int) -> Any:
     """N(0, stddev²)."""
     if _in_pieces(shape, dtype):
-        return _pieces("normal", (shape, dtype), _key(seed), np.array([-_BELOW_ONE, 1], "float32"), stddev)
+        return _pieces("normal", shape, dtype, seed, (-_BELOW_ONE, 1), scale=stddev)
     number = jax.random.normal(_key(seed), shape, compute_dtype(dtype))
-    if is_traced(number):  # a compiler joins the factors √2 and σ, and then rounds another number
+    if is_traced(number):  # a compiler would join the factors √2 and σ, and round another number
         number = jnp.clip(number, -_FAR, _FAR)
     return (number * stddev).astype(dtype)
 
@@ -48,12 +47,9 @@ def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: int) -> Any:
     """N(0, stddev²) cut at two deviations."""
     if _in_pieces(shape, dtype):
         edge = math.erf(math.sqrt(2))
-        return _pieces(
-            "truncated_normal", (shape, dtype), _key(seed), np.array([-edge, edge], "float32"), stddev
-        )
-    return (jax.random.truncated_normal(_key(seed), -2.0, 2.0, shape, compute_dtype(dtype)) * stddev).astype(
-        dtype
-    )
+        return _pieces("truncated_normal", shape, dtype, seed, (-edge, edge), scale=stddev)
+    number = jax.random.truncated_normal(_key(seed), -2.0, 2.0, shape, compute_dtype(dtype))
+    return (number * stddev).astype(dtype)
 
 
 def _key(seed: int) -> Any:
@@ -63,7 +59,7 @@ def _key(seed: int) -> Any:
 def _in_pieces(shape: Shape, dtype: str) -> bool:
     return (
         dtype in ("float32", "bfloat16")
-        and _PIECES_PAY <= math.prod(shape) < 2**31  # an index is one word of the counter
+        and _PIECE < math.prod(shape) < 2**31  # an index is one word of the counter
         and jax.default_backend() == "cpu"  # elsewhere a whole tensor is computed in place
         and jax.config.jax_threefry_partitionable
         and jax.config.jax_default_prng_impl == "threefry2x32"
@@ -91,7 +87,7 @@ def _draw_pieces(kind: str, layout: tuple[Shape, str], key: Any, bounds: Any, sc
             number = lax.bitcast_convert_type(number.astype(dtype), jnp.uint16)
         return lax.dynamic_update_slice(tensor, number, (start,))
 
-    # A CPU would widen and round the whole of a bfloat16 for each piece; it leaves bits alone.
+    # For each piece a CPU would widen and round a whole tensor of bfloat16, but not of bits.
     stored = jnp.uint16 if dtype == "bfloat16" else jnp.float32
     return lax.fori_loop(0, -(-size // _PIECE), draw, jnp.empty((size,), stored)).reshape(shape)
 
@@ -99,8 +95,8 @@ def _draw_pieces(kind: str, layout: tuple[Shape, str], key: Any, bounds: Any, sc
 _drawn = jax.jit(_draw_pieces, static_argnums=(0, 1))
 
 
-def _pieces(kind: str, layout: tuple[Shape, str], key: Any, bounds: Any, scale: Any) -> Any:
-    tensor = _drawn(kind, layout, key, bounds, scale)
-    if layout[1] == "bfloat16":  # the same memory, read as what it is
+def _pieces(kind: str, shape: Shape, dtype: str, seed: int, bounds: Any, *, scale: float = 1.0) -> Any:
+    tensor = _drawn(kind, (shape, dtype), _key(seed), np.array(bounds, "float32"), scale)
+    if dtype == "bfloat16":  # the same memory, read as what it is
         return jax.device_put(np.asarray(tensor).view(jnp.bfloat16), may_alias=True)
     return tensor

@@ -9,15 +9,13 @@ from keras_winit.drawing.haar import haar
 from keras_winit.drawing.scrambled import fills, scrambled
 from keras_winit.drawing.seeds import Seed, host_key
 
-# An exact draw of n × k, k ≤ n, costs n·k², scrambling n·k and what its small parts do: from this k and
-# this n·k² on it is no slower on any backend (256 × 256, 1024 × 128, 4096 × 64). In a batch they add up.
-# Rows that fill no blocks, as of a prime number, take twice as long, in a batch even more: there JAX alone,
-# where an exact draw is slowest and devices want parts, begins as early.
+# An exact draw of n × k, k ≤ n, costs n·k², scrambling n·k and its small parts: from this k and n·k² on,
+# which add up in a batch, it is no slower on any backend (256 × 256, 1024 × 128, 4096 × 64). Rows that fill
+# no blocks, as of a prime number, take twice as long, in a batch even more: there only JAX, whose exact draw
+# is slowest and whose devices want parts, begins as early.
 _LEAST_SIDE, _LEAST_ROWS = 64, 256
 _LEAST_WORK = 2**24
 _LEAST_UNFILLED = 2**24 if keras.backend.backend() == "jax" else 2**26
-# A scale to multiply with early: sums of products of larger or smaller ones may leave the dtype.
-_MODERATE = (1e-20, 1e20)
 
 
 def orthonormal(
@@ -30,32 +28,26 @@ def orthonormal(
     scale: float = 1.0,
     exact: bool = False,
 ) -> Any:
-    """A random matrix of orthonormal columns, or rows where there are fewer, times a scale.
+    """A scale times a random matrix, or a batch, of orthonormal columns, or of rows if fewer.
 
-    Args:
-        rows, columns: positive sizes of the matrix.
-        dtype: "float32" or "float64".
-        seed: an integer or a `SeedGenerator`.
-        batch: how many independent matrices.
-        scale: a number.
-        exact: whether to draw from the Haar distribution at every size.
-
-    Returns:
-        A tensor of shape `(rows, columns)`, or `(batch, rows, columns)` of more than one.
+    `exact` ones are Haar-distributed at every size.
     """
     key = host_key(seed) if is_scrambled(rows, columns, batch, exact=exact) else None
     if key is None:  # small, or from a generator inside a graph
         matrices = haar(rows, columns, dtype, seed, batch)
         return matrices if scale == 1 else scale * matrices
-    early = scale if _MODERATE[0] < abs(scale) < _MODERATE[1] else 1.0
+    # Sums of products of a larger or smaller scale may leave the dtype.
+    early = scale if 1e-20 < abs(scale) < 1e20 else 1.0
     tall = scrambled(max(rows, columns), min(rows, columns), dtype, key, batch, scale=early)
-    tall = tall if early == scale else scale * tall
-    tall = tall if batch > 1 else tall[0]
+    if early != scale:
+        tall = scale * tall
+    if batch == 1:
+        tall = tall[0]
     return tall if rows >= columns else ops.swapaxes(tall, -1, -2)
 
 
 def is_scrambled(rows: int, columns: int, batch: int = 1, *, exact: bool = False) -> bool:
-    """Whether so many matrices of this size are made of parts that devices can compute on their own."""
+    """Whether matrices of this size are made of parts that devices can compute on their own."""
     side, long = min(rows, columns), max(rows, columns)
     if exact or side < _LEAST_SIDE or long < _LEAST_ROWS:
         return False

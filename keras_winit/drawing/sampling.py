@@ -1,13 +1,13 @@
 """Random tensors by the backend's shortest way: uniform, normal and truncated normal.
 
-`keras.random` goes through several small operations first, which for a small weight are most of its
-time. On JAX, and on TensorFlow for uniforms and small normals, the numbers are its own for the same
-seed. A moving seed, a `SeedGenerator`, still goes through it. What is asked for in bfloat16 is drawn in
-float32 and rounded, a large tensor in pieces; schemes ask for float32 or wider, and cast afterwards.
+For a small weight, most of the time of `keras.random` goes into small operations before it draws. On JAX,
+and on TensorFlow for uniforms and small normals, the numbers are its own for the same seed. A `SeedGenerator`
+still goes through it. bfloat16 is drawn in float32 and rounded, a large tensor in pieces; schemes ask for
+float32 or wider, and cast afterwards.
 """
 
 import math
-from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -16,12 +16,8 @@ from keras import ops
 from keras_winit.drawing.seeds import Seed, compute_dtype, drawable
 from keras_winit.support.checks import Shape
 
-# The least and the largest scale to draw with, so that no number is infinite, nor all of them zero.
+# Scales with which no number is infinite, nor all of them zero.
 _SCALES = {"float32": (1.2e-38, 1e34), "bfloat16": (1.2e-38, 1e34), "float64": (2.3e-308, 1e304)}
-
-_ERF_SQRT2 = math.erf(math.sqrt(2))
-
-Sampler = Callable[[Shape, float, str, int], Any]
 
 
 def _check_scale(scale: float, dtype: str) -> None:
@@ -35,62 +31,61 @@ def _check_scale(scale: float, dtype: str) -> None:
 
 def uniform(shape: Shape, limit: float, dtype: str, seed: Seed) -> Any:
     """U(−limit, limit)."""
-    _check_scale(limit, dtype)
-    seed = drawable(seed)
-    if not isinstance(seed, keras.random.SeedGenerator):
-        return _BACKEND[0](shape, limit, dtype, seed)
-    return ops.cast(keras.random.uniform(shape, -limit, limit, dtype=compute_dtype(dtype), seed=seed), dtype)
+    return _drawn("uniform", shape, (-limit, limit), dtype, seed)
 
 
 def normal(shape: Shape, stddev: float, dtype: str, seed: Seed) -> Any:
     """N(0, stddev²)."""
-    _check_scale(stddev, dtype)
+    return _drawn("normal", shape, (0.0, stddev), dtype, seed)
+
+
+def _drawn(kind: str, shape: Shape, arguments: tuple[float, float], dtype: str, seed: Seed) -> Any:
+    """The second of the arguments of `keras.random` is the scale."""
+    _check_scale(arguments[1], dtype)
     seed = drawable(seed)
     if not isinstance(seed, keras.random.SeedGenerator):
-        return _BACKEND[1](shape, stddev, dtype, seed)
-    return ops.cast(keras.random.normal(shape, 0.0, stddev, dtype=compute_dtype(dtype), seed=seed), dtype)
+        return getattr(_BACKEND, kind)(shape, arguments[1], dtype, seed)
+    drawn = getattr(keras.random, kind)(shape, *arguments, dtype=compute_dtype(dtype), seed=seed)
+    return ops.cast(drawn, dtype)
 
 
-def _tensorflow() -> tuple[Sampler, ...]:
+def _tensorflow() -> Any:
     from keras_winit.drawing import tensorflow_random  # noqa: PLC0415 - the backend in use
 
-    return tensorflow_random.uniform, tensorflow_random.normal, tensorflow_random.truncated_normal
+    return tensorflow_random
 
 
-def _jax() -> tuple[Sampler, ...]:
+def _jax() -> Any:
     from keras_winit.drawing import jax_random  # noqa: PLC0415
 
-    return jax_random.uniform, jax_random.normal, jax_random.truncated_normal
+    return jax_random
 
 
-def _torch() -> tuple[Sampler, ...]:
+def _torch() -> Any:
     import torch  # noqa: PLC0415
 
-    def empty(shape: Shape, dtype: str, seed: int) -> tuple[Any, Any]:
-        # What Keras makes is where the user wants it: a device scope, or the meta device.
-        device = keras.ops.zeros(()).device
+    def drawn(how: str, shape: Shape, arguments: tuple[float, float], dtype: str, seed: int) -> Any:
+        # Keras knows where the user wants it: a device scope, or the meta device.
+        device = ops.zeros(()).device
         tensor = torch.empty(shape, dtype=getattr(torch, compute_dtype(dtype)), device=device)
         generator = None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
-        return tensor, generator
+        return getattr(tensor, how)(*arguments, generator=generator).to(getattr(torch, dtype))
 
     def uniform(shape: Shape, limit: float, dtype: str, seed: int) -> Any:
-        tensor, generator = empty(shape, dtype, seed)
-        return tensor.uniform_(-limit, limit, generator=generator).to(getattr(torch, dtype))
+        return drawn("uniform_", shape, (-limit, limit), dtype, seed)
 
     def normal(shape: Shape, stddev: float, dtype: str, seed: int) -> Any:
-        tensor, generator = empty(shape, dtype, seed)
-        return tensor.normal_(0.0, stddev, generator=generator).to(getattr(torch, dtype))
+        return drawn("normal_", shape, (0.0, stddev), dtype, seed)
 
     def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: int) -> Any:
-        quantile = uniform(shape, _ERF_SQRT2, compute_dtype(dtype), seed).erfinv_()
+        quantile = uniform(shape, math.erf(math.sqrt(2)), compute_dtype(dtype), seed).erfinv_()
         cut = quantile.mul_(math.sqrt(2) * stddev).clamp_(-2 * stddev, 2 * stddev)
         return cut.to(getattr(torch, dtype))
 
-    return uniform, normal, truncated_normal
+    return SimpleNamespace(uniform=uniform, normal=normal, truncated_normal=truncated_normal)
 
 
-_MAKERS = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}
-_BACKEND = _MAKERS[keras.backend.backend()]()
+_BACKEND = {"tensorflow": _tensorflow, "jax": _jax, "torch": _torch}[keras.backend.backend()]()
 
 
 # The deviation of a standard normal cut at two deviations: √(1 − 4·φ(2)/(2·Φ(2) − 1)).
@@ -104,7 +99,7 @@ def std_after_cut(cut: float) -> float:
 
 
 def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: Seed, cut: float = 2.0) -> Any:
-    """A normal cut at two of its deviations, or more, whose own deviation, after the cut, is `stddev`.
+    """A normal cut at two of its deviations, or more; after the cut, its deviation is `stddev`.
 
     By the inverse of its distribution: nothing is rejected.
     """
@@ -112,7 +107,7 @@ def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: Seed, cut: f
     _check_scale(whole, dtype)
     seed = drawable(seed)
     if cut == 2 and not isinstance(seed, keras.random.SeedGenerator):
-        return _BACKEND[2](shape, whole, dtype, seed)
+        return _BACKEND.truncated_normal(shape, whole, dtype, seed)
     quantile = ops.erfinv(uniform(shape, math.erf(cut / math.sqrt(2)), compute_dtype(dtype), seed))
     return ops.cast(ops.clip(quantile * (math.sqrt(2) * whole), -cut * whole, cut * whole), dtype)
 
@@ -122,6 +117,5 @@ DISTRIBUTIONS = {"uniform": uniform, "normal": normal, "truncated_normal": trunc
 
 def draw(distribution: str, shape: Shape, stddev: float, dtype: str, seed: Seed) -> Any:
     """A tensor of zero mean and the given standard deviation."""
-    if distribution == "uniform":
-        return uniform(shape, math.sqrt(3) * stddev, dtype, seed)
-    return DISTRIBUTIONS[distribution](shape, stddev, dtype, seed)
+    scale = math.sqrt(3) * stddev if distribution == "uniform" else stddev
+    return DISTRIBUTIONS[distribution](shape, scale, dtype, seed)

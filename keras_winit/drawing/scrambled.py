@@ -1,15 +1,14 @@
 """Random orthogonal matrices for the price of a normal, column by column.
 
-Q = (I ⊗ A ⊗ B) · D · P · C. The columns of C, a circulant of random phases, are the cyclic shifts of
-one vector that are orthogonal to one another; P permutes the rows, D gives them random signs, and
-each block of rows is then mixed by a Kronecker product of two small Haar matrices of its own. Only
-the last step computes, 2·16 products an element instead of a number that grows with the matrix. Rows
-that fill no block are mixed by one more, which overlaps with the last.
+Q = (I ⊗ A ⊗ B) · D · P · C. The columns of C, a circulant of random phases, are orthogonal cyclic
+shifts of one vector; P permutes the rows, D gives them random signs, and each block of rows is mixed by
+a Kronecker product of two small Haar matrices of its own. Only that computes, 2·16 products an element,
+however large the matrix. Rows that fill no block are mixed by one more, which overlaps with the last.
 
-It is as orthogonal as its parts are, which NumPy computes in float64 from the raw words of a counter-based
-generator, Philox, whose stream it promises not to change: the same seed gives the same parts on every
-backend. In the statistics that were tried it is not to be told from a Haar-distributed matrix, which it is
-not. Any columns can be computed without the others, and so can a block of rows.
+It is as orthogonal as its parts, which NumPy computes in float64 from the raw words of Philox, whose
+stream it promises not to change: a seed gives the same parts on every backend. No statistic that was
+tried tells it from a Haar-distributed matrix, which it is not. Any columns, and any block of rows, can be
+computed without the others.
 
 F. Yu, A. Suresh, K. Choromanski, D. Holtmann-Rice, S. Kumar 2016, "Orthogonal random features",
 arXiv:1610.09072; K. Choromanski, M. Rowland, A. Weller 2017, "The unreasonable effectiveness of
@@ -34,7 +33,7 @@ Array = NDArray[np.float64]
 
 
 class Stream:
-    """Random numbers of one key, one after the other."""
+    """Random numbers of one key."""
 
     def __init__(self, key: int) -> None:
         self._bits = np.random.Philox(key=key)
@@ -48,7 +47,7 @@ class Stream:
         return ((self.words(*shape) >> np.uint64(11)).astype("float64") + 0.5) * 2.0**-53
 
     def disc(self, count: int) -> tuple[NDArray[np.complex128], Array]:
-        """Points that are uniform in the unit disc, those of a square that are in it, and |z|² of each."""
+        """Uniform points of the unit disc, those of a square that are in it, and |z|² of each."""
         found: list[tuple[NDArray[np.complex128], Array]] = []
         missing = count
         while missing > 0 or not found:
@@ -56,7 +55,7 @@ class Stream:
             numbers = 2 * self.uniform(enough) - 1
             points, squares = numbers.view("complex128"), np.square(numbers)
             distances = squares[::2] + squares[1::2]
-            # 0, which has no logarithm, has a chance below 2⁻¹⁰⁰.
+            # 0, without a logarithm, has a chance below 2⁻¹⁰⁰.
             inside = np.flatnonzero(distances < 1)[:missing]
             found.append((points[inside], distances[inside]))
             missing -= len(inside)
@@ -64,24 +63,23 @@ class Stream:
         return points, distances
 
     def normal(self, *shape: int) -> Array:
-        """N(0, 1), two from a point, by Marsaglia and Bray 1964: a cosine costs five times a logarithm."""
+        """N(0, 1) by Marsaglia and Bray 1964, two from a point: a cosine costs five times a logarithm."""
         count = math.prod(shape)
         points, distances = self.disc(-(-count // 2))
         pairs = points * np.sqrt(-2 * np.log(distances) / distances)
         return pairs.view("float64")[:count].reshape(shape)
 
     def haar(self, count: int, size: int) -> Array:
-        """Haar-distributed matrices, by the QR factorization of normal ones, its signs corrected."""
+        """Haar-distributed matrices: the Q of normal ones, its signs corrected."""
         q, r = np.linalg.qr(self.normal(count, size, size))
         return q * np.where(np.diagonal(r, axis1=1, axis2=2) < 0, -1.0, 1.0)[:, None]
 
     def circles(self, count: int, size: int) -> Array:
-        """Vectors that are orthonormal to their own cyclic shifts: of random phases, all as strong."""
+        """Vectors orthonormal to their own cyclic shifts: of random phases, all as strong."""
         points, distances = self.disc(count * (size // 2 + 1))
         phases = (points / np.sqrt(distances)).reshape(count, -1)
-        phases[:, 0] = np.where(phases[:, 0].real < 0, -1, 1)
-        if size % 2 == 0:
-            phases[:, -1] = np.where(phases[:, -1].real < 0, -1, 1)
+        real = [0] if size % 2 else [0, -1]
+        phases[:, real] = np.where(phases[:, real].real < 0, -1, 1)
         return np.fft.irfft(phases, size)
 
     def orders(self, count: int, size: int) -> NDArray[np.int64]:
@@ -95,11 +93,11 @@ class Stream:
 
 _FEWEST, _USUAL, _MOST = 4, 16, 32  # rows of a factor
 _BLOCK = 64  # the fewest rows of a block
-_DEVICES = 8  # blocks come in multiples of it where they can: then devices share the rows, too
+_DEVICES = 8  # which share the rows, too, if blocks are a multiple
 _WINDOW = 64  # columns that TensorFlow copies at once
 _NARROW, _NARROW_WINDOW = 512, 16  # and of a matrix of so few
 _PIECE, _PIECE_OF_GPU = 2**20, 2**24  # elements that PyTorch mixes at once
-_PIECES = 2**20, 2**23  # and TensorFlow: half of all, but neither fewer nor more than these
+_PIECES = 2**20, 2**23  # and TensorFlow: half of all, between these
 
 
 class Recipe(NamedTuple):
@@ -115,7 +113,7 @@ class Recipe(NamedTuple):
 
 
 def recipe(rows: int, columns: int, key: int, batch: int, scale: float) -> Recipe:
-    """The parts of tall matrices, by NumPy."""
+    """The parts of tall matrices."""
     stream = Stream(key)
     a, b = factors(rows)
     blocks = rows // (a * b)
@@ -132,7 +130,7 @@ def recipe(rows: int, columns: int, key: int, batch: int, scale: float) -> Recip
 
 @cache
 def factors(rows: int) -> tuple[int, int]:
-    """The sizes of A and B: those whose blocks fill the rows, if there are any, and near the usual."""
+    """The sizes of A and B: near the usual, and such that blocks fill the rows, if any do."""
     pairs = [(a, b) for a in range(_FEWEST, _MOST + 1) for b in range(a, _MOST + 1)]
     filling = [(a, b) for a, b in pairs if a * b >= _BLOCK and rows % (a * b) == 0]
     if not filling:
@@ -147,22 +145,14 @@ def factors(rows: int) -> tuple[int, int]:
 
 
 def fills(rows: int) -> bool:
-    """Whether blocks fill so many rows, so that none is mixed twice."""
+    """Whether blocks fill so many rows: then none is mixed twice."""
     return rows % math.prod(factors(rows)) == 0
 
 
 def scrambled(rows: int, columns: int, dtype: str, key: int, batch: int = 1, *, scale: float = 1.0) -> Any:
-    """Matrices of orthonormal columns, times a scale.
+    """Matrices of orthonormal columns, times a scale, of shape `(batch, rows, columns)`.
 
-    Args:
-        rows, columns: positive integers, no more columns than rows; at least 256 rows.
-        dtype: "float32" or "float64".
-        key: a nonnegative integer below 2¹²⁸.
-        batch: how many matrices.
-        scale: a number.
-
-    Returns:
-        A tensor of shape `(batch, rows, columns)`.
+    There are at least 256 rows, and no more columns. The key is nonnegative and below 2¹²⁸.
     """
     made = recipe(rows, columns, key, batch, scale)
     table, *mixers = (np.asarray(each, dtype) for each in (made.table, *made.mixers, *(made.last or ())))
@@ -177,7 +167,7 @@ def _mixed(matrices: Any, first: Any, second: Any) -> Any:
 
 
 def _mixed_all(matrices: Any, mixers: tuple[Any, ...]) -> Any:
-    """All the rows mixed: those that fill blocks, and then the last ones, with as many of the others."""
+    """All rows mixed: those that fill blocks, then the last ones with some of the others."""
     first, second, *last = mixers
     if not last:
         return _mixed(matrices, first, second)
@@ -189,17 +179,15 @@ def _mixed_all(matrices: Any, mixers: tuple[Any, ...]) -> Any:
 
 
 def _for_torch() -> Any:
-    """In place, a piece at a time: fresh memory costs more than what is computed in it."""
+    """In place, a piece at a time: fresh memory costs more than the computation."""
     import torch  # noqa: PLC0415 - the backend in use
 
     def assemble(table: Any, starts: Any, mixers: tuple[Any, ...], columns: int) -> Any:
-        table, starts, *parts = (ops.convert_to_tensor(each) for each in (table, starts, *mixers))
-        first, second, *last = parts
+        table, starts, first, second, *last = map(ops.convert_to_tensor, (table, starts, *mixers))
         count, rows = starts.shape
         block = first.shape[-1] * second.shape[-1]
         full, kept = rows // block * block, rows - block
-        # All windows of the table, without a copy of any.
-        windows = table.as_strided((len(table) - columns + 1, columns), (1, 1))
+        windows = table.unfold(0, columns, 1)  # all of the table, without a copy of any
         matrices = table.new_empty((count, rows, columns))
         if not last:
             mix(windows, starts.flatten(), first, second, matrices.view(-1, columns))
@@ -217,14 +205,13 @@ def _for_torch() -> Any:
         piece = _PIECE if out.device.type == "cpu" else _PIECE_OF_GPU
         at_once = max(1, min(blocks, piece // (a * b * columns)))
         spare = out.new_empty((at_once, a, b, columns))
-        for begin in range(0, blocks, at_once):
-            some = slice(begin, begin + at_once)
-            rows = out[begin * a * b : (begin + at_once) * a * b]
-            torch.index_select(windows, 0, starts[begin * a * b : (begin + at_once) * a * b], out=rows)
-            held = len(rows) // (a * b)
-            mixed = spare[:held]
-            product(first[some], rows.view(held, a, b * columns), mixed.view(held, a, b * columns))
-            product(second[some, None], mixed, rows.view(held, a, b, columns))
+        many = at_once * a * b
+        parts = first.split(at_once), second[:, None].split(at_once), starts.split(many), out.split(many)
+        for one, two, begin, rows in zip(*parts, strict=True):
+            mixed = spare[: len(one)]
+            torch.index_select(windows, 0, begin, out=rows)
+            product(one, rows.view(-1, a, b * columns), mixed.view(-1, a, b * columns))
+            product(two, mixed, rows.view(mixed.shape))
 
     return assemble
 
@@ -242,7 +229,7 @@ def _for_jax() -> Any:
 
 
 def _for_tensorflow() -> Any:
-    """A piece at a time, so that no more than the pieces and the whole of them are in memory."""
+    """A piece at a time: memory holds no more than the pieces and the whole."""
     import tensorflow as tf  # noqa: PLC0415 - the backend in use
 
     def assemble(table: Any, starts: Any, mixers: tuple[Any, ...], columns: int) -> Any:
@@ -258,9 +245,8 @@ def _for_tensorflow() -> Any:
         count, height = starts.shape
         for some, rows, blocks in _pieces(count, height, block, columns, most):
             places = starts[some, rows, None] + offsets
-            size = (*places.shape[:-1], width * len(offsets))
             after = [each[some] for each in last] if rows.stop == height else []
-            copied = tf.reshape(tf.gather(windows, places), size)
+            copied = tf.reshape(tf.gather(windows, places), (*places.shape[:-1], width * len(offsets)))
             mixed = _mixed_all(copied, (first[blocks], second[blocks], *after))
             pieces.append(tf.reshape(mixed[..., :columns], (-1, columns)))
             del copied, mixed
@@ -272,9 +258,9 @@ def _for_tensorflow() -> Any:
 def _pieces(
     count: int, rows: int, block: int, columns: int, most: int
 ) -> Iterator[tuple[slice, slice, slice]]:
-    """Matrices, rows of them and their blocks, of so many elements: whole matrices, or blocks of one.
+    """Matrices, rows of them and their blocks: whole matrices, or blocks of one, of so many elements.
 
-    The last blocks of a matrix come with the rows that fill none.
+    The last blocks come with the rows that fill none.
     """
     blocks = rows // block
     many = max(1, most // (rows * columns))
@@ -283,9 +269,8 @@ def _pieces(
         some = slice(matrix, min(matrix + many, count))
         for begin in range(0, blocks, step):
             end = min(begin + step, blocks)
-            reach = rows if end == blocks else end * block
-            places = slice(matrix * blocks + begin, (some.stop - 1) * blocks + end)
-            yield some, slice(begin * block, reach), places
+            height = slice(begin * block, rows if end == blocks else end * block)
+            yield some, height, slice(matrix * blocks + begin, (some.stop - 1) * blocks + end)
 
 
 _assemble = {"jax": _for_jax, "tensorflow": _for_tensorflow, "torch": _for_torch}[keras.backend.backend()]()

@@ -1,8 +1,7 @@
 """Seeds: Keras' contract, independent seeds derived from one, and the dtype to draw in.
 
-A seed is None, an integer or a `keras.random.SeedGenerator`. None is drawn once, when the
-scheme is made, so that a scheme called twice returns the same tensor twice; a generator moves
-on at each draw.
+A seed is None, an integer or a `keras.random.SeedGenerator`. None is drawn once, when a scheme is made: all
+its calls return the same tensor. A generator moves on at each draw.
 """
 
 import hashlib
@@ -23,17 +22,12 @@ _WRITTEN = 2000  # bits
 
 
 def check_seed(seed: Any) -> Any:
-    """The seed as it was given, a config of a generator made into the generator.
-
-    Raises:
-        TypeError: for anything but None, an integer or a `SeedGenerator`.
-    """
+    """The seed as it was given, or the generator whose config it is."""
     if isinstance(seed, dict):
         seed = revived(seed)
     if isinstance(seed, np.integer):
         seed = int(seed)
-    valid = seed is None or isinstance(seed, (int, keras.random.SeedGenerator))
-    if isinstance(seed, bool) or not valid:
+    if isinstance(seed, bool) or not isinstance(seed, (int, keras.random.SeedGenerator, type(None))):
         raise TypeError(
             "`seed` must be None, an integer or a `keras.random.SeedGenerator`. "
             f"Received: seed={shown(seed)} of type {type(seed).__name__}."
@@ -42,10 +36,7 @@ def check_seed(seed: Any) -> Any:
 
 
 def settle(seed: Any) -> Seed:
-    """The seed to draw with: None becomes an integer, as Keras draws it.
-
-    It comes from Python's `random`, so `keras.utils.set_random_seed` governs it.
-    """
+    """The seed to draw with: None becomes an integer, as in Keras, which `set_random_seed` governs."""
     return random.randint(1, 10**9) if seed is None else seed
 
 
@@ -57,7 +48,7 @@ def drawable(seed: Seed) -> Seed:
 
 
 def host_key(seed: Seed) -> int | None:
-    """A number for a generator of NumPy; None where a `SeedGenerator` has no values yet, in a graph."""
+    """A seed for NumPy; None where a `SeedGenerator` has no values yet, in a graph."""
     if isinstance(seed, int):
         return int(drawable(seed))
     state = seed.next()
@@ -68,13 +59,10 @@ def host_key(seed: Seed) -> int | None:
 
 
 def fold(seed: Seed, *place: int | str) -> Seed:
-    """A seed for one place under another seed; equal places give equal seeds.
-
-    A generator is returned as it is: it gives a new seed at each draw.
-    """
+    """A seed for one place under another seed; a generator as it is, since each draw moves it on."""
     if not isinstance(seed, int):
         return seed
-    # Python writes no integer of thousands of digits but in another base.
+    # Python writes no thousands of decimal digits.
     number = str(seed) if seed.bit_length() < _WRITTEN else hex(seed)
     text = "\x1f".join([number, *(f"{type(part).__name__}:{part}" for part in place)])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
@@ -84,8 +72,6 @@ def fold(seed: Seed, *place: int | str) -> Seed:
 def compute_dtype(dtype: str) -> str:
     """At least float32 for real numbers; integers as they are.
 
-    bfloat16's own uniform takes only 128 values, and is biased; many an operation lacks it.
+    bfloat16's own uniform takes only 128 values, and is biased; many operations lack it.
     """
-    if dtype == "float64" or not keras.backend.is_float_dtype(dtype):
-        return dtype
-    return "float32"
+    return "float32" if dtype != "float64" and keras.backend.is_float_dtype(dtype) else dtype

@@ -12,17 +12,13 @@ _DEVICES = 8  # or fewer that divide it
 
 
 def laid_out(draw: Callable[[], Any], layout: Any, *, whole: bool) -> Any:
-    """The tensor that `draw` returns, distributed by a layout.
+    """The tensor that `draw` returns, distributed by a `keras.distribution.TensorLayout` or a JAX sharding.
 
-    A tensor that the layout splits is drawn in one compiled program, in which every device
-    computes its own part. JAX's random bits follow from the key and an element's place, so that
-    they do not depend on the number of devices.
+    Where it is split, one compiled program draws it, in which every device computes its own part: JAX's
+    random bits depend on the key and an element's place, not on the number of devices.
 
     Args:
-        draw: a function without arguments.
-        layout: a `keras.distribution.TensorLayout` or a `jax.sharding.Sharding`.
-        whole: whether the parts cannot be computed apart, or `draw` cannot be compiled. Then it
-            is called as it is, and the tensor is distributed afterwards.
+        whole: whether parts cannot be computed apart, or `draw` not compiled: it is distributed afterwards.
 
     Raises:
         ValueError: on another backend than JAX, and for a layout without devices.
@@ -36,8 +32,8 @@ def laid_out(draw: Callable[[], Any], layout: Any, *, whole: bool) -> Any:
 
     layout = getattr(layout, "backend_layout", layout)
     if isinstance(getattr(layout, "mesh", None), jax.sharding.AbstractMesh):
-        # Keras calls inside `jax.sharding.explicit_axes`, where every operation would have to say
-        # how its result is laid out; here the compiler shall find that out.
+        # Keras calls inside `jax.sharding.explicit_axes`, where each operation has to say how its result is
+        # laid out; here the compiler finds out.
         mesh = jax.sharding.get_mesh()
         with jax.set_mesh(mesh):
             return laid_out(draw, jax.sharding.NamedSharding(mesh, layout.spec), whole=whole)
@@ -54,15 +50,14 @@ def program(draw: Callable[[], Any], layout: Any) -> Any:
 
 
 def layout_of(variable: Any) -> Any:
-    """The layout by which a variable is distributed, or None; backends other than JAX ignore theirs."""
+    """The layout of a variable, or None; backends other than JAX ignore theirs."""
     return getattr(variable, "_layout", None) if keras.backend.backend() == "jax" else None
 
 
 def side_by_side(blocks: list[Any]) -> Any:
     """Tensors joined along the last axis.
 
-    Devices that compute the parts of a joined tensor exchange parts of another axis for it, which therefore
-    is padded where they divide none.
+    Devices that compute its parts exchange parts of another axis, which is padded where they divide none.
     """
     others = blocks[0].shape[:-1]
     if not others or not is_traced(blocks[0]) or any(size % _DEVICES == 0 for size in others):

@@ -1,16 +1,15 @@
 """TensorFlow's own random numbers: a large tensor in a graph, and in bfloat16 in pieces.
 
-Every result of an eager operation is new memory; a graph computes in place. In bfloat16, numbers are computed
-in float32 and rounded, which for a whole tensor takes three times its memory. Philox's numbers follow from
-the key and their index alone, so that a piece can be drawn without the others and written in its place: the
-numbers are those of a whole tensor in float32, rounded.
+An eager operation returns new memory; a graph computes in place. bfloat16 is drawn in float32 and rounded,
+which for a whole tensor takes three times its memory. Philox's numbers follow from the key and their index
+alone, so that pieces can be drawn apart.
 
 Source: J. Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
 """
 
 import math
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -18,27 +17,12 @@ import tensorflow as tf
 
 from keras_winit.support.checks import Shape
 
-# The number of elements from which a graph pays, and normals by operations on whole tensors.
+# The elements from which a graph pays, and normals by operations on whole tensors.
 LARGE = 2**19
 _PIECES_PAY = 2**22
 _PIECE = 2**20
-_PHILOX, _WORDS = 1, 4  # the algorithm's number, and how many numbers one step of its counter gives
+_PHILOX, _WORDS = 1, 4  # the algorithm, and how many numbers one step of its counter gives
 _ERF_SQRT2 = math.erf(math.sqrt(2))
-
-
-def uniform(shape: Shape, limit: float, dtype: str, seed: Any) -> Any:
-    """U(−limit, limit)."""
-    return _drawn("uniform", shape, limit, dtype, seed)
-
-
-def normal(shape: Shape, stddev: float, dtype: str, seed: Any) -> Any:
-    """N(0, stddev²)."""
-    return _drawn("normal", shape, stddev, dtype, seed)
-
-
-def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: Any) -> Any:
-    """N(0, stddev²) cut at two deviations."""
-    return _drawn("truncated_normal", shape, stddev, dtype, seed)
 
 
 def _drawn(kind: str, shape: Shape, scale: float, dtype: str, seed: Any) -> Any:
@@ -48,28 +32,30 @@ def _drawn(kind: str, shape: Shape, scale: float, dtype: str, seed: Any) -> Any:
             rows = np.array([math.prod(shape[:-1]), shape[-1]], "int32")
             return tf.reshape(_in_pieces(kind)(rows, tf.constant(scale, "float32"), _key(seed)), shape)
         return tf.cast(_drawn(kind, shape, scale, "float32", seed), dtype)
-    if not isinstance(seed, int):  # in a graph that is drawn from for many shapes and seeds
-        return _WHOLE[kind](shape, scale, dtype, tf.stack([seed, 0]))
-    if math.prod(shape) < LARGE:
-        return _WHOLE[kind](shape, scale, dtype, _key(seed))
-    kind = "large_normal" if kind == "normal" else kind
-    if not eager:
-        return _WHOLE[kind](shape, scale, dtype, _key(seed))
-    return _in_a_graph(kind, dtype)(np.array(shape, "int64"), tf.constant(scale, dtype), _key(seed))
+    if isinstance(seed, int) and math.prod(shape) >= LARGE:
+        kind = "large_normal" if kind == "normal" else kind
+        if eager:
+            return _in_a_graph(kind, dtype)(np.array(shape, "int64"), tf.constant(scale, dtype), _key(seed))
+    return _whole(kind, dtype, shape, scale, _key(seed))
 
 
-def _key(seed: int) -> Any:
-    return np.array([seed, 0], "int32")
+uniform, normal, truncated_normal = (
+    partial(_drawn, kind) for kind in ("uniform", "normal", "truncated_normal")
+)
 
 
-# What becomes of numbers in [0, 1).
+def _key(seed: Any) -> Any:
+    # In a graph for many shapes and seeds, a seed is a tensor.
+    return np.array([seed, 0], "int32") if isinstance(seed, int) else tf.stack([seed, 0])
+
+
+# What numbers in [0, 1) become.
 def _spread(numbers: Any, limit: Any) -> Any:
     return numbers * (2 * limit) - limit
 
 
 def _turned(first: Any, second: Any, stddev: Any) -> tuple[Any, Any]:
-    # Box and Muller 1958, where TensorFlow's operation goes number by number. 1 − u is in (0, 1], so that its
-    # logarithm is finite.
+    # Box and Muller 1958; TensorFlow's operation goes number by number. 1 − u > 0 has a finite logarithm.
     radius = tf.sqrt(-2 * tf.math.log1p(-first)) * stddev
     angle = second * (2 * math.pi)
     return radius * tf.cos(angle), radius * tf.sin(angle)
@@ -80,43 +66,37 @@ def _cut(numbers: Any, stddev: Any) -> Any:
     return tf.clip_by_value(quantile * (math.sqrt(2) * stddev), -2 * stddev, 2 * stddev)
 
 
-def _numbers(shape: Any, dtype: str, key: Any) -> Any:
-    # The operation itself: `tf.random` adds a pass over the tensor.
-    return tf.raw_ops.StatelessRandomUniform(shape=shape, seed=key, dtype=dtype)
+_MADE = {"uniform": _spread, "truncated_normal": _cut}
 
 
-def _large_normal(shape: Any, stddev: Any, dtype: str, key: Any) -> Any:
-    count = tf.reduce_prod(tf.cast(shape, "int64"))
-    pairs = _numbers([2, (count + 1) // 2], dtype, key)
-    return tf.reshape(tf.concat(_turned(pairs[0], pairs[1], stddev), 0)[:count], shape)
+def _pair(kind: str, first: Any, second: Any, scale: Any) -> tuple[Any, Any]:
+    if kind == "normal":
+        return _turned(first, second, scale)
+    return _MADE[kind](first, scale), _MADE[kind](second, scale)
 
 
-_WHOLE: dict[str, Callable[[Any, Any, str, Any], Any]] = {
-    "uniform": lambda shape, limit, dtype, key: _spread(_numbers(shape, dtype, key), limit),
-    "normal": lambda shape, stddev, dtype, key: (
-        tf.raw_ops.StatelessRandomNormal(shape=shape, seed=key, dtype=dtype) * stddev
-    ),
-    "large_normal": _large_normal,
-    "truncated_normal": lambda shape, stddev, dtype, key: _cut(_numbers(shape, dtype, key), stddev),
-}
+def _whole(kind: str, dtype: str, shape: Any, scale: Any, key: Any) -> Any:
+    # The operations themselves: `tf.random` adds a pass over the tensor.
+    if kind == "normal":
+        return tf.raw_ops.StatelessRandomNormal(shape=shape, seed=key, dtype=dtype) * scale
+    numbers = partial(tf.raw_ops.StatelessRandomUniform, seed=key, dtype=dtype)
+    if kind == "large_normal":
+        count = tf.reduce_prod(tf.cast(shape, "int64"))
+        pairs = numbers(shape=[2, (count + 1) // 2])
+        return tf.reshape(tf.concat(_turned(pairs[0], pairs[1], scale), 0)[:count], shape)
+    return _MADE[kind](numbers(shape=shape), scale)
 
-# The same of the numbers of two places of one tensor; those of a normal are half a tensor apart.
-_PAIRS: dict[str, Callable[[Any, Any, Any], tuple[Any, Any]]] = {
-    "uniform": lambda first, second, limit: (_spread(first, limit), _spread(second, limit)),
-    "normal": _turned,
-    "truncated_normal": lambda first, second, stddev: (_cut(first, stddev), _cut(second, stddev)),
-}
+
+def as_graph(function: Callable[..., Any], *inputs: tuple[Any, str]) -> Any:
+    """The function as a graph for inputs of these shapes and dtypes."""
+    signature = [tf.TensorSpec(shape, dtype) for shape, dtype in inputs]
+    return tf.function(function, input_signature=signature, autograph=False)
 
 
 @cache
 def _in_a_graph(kind: str, dtype: str) -> Any:
-    """Draws any shape, as a graph."""
-    signature = [tf.TensorSpec([None], "int64"), tf.TensorSpec([], dtype), tf.TensorSpec([2], "int32")]
-    return tf.function(
-        lambda shape, scale, key: _WHOLE[kind](shape, scale, dtype, key),
-        input_signature=signature,
-        autograph=False,
-    )
+    """Draws any shape."""
+    return as_graph(partial(_whole, kind, dtype), ([None], "int64"), ([], dtype), ([2], "int32"))
 
 
 def _halves(shape: Shape) -> bool:
@@ -127,7 +107,7 @@ def _halves(shape: Shape) -> bool:
 
 @cache
 def _in_pieces(kind: str) -> Any:
-    """Fills the upper and the lower half of a matrix together, some rows of each at a time."""
+    """Fills the upper and the lower half of a matrix, some rows of both at a time."""
 
     def fill(size: Any, scale: Any, seed: Any) -> Any:
         rows, width = size[0], size[1]
@@ -143,7 +123,7 @@ def _in_pieces(kind: str) -> Any:
 
         def piece(start: Any, tensor: Any) -> Any:
             count = tf.minimum(step, half - start)
-            pair = _PAIRS[kind](numbers(start, count), numbers(half + start, count), scale)
+            pair = _pair(kind, numbers(start, count), numbers(half + start, count), scale)
             for first, values in zip((start, half + start), pair, strict=True):
                 places, rounded = tf.range(first, first + count), tf.cast(values, "bfloat16")
                 tensor = tf.raw_ops.InplaceUpdate(x=tensor, i=places, v=rounded)
@@ -152,5 +132,4 @@ def _in_pieces(kind: str) -> Any:
         empty = tf.raw_ops.Empty(shape=size, dtype="bfloat16")
         return tf.while_loop(lambda start, _: start < half, piece, [0, empty], parallel_iterations=1)[1]
 
-    signature = [tf.TensorSpec([2], "int32"), tf.TensorSpec([], "float32"), tf.TensorSpec([2], "int32")]
-    return tf.function(fill, input_signature=signature, autograph=False)
+    return as_graph(fill, ([2], "int32"), ([], "float32"), ([2], "int32"))

@@ -6,16 +6,17 @@ import math
 import tempfile
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from keras import initializers, ops
+from keras import initializers, ops, tree
 
 from keras_winit.drawing.sampling import TRUNCATED_STD
 from keras_winit.files import without_optimizer_warnings
-from keras_winit.models.tracing.structure import input_struct
+from keras_winit.models.tracing.structure import concrete, input_struct
 from keras_winit.schemes import Scheme, get, names
 from keras_winit.schemes.base import arguments_of
 from keras_winit.schemes.basic import Constant, Ones, RandomNormal, RandomUniform, TruncatedNormal, Zeros
@@ -28,16 +29,15 @@ from keras_winit.schemes.structured import Sparse
 from keras_winit.schemes.variance_scheme import VarianceScheme
 from keras_winit.support.printing import progress
 
-# Before 3.15, Keras counts fans by the places of axes alone.
+# Before 3.15 Keras counts fans by the places of axes.
 _TAKES_AXES = "input_axes" in inspect.signature(initializers.VarianceScaling).parameters
 
 
 def twin(scheme: Scheme) -> Any:
     """The built-in of Keras that draws the same distribution, or the nearest one.
 
-    Near, and not the same, are those whose weights depend on each other, and biases that differ from
-    output to output or are for twins: orthogonal for identities and delta kernels, zeros for such biases.
-    Before Keras 3.15, whose schemes take no axes, so are those with axes of their own.
+    The nearest is orthogonal for identities and delta kernels, and zeros for biases that differ from output
+    to output or are for twins. Before Keras 3.15, which takes no axes, it is one without.
     """
     seed = arguments_of(scheme).get("seed")
     if isinstance(seed, dict):  # of a scheme of the user's own
@@ -47,8 +47,9 @@ def twin(scheme: Scheme) -> Any:
     if isinstance(scheme, (Zeros, LooksLinearBias)):  # which is for kernels that Keras has not
         return initializers.Zeros()
     if isinstance(scheme, (Constant, PriorBias)):
-        values = np.unique(ops.convert_to_numpy(scheme((1,)))) if _is_one_number(scheme) else [0.0]
-        return initializers.Constant(float(values[0]))
+        given = scheme.value if isinstance(scheme, Constant) else scheme.counts or scheme.prior
+        one_number = isinstance(given, float)
+        return initializers.Constant(float(ops.convert_to_numpy(scheme((1,)))[0]) if one_number else 0.0)
     if isinstance(scheme, RandomUniform):
         return initializers.RandomUniform(scheme.minval, scheme.maxval, seed)
     if isinstance(scheme, TruncatedNormal) and scheme.cut == 2:
@@ -68,12 +69,6 @@ def twin(scheme: Scheme) -> Any:
     return initializers.Orthogonal()
 
 
-def _is_one_number(scheme: Any) -> bool:
-    if isinstance(scheme, Constant):
-        return isinstance(scheme.value, float)
-    return scheme.counts is None and isinstance(scheme.prior, float)
-
-
 def _variance_twin(scheme: VarianceScheme, seed: Any) -> Any:
     if scheme.fans is not None:  # Keras takes no fans, but a deviation says the same
         std = scheme.expected_std((1,))
@@ -82,39 +77,27 @@ def _variance_twin(scheme: VarianceScheme, seed: Any) -> Any:
         if scheme.distribution == "normal":
             return initializers.RandomNormal(0.0, std, seed)
         return initializers.TruncatedNormal(0.0, std / TRUNCATED_STD, seed)
-    named = _named_twin(scheme)
-    if named is not None:
-        return named(seed=seed, **_axes(scheme))
-    return initializers.VarianceScaling(
-        scheme.scale,
-        "fan_avg" if scheme.mode == "fan_geo_avg" else scheme.mode,
-        {"normal": "untruncated_normal"}.get(scheme.distribution, scheme.distribution),
-        seed,
-        **_axes(scheme),
-    )
-
-
-def _axes(scheme: VarianceScheme) -> dict[str, Any]:
-    taken = {"input_axes": scheme.input_axes, "output_axes": scheme.output_axes}
-    return taken if _TAKES_AXES else {}
-
-
-def _named_twin(scheme: VarianceScheme) -> Any:
-    """Keras' class of the same name, where it draws the same."""
-    same = {
-        "glorot_uniform": initializers.GlorotUniform,
-        "he_uniform": initializers.HeUniform,
-        "lecun_uniform": initializers.LecunUniform,
-    }
+    axes = {"input_axes": scheme.input_axes, "output_axes": scheme.output_axes} if _TAKES_AXES else {}
     default, given = arguments_of(type(scheme)()), arguments_of(scheme)
-    own = ("negative_slope", "mode")
-    return same.get(scheme.name) if all(given.get(key) == default.get(key) for key in own) else None
+    if scheme.name in _SAME and all(given.get(key) == default.get(key) for key in ("negative_slope", "mode")):
+        return _SAME[scheme.name](seed=seed, **axes)
+    mode = "fan_avg" if scheme.mode == "fan_geo_avg" else scheme.mode
+    distribution = "untruncated_normal" if scheme.distribution == "normal" else scheme.distribution
+    return initializers.VarianceScaling(scheme.scale, mode, distribution, seed, **axes)
+
+
+# Keras' classes that draw what ours of the same name draw by default.
+_SAME = {
+    "glorot_uniform": initializers.GlorotUniform,
+    "he_uniform": initializers.HeUniform,
+    "lecun_uniform": initializers.LecunUniform,
+}
 
 
 def _wrapper_twin(scheme: Wrapper) -> Any:
     inner = scheme.inner()
     result = twin(inner) if isinstance(inner, Scheme) else inner
-    # Numbers that are all the same add up with their signs, random ones in their variance.
+    # Equal numbers add up with signs, random ones in variance.
     constant = isinstance(result, (initializers.Ones, initializers.Constant))
     factor = 1.0
     if isinstance(scheme, Scaled):
@@ -129,7 +112,7 @@ def _wrapper_twin(scheme: Wrapper) -> Any:
 
 
 def _times(initializer: Any, factor: float) -> Any:
-    """One of Keras' own initializers with its deviation multiplied."""
+    """An initializer of Keras with its deviation multiplied."""
     if isinstance(initializer, initializers.Ones):
         return initializers.Constant(factor)
     config = dict(initializer.get_config())
@@ -146,9 +129,7 @@ def _times(initializer: Any, factor: float) -> Any:
     return type(initializer).from_config(config)
 
 
-# Sizes to try for the dimensions that a model leaves open.
-_PROBES = (2, 32, 128)
-_KNOWN = frozenset(names(aliases=True))
+_KNOWN = {f"{PACKAGE}>{name}" for name in names(aliases=True)}
 
 
 def portable(model: keras.Model) -> keras.Model:
@@ -189,19 +170,18 @@ def portable(model: keras.Model) -> keras.Model:
 
 
 def _rebuilt(model: keras.Model, advance: Callable[[], None]) -> list[Any]:
-    """The model from its own file, and from one without this package's schemes."""
+    """The model from its own file, and from one without our schemes."""
     with tempfile.TemporaryDirectory() as folder:
         path, rewritten = Path(folder) / "model.keras", Path(folder) / "portable.keras"
         try:
             model.save(path)
             _rewrite(path, rewritten)
-            own = _own_objects(model)
-            loaded = []
+            own, loaded = _own_objects(model), []
             with without_optimizer_warnings():
                 for each in (path, rewritten):
                     advance()
                     loaded.append(keras.models.load_model(each, custom_objects=own, safe_mode=False))
-        except Exception as error:  # whatever Keras, a backend or the model's own code raises
+        except Exception as error:  # whatever Keras or the model's own code raises
             raise ValueError(
                 f"The model {model.name!r} cannot be made portable: Keras cannot rebuild it from a "
                 "configuration. Give its classes a `get_config`, and register them and its functions "
@@ -212,23 +192,24 @@ def _rebuilt(model: keras.Model, advance: Callable[[], None]) -> list[Any]:
 
 
 def _own_objects(model: keras.Model) -> dict[str, Any]:
-    """The classes and functions of the model that are not Keras' own, by name."""
+    """The model's classes and functions that are not Keras' own, by name."""
     found: list[Any] = []
     for layer in model._flatten_layers():
         found += [layer, *vars(layer).values()]
     compiled = getattr(model, "_compile_config", None)
-    found += keras.tree.flatten(dict(compiled.config)) if compiled is not None else []
+    if compiled is not None:
+        found += tree.flatten(dict(compiled.config))
     result = {}
     for item in found:
         kind = item if inspect.isfunction(item) or inspect.isclass(item) else type(item)
-        serializable = inspect.isfunction(item) or hasattr(kind, "get_config")
+        serializable = inspect.isfunction(kind) or hasattr(kind, "get_config")
         if serializable and not kind.__module__.startswith(("keras.", "keras_winit.", "builtins")):
             result[kind.__name__] = kind
     return result
 
 
 def _rewrite(path: Path, rewritten: Path) -> None:
-    """Copy a `.keras` file with the schemes in its configuration replaced."""
+    """Copy a `.keras` file, the schemes in its configuration replaced."""
     with zipfile.ZipFile(path) as archive, zipfile.ZipFile(rewritten, "w") as result:
         for name in archive.namelist():
             content = archive.read(name)
@@ -241,11 +222,11 @@ def _rewrite(path: Path, rewritten: Path) -> None:
 
 
 def _replace(config: Any, half: bool) -> Any:
-    """The configuration with twins in place of schemes; `half` where weights are of half precision."""
+    """A configuration with twins for schemes; `half` where weights are of half precision."""
     if isinstance(config, list):
         return [_replace(item, half) for item in config]
-    if isinstance(config, str) and config.removeprefix(f"{PACKAGE}>") in _KNOWN and ">" in config:
-        return _serialized_twin(get(config), half)  # as a layer of the user's own may keep it
+    if isinstance(config, str) and config in _KNOWN:
+        return _serialized_twin(get(config), half)  # as a user's own layer may keep it
     if not isinstance(config, dict):
         return config
     name = config.get("registered_name") or config.get("class_name")
@@ -267,17 +248,18 @@ def _serialized_twin(scheme: Any, half: bool) -> Any:
 
 
 def _check_same(model: keras.Model, same: keras.Model, copy: keras.Model) -> None:
-    """The copy has the weights, and computes the outputs, of the model and of its own plain reload.
+    """See that the copy has the weights of the model, and the outputs of its plain reload, `same`.
 
-    The model itself is not called: that would move its random and recurrent state.
+    To call the model would move its random and recurrent state.
     """
     adapted = any(getattr(layer, "lora_enabled", False) for layer in model._flatten_layers())
     originals = same if adapted else model  # Keras merges an adapter into the weight it saves
     weights, copies = originals.get_weights(), copy.get_weights()
-    equal = len(weights) == len(copies) and all(map(_equal, weights, copies))
-    if equal and getattr(same, "inputs", None):
-        equal = _same_outputs(same, copy)
-    if not equal:
+    equal = len(weights) == len(copies) and all(
+        np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+        for one, other in zip(weights, copies, strict=True)
+    )
+    if not equal or (getattr(same, "inputs", None) and not _same_outputs(same, copy)):
         raise ValueError(
             f"The model {model.name!r} cannot be made portable: its copy does not compute the same. "
             "Something in it is not in its configuration, or two of its classes have one name."
@@ -285,45 +267,32 @@ def _check_same(model: keras.Model, same: keras.Model, copy: keras.Model) -> Non
 
 
 def _same_outputs(same: keras.Model, copy: keras.Model) -> bool:
-    """Whether both give equal outputs for random inputs, of the first size that the model takes."""
-    for size in _PROBES:
-        probe = keras.tree.map_structure(
-            lambda tensor, size=size: _probe(tensor, size),
-            input_struct(same),
-        )
+    """Whether both put out the same for random inputs of the first size that they take."""
+    for size in (2, 32, 128):  # for what the model leaves open
+        probe = tree.map_structure(partial(_probe, size), input_struct(same))
         try:
             expected, again = (_outputs(same, probe) for _ in range(2))
-        except Exception:  # too small an input for this model
+        except Exception:  # too small an input
             continue
         # Of too few steps a backend may compute nothing, and give what lay in memory.
-        nothing = any(not one.size or not np.isfinite(one).all() for one in expected)
-        if not nothing and _all_close(expected, again):
+        if all(one.size and np.isfinite(one).all() for one in expected) and _all_close(expected, again):
             return _all_close(expected, _outputs(copy, probe))
-    return True  # it takes none of these: its weights are equal
+    return True  # it takes none of these, but its weights are equal
 
 
 def _outputs(model: keras.Model, probe: Any) -> list[np.ndarray]:
-    return [_numbers(tensor) for tensor in keras.tree.flatten(model(probe, training=False))]
+    outputs = tree.flatten(model(probe, training=False))
+    return [np.asarray(ops.convert_to_numpy(ops.cast(tensor, "float32"))) for tensor in outputs]
 
 
 def _all_close(ones: list[np.ndarray], others: list[np.ndarray]) -> bool:
     return all(np.allclose(one, other) for one, other in zip(ones, others, strict=True))
 
 
-def _numbers(tensor: Any) -> np.ndarray:
-    return np.asarray(ops.convert_to_numpy(ops.cast(tensor, "float32")))
-
-
-def _probe(tensor: Any, size: int) -> Any:
-    batch = 2 if tensor.shape[:1] in ((), (None,)) else tensor.shape[0]
-    shape = (batch, *(size if dim is None else dim for dim in tensor.shape[1:]))
+def _probe(size: int, tensor: Any) -> Any:
+    shape = concrete(tensor.shape or (None,), 2, size, size)
+    if tensor.dtype == "string":
+        return ops.convert_to_tensor(np.full(shape, ""))
     if not keras.backend.is_float_dtype(tensor.dtype):
-        if tensor.dtype == "string":
-            return ops.convert_to_tensor(np.full(shape, ""))
-        return ops.zeros(shape, dtype=tensor.dtype)
-    values = np.random.default_rng(0).normal(size=shape)
-    return ops.convert_to_tensor(values, dtype=tensor.dtype)
-
-
-def _equal(one: Any, other: Any) -> bool:
-    return one.shape == other.shape and bool(np.array_equal(one, other, equal_nan=one.dtype.kind == "f"))
+        return ops.zeros(shape, tensor.dtype)
+    return ops.convert_to_tensor(np.random.default_rng(0).normal(size=shape), tensor.dtype)

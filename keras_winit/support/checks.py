@@ -1,6 +1,6 @@
-"""Checks of arguments: each returns the value in its normal form, or says what is wrong.
+"""Checks of arguments: each returns the value in its normal form, or raises.
 
-Every message names the argument, shows what was received, and says what to pass.
+Messages name the argument, show what was received, and say what to pass.
 """
 
 import difflib
@@ -18,14 +18,14 @@ import numpy as np
 Shape = tuple[int, ...]
 
 MOST_DIMENSIONS = 64  # as in numpy
-_MOST_ELEMENTS = 2**50  # four pebibytes of float32: more than all the devices of any machine hold
-_MOST_NESTED = 100  # dicts and lists in one another; ten times what a config of ours may need
+_MOST_ELEMENTS = 2**50  # four pebibytes of float32: more than any machine holds
+_MOST_NESTED = 100  # levels of dicts and lists: ten times what a config of ours may need
 _LONGEST_WORD = 100  # to look for near ones
 
-# What does not become infinite in float32, nor when that is rounded to bfloat16.
+# Finite in float32, and when that is rounded to bfloat16.
 _LARGEST = {"float32": 3.38e38, "float64": 1.79e308}
 
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # in Keras' messages
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of Keras
 _LONGEST_SAID = 600
 
 _SHOW = reprlib.Repr()
@@ -35,21 +35,21 @@ _SHOW.maxstring = _SHOW.maxother = _SHOW.maxlong = 300
 
 
 def shown(value: Any) -> str:
-    """What was received, as a message shows it: cut where it is long, deep or holds itself."""
+    """What was received, cut where it is long, deep or holds itself."""
     try:
         return _SHOW.repr(value)
-    except Exception:  # an integer of thousands of digits, or whatever a foreign class does
+    except Exception:  # an integer of thousands of digits, or a foreign class
         return f"<{type(value).__name__} that cannot be shown>"
 
 
 def said_by(error: Exception) -> str:
-    """The message of another's error, on one line and not too long, to be part of ours."""
+    """The message of another's error, on one line."""
     return " ".join(_COLOURS.sub("", str(error)).split())[:_LONGEST_SAID]
 
 
 def as_float(name: str, value: Any, *, positive: bool = False, minimum: float | None = None) -> float:
     """A finite float, optionally above zero or at least `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, (numbers.Real, np.floating, np.integer)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(
             f"`{name}` must be a number. Received: {name}={shown(value)} of type {type(value).__name__}."
         )
@@ -78,7 +78,7 @@ def as_int(name: str, value: Any, *, minimum: int) -> int:
 
 
 def as_bool(name: str, value: Any) -> bool:
-    """True or False, and nothing that merely counts as one."""
+    """True or False, nothing that counts as one."""
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError(f"`{name}` must be True or False. Received: {name}={shown(value)}.")
     return bool(value)
@@ -98,7 +98,7 @@ def one_of(name: str, value: Any, allowed: Iterable[str]) -> str:
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
-    """' Did you mean "x" or "y"?' for the nearest options, or an empty string."""
+    """' Did you mean "x" or "y"?' for the nearest options, or ''."""
     if len(word) > _LONGEST_WORD:
         return ""
     near = difflib.get_close_matches(word.lower(), list(options), n=2, cutoff=0.6)
@@ -139,9 +139,8 @@ def check_size(shape: Shape) -> None:
 
 
 def check_fits(name: str, value: Any, dtype: str) -> None:
-    """See that a number, or the largest of several, is not infinite in a dtype."""
-    largest = float(np.max(np.abs(value), initial=0))
-    if largest > _LARGEST.get(dtype, math.inf):
+    """See that no number is infinite in a dtype."""
+    if float(np.max(np.abs(value), initial=0)) > _LARGEST.get(dtype, math.inf):
         raise ValueError(
             f"`{name}` is too large for {dtype}, in which it would be infinite. Received: "
             f"{name}={shown(value)}."
@@ -149,34 +148,30 @@ def check_fits(name: str, value: Any, dtype: str) -> None:
 
 
 def check_nesting(config: Any) -> None:
-    """See that dicts and lists are not nested without end, nor deeper than Python can follow."""
-    level, depth = [config], 0
-    while level:
-        if depth > _MOST_NESTED:
-            raise ValueError(
-                f"A config must not hold itself, nor be nested more than {_MOST_NESTED} deep. "
-                f"Received: {shown(config)}."
-            )
+    """See that dicts and lists are not nested deeper than Python can follow."""
+    level: Iterable[Any] = [config]
+    for _ in range(_MOST_NESTED + 1):
         inner: dict[int, Any] = {}
         for item in level:
             for each in item.values() if isinstance(item, Mapping) else item:
                 if isinstance(each, (Mapping, list, tuple)):
                     inner[id(each)] = each
-        level, depth = list(inner.values()), depth + 1
+        level = inner.values()
+    if level:
+        raise ValueError(
+            f"A config must not hold itself, nor be nested more than {_MOST_NESTED} deep. "
+            f"Received: {shown(config)}."
+        )
 
 
 def revived(config: Mapping[str, Any], revive: Callable[[Any], Any] | None = None) -> Any:
-    """The object that a config of Keras' describes.
-
-    Raises:
-        TypeError, ValueError: for one that describes none; Keras itself may raise anything.
-    """
+    """The object that a config of Keras describes; a TypeError or ValueError where there is none."""
     check_nesting(config)
     try:
         return (revive or keras.saving.deserialize_keras_object)(dict(config))
     except (TypeError, ValueError):
         raise
-    except Exception as error:  # whatever a config that is none makes Keras raise
+    except Exception as error:  # Keras may raise anything
         raise ValueError(
             f"Keras cannot make an object of this config: {type(error).__name__}: {error}. "
             f"Received: {shown(config)}."
@@ -199,14 +194,13 @@ def as_axes(name: str, axes: Any) -> list[int] | None:
         return None
     if isinstance(axes, (str, bytes)) or not isinstance(axes, Iterable):
         raise TypeError(f"`{name}` must be a list of integers or None. Received: {name}={shown(axes)}.")
-    result = []
     axes = list(itertools.islice(axes, MOST_DIMENSIONS + 1))  # an iterator may have no end
     if len(axes) > MOST_DIMENSIONS:
         raise ValueError(f"`{name}` must name at most {MOST_DIMENSIONS} axes. Received: more of them.")
     for axis in axes:
         if isinstance(axis, bool) or not isinstance(axis, (int, np.integer)):
             raise TypeError(f"`{name}` must hold integers only. Received: {name}={shown(axes)}.")
-        result.append(int(axis))
+    result = [int(axis) for axis in axes]
     if len(set(result)) != len(result):
         raise ValueError(f"`{name}` must not repeat an axis. Received: {name}={shown(axes)}.")
     return result

@@ -1,4 +1,4 @@
-"""What a backend and Keras do not say outright: whether a tensor has values, and which layer is built."""
+"""What Keras does not say outright: whether a tensor has values, and which layer is built."""
 
 import contextlib
 from typing import Any
@@ -9,7 +9,7 @@ from keras import ops
 
 
 def host_array(tensor: Any) -> np.ndarray[Any, Any]:
-    """The values, to be read only: TensorFlow's and PyTorch's own memory, where numpy can read it."""
+    """The values, to be read only: the backend's own memory where numpy can."""
     backend = keras.backend.backend()
     try:
         if backend == "tensorflow" and not isinstance(tensor, keras.Variable):
@@ -22,16 +22,17 @@ def host_array(tensor: Any) -> np.ndarray[Any, Any]:
 
 
 def is_traced(tensor: Any) -> bool:
-    """Whether a tensor is one of a program that is being compiled, and has no values yet."""
-    if keras.backend.backend() == "jax":
+    """Whether a tensor is of a program that is being compiled, without values."""
+    backend = keras.backend.backend()
+    if backend == "jax":
         import jax  # noqa: PLC0415
 
         return isinstance(tensor, jax.core.Tracer)
-    return keras.backend.backend() == "tensorflow" and ops.is_tensor(tensor) and not hasattr(tensor, "numpy")
+    return backend == "tensorflow" and ops.is_tensor(tensor) and not hasattr(tensor, "numpy")
 
 
 def layer_being_built() -> Any:
-    """The layer whose weight is being made, on this thread; None where that is not known."""
+    """The layer whose weight is being made on this thread; None if that is not known."""
     try:
         from keras.src.backend.common.global_state import get_global_attribute  # noqa: PLC0415
 
@@ -43,7 +44,7 @@ def layer_being_built() -> Any:
 
 def building(layer: Any) -> contextlib.AbstractContextManager[Any]:
     """In the block an initializer is called as if the layer were being built."""
-    try:  # without the scope that TensorFlow opens for its own names, which takes longer than a small draw
+    try:  # without TensorFlow's own scope, which takes longer than a small draw
         from keras.src.backend.common.name_scope import name_scope  # noqa: PLC0415
     except ImportError:  # of another version of Keras
         name_scope = keras.name_scope

@@ -1,4 +1,4 @@
-"""Keras is loaded: with one clear error where its backend is missing, and in silence for a command."""
+"""Keras is loaded: with a clear error without its backend, and in silence for a command."""
 
 import contextlib
 import importlib
@@ -12,7 +12,7 @@ _BACKENDS = ("tensorflow", "jax", "torch")
 
 
 def runs_as_a_command() -> bool:
-    """Whether this process was started as `python -m keras_winit` or `keras-winit`."""
+    """Whether this is `python -m keras_winit` or `keras-winit`."""
     started = sys.orig_argv[1:]
     module = started[started.index("-m") + 1 :][:1] if "-m" in started else []
     return module == ["keras_winit"] or Path(sys.argv[0] if sys.argv else "").stem == "keras-winit"
@@ -20,7 +20,7 @@ def runs_as_a_command() -> bool:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-    """In the block nothing that compiled code writes to standard error is seen. Exceptions are."""
+    """In the block nothing that compiled code writes to standard error is seen."""
     try:
         kept = os.dup(2)
     except OSError:  # there is no standard error
@@ -40,8 +40,8 @@ def load_keras() -> None:
     """Import Keras.
 
     Raises:
-        ImportError: where its backend is unknown, not installed, or one that this library does not draw on.
-            A command ends instead, with exit code 2.
+        ImportError: where its backend is unknown, not installed, or none that this library draws on;
+            a command ends with exit code 2.
     """
     command = runs_as_a_command()
     if command:
@@ -54,20 +54,17 @@ def load_keras() -> None:
     except (ImportError, ValueError) as error:
         if importlib.util.find_spec("keras") is None:
             raise
-        message = _without_backend(error)
+        chosen = os.environ.get("KERAS_BACKEND")
+        which = f"The backend {chosen!r} of KERAS_BACKEND" if chosen else "The backend of Keras"
+        message = (
+            f"{which} cannot be used: {error}. "
+            "Set KERAS_BACKEND to tensorflow, jax or torch, and install it: "
+            'pip install "keras-winit[tensorflow]", "keras-winit[jax]" or "keras-winit[torch]".'
+        )
         if not command:
             raise ImportError(message) from error
         sys.stderr.write(f"keras-winit: {message}\n")
         sys.exit(2)
-
-
-def _without_backend(error: Exception) -> str:
-    chosen = os.environ.get("KERAS_BACKEND")
-    which = f"The backend {chosen!r} of KERAS_BACKEND" if chosen else "The backend of Keras"
-    return (
-        f"{which} cannot be used: {error}. Set KERAS_BACKEND to tensorflow, jax or torch, and install it: "
-        'pip install "keras-winit[tensorflow]", "keras-winit[jax]" or "keras-winit[torch]".'
-    )
 
 
 load_keras()

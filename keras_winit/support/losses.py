@@ -1,4 +1,4 @@
-"""What is known of a loss: its name, the outputs it is for, and the labels that it cannot take."""
+"""What is known of a loss: its name, its outputs, and the labels that it cannot take."""
 
 from collections.abc import Iterable
 from typing import Any, NamedTuple
@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_winit.support.checks import did_you_mean, shown
 
-# The losses whose best constant is a share of each class, and what their labels are.
+# Losses whose best constant is a share of each class, and their labels.
 CROSSENTROPIES = {
     "sparse_categorical_crossentropy": "classes",
     "categorical_crossentropy": "shares",
@@ -19,24 +19,20 @@ CROSSENTROPIES = {
 
 
 def loss_name(loss: Any) -> str:
-    """The name of the function behind a loss, or "" for what is none."""
+    """The name of a loss's function, "" of what is none."""
     try:
         found = keras.losses.get(loss)
     except (ValueError, TypeError):
         return ""
-    inner = getattr(found, "fn", found)  # a Loss of Keras wraps a function
-    return str(getattr(inner, "__name__", ""))
+    return str(getattr(getattr(found, "fn", found), "__name__", ""))  # a Loss of Keras wraps a function
 
 
 class Focus(NamedTuple):
     """What a focal crossentropy makes of −log p: α·(1 − p)^γ·(−log p); a plain one has γ = 0 and α = 1.
 
-    Source: T. Lin et al. 2017, "Focal Loss for Dense Object Detection" (arXiv:1708.02002).
+    α is `yes` for what is true, a number or one for each class, and `no` for what is not, in binary ones.
 
-    Attributes:
-        gamma: γ.
-        yes: α of what is true: a number, or one for each class.
-        no: α of what is not, in binary ones.
+    Source: T. Lin et al. 2017, "Focal Loss for Dense Object Detection" (arXiv:1708.02002).
     """
 
     gamma: float = 0.0
@@ -45,18 +41,19 @@ class Focus(NamedTuple):
 
 
 def focus_of(loss: Any) -> Focus:
-    """How a crossentropy weighs what is likely; Keras' defaults where it is given by its name."""
+    """How a crossentropy weighs what is likely; of a name by Keras' defaults."""
     name = loss_name(loss)
+    gamma, alpha = getattr(loss, "gamma", 2.0), getattr(loss, "alpha", 0.25)
     if name == "categorical_focal_crossentropy":
-        return Focus(getattr(loss, "gamma", 2.0), getattr(loss, "alpha", 0.25))
+        return Focus(gamma, alpha)
     if name != "binary_focal_crossentropy":
         return Focus()
-    alpha = getattr(loss, "alpha", 0.25) if getattr(loss, "apply_class_balancing", False) else None
-    return Focus(getattr(loss, "gamma", 2.0), *((1.0, 1.0) if alpha is None else (alpha, 1 - alpha)))
+    balanced = alpha is not None and getattr(loss, "apply_class_balancing", False)
+    return Focus(gamma, alpha, 1 - alpha) if balanced else Focus(gamma)
 
 
 def check_there_is_one(model: Any, loss: Any) -> None:
-    """Raise a ValueError where labels are given, and neither a loss nor a model that is compiled with one."""
+    """Raise a ValueError where there is neither a loss nor a model that is compiled with one."""
     if loss is None and not (getattr(model, "compiled", False) and model.loss):
         raise ValueError(
             "Labels need a loss, and the model is not compiled with one. "
@@ -76,18 +73,12 @@ def check_is_known(loss: Any) -> None:
 
 
 def takes_logits(loss: Any) -> bool:
-    """Whether a crossentropy makes probabilities of what it is given."""
+    """Whether a crossentropy is given logits."""
     return bool(getattr(loss, "from_logits", False))
 
 
 def losses_by_output(model: Any, loss: Any, count: int) -> list[Any]:
-    """The loss of each of a model's outputs, None where that is not known.
-
-    Args:
-        model: whose compiled loss counts where none is given.
-        loss: a name, a function, a `keras.losses.Loss`, a nest of these, or None.
-        count: how many outputs there are.
-    """
+    """The loss of each output, by the model's own where none is given; None where that is not known."""
     loss = loss if loss is not None else getattr(model, "loss", None)
     if isinstance(loss, dict):
         names = getattr(model, "output_names", None) or []
@@ -99,7 +90,7 @@ def losses_by_output(model: Any, loss: Any, count: int) -> list[Any]:
     return found if len(found) == count else [None] * count
 
 
-# Losses that compare each number of an output with one of the labels.
+# Those that compare each number of an output with a label.
 _EACH_NUMBER = {
     *(name for name, kind in CROSSENTROPIES.items() if kind != "classes"),
     *("mean_squared_error", "mean_absolute_error", "mean_absolute_percentage_error"),
@@ -108,16 +99,9 @@ _EACH_NUMBER = {
 
 
 def check_labels(model: keras.Model, loss: Any, labels: Any, outputs: Iterable[Any]) -> None:
-    """Raise a ValueError for labels that a loss of Keras cannot compare with the outputs.
+    """Raise a ValueError for labels that a loss of Keras cannot compare with outputs of such shapes.
 
-    What a model or a loss of the user's own does with its labels is not known, and neither are nests of
-    labels by name; they are left to the call.
-
-    Args:
-        model: whose compiled loss counts where none is given.
-        loss: the one that is given, or None.
-        labels: arrays, or a nest of them.
-        outputs: what the model puts out for these samples, or anything with a shape as that.
+    Labels by name, and those of the user's own model or loss, are left to the call.
     """
     if isinstance(labels, dict) or (loss is None and not trains_as_keras(model)):
         return
@@ -139,13 +123,13 @@ def check_labels(model: keras.Model, loss: Any, labels: Any, outputs: Iterable[A
 
 
 def trains_as_keras(model: keras.Model) -> bool:
-    """Whether a model's step and loss are those of Keras; with others it does what it likes with labels."""
+    """Whether a model's step and loss are those of Keras, and what they take as labels is known."""
     own = ("compute_loss", "train_step")
     return all(getattr(type(model), name) is getattr(keras.Model, name) for name in own)
 
 
 def check_finite(name: str, nest: Any) -> None:
-    """Raise a ValueError for an array with a NaN or an infinite number."""
+    """Raise a ValueError for a NaN or an infinite number."""
     for array in keras.tree.flatten(nest):
         if array is not None and array.dtype.kind == "f" and not np.isfinite(array).all():
             raise ValueError(
@@ -155,8 +139,7 @@ def check_finite(name: str, nest: Any) -> None:
 
 
 def _is_of_keras(loss: Any) -> bool:
-    made = loss if hasattr(loss, "__module__") and not isinstance(loss, keras.losses.Loss) else type(loss)
-    return isinstance(loss, str) or str(made.__module__).startswith("keras.")
+    return isinstance(loss, str) or str(getattr(loss, "__module__", "")).startswith("keras.")
 
 
 def _check_classes(labels: Any, shape: tuple[int, ...], ignored: int | None) -> None:
@@ -172,7 +155,7 @@ def _check_classes(labels: Any, shape: tuple[int, ...], ignored: int | None) -> 
     if ignored is not None:
         wrong &= labels != ignored
     elif keras.backend.backend() == "jax" and len(np.unique(labels[labels < 0])) == 1:
-        wrong &= labels >= 0  # one number for what a mask or a weight leaves out; other backends refuse it
+        wrong &= labels >= 0  # one number for what is left out; other backends refuse it
     if wrong.any():
         raise ValueError(
             f"The labels must be classes from 0 to {classes - 1}: the model puts out {classes} numbers. "
@@ -182,15 +165,13 @@ def _check_classes(labels: Any, shape: tuple[int, ...], ignored: int | None) -> 
 
 
 def _fit(given: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-    """Whether Keras can compare them: it adds or leaves out a last axis of one, and repeats axes of one."""
-    tried = [given]
+    """Whether Keras can compare them: it adds or drops a last axis of one, and repeats axes of one."""
     if len(given) + 1 == len(wanted) and wanted[-1] == 1:
-        tried.append((*given, 1))
-    if len(given) == len(wanted) + 1 and given[-1] == 1:
-        tried.append(given[:-1])
-    return any(
-        len(each) == len(wanted) and all(a == b or 1 in (a, b) for a, b in zip(each, wanted, strict=True))
-        for each in tried
+        given = (*given, 1)
+    elif len(given) == len(wanted) + 1 and given[-1] == 1:
+        given = given[:-1]
+    return len(given) == len(wanted) and all(
+        a == b or 1 in (a, b) for a, b in zip(given, wanted, strict=True)
     )
 
 

@@ -1,4 +1,4 @@
-"""Results in words, in one style: as text, as HTML for a notebook, as plain data; and progress bars."""
+"""Results in one style: as text, as HTML for a notebook, as plain data; and progress bars."""
 
 import contextlib
 import dataclasses
@@ -11,12 +11,11 @@ from typing import Any, ClassVar, NamedTuple
 
 @contextlib.contextmanager
 def progress(description: str, total: int, *, show: bool = True) -> Iterator[Callable[[], None]]:
-    """A bar on standard error, silent where that is no terminal; call what it gives at each step."""
+    """A bar on standard error, if a terminal; call what it gives at each step."""
     if not show or sys.stderr is None or not sys.stderr.isatty():
         yield lambda: None
         return
-    # Slow to import, and seldom needed.
-    from rich.console import Console  # noqa: PLC0415
+    from rich.console import Console  # noqa: PLC0415 - slow to import
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn  # noqa: PLC0415
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
@@ -25,11 +24,11 @@ def progress(description: str, total: int, *, show: bool = True) -> Iterator[Cal
         yield lambda: bar.advance(task)
 
 
-_MOST_ROWS, _ENDS = 60, 20  # of more rows, so many at either end are shown; `to_dict()` has them all
+_MOST_ROWS, _ENDS = 60, 20  # of more, so many at either end are shown
 
 
 class Table(NamedTuple):
-    """A titled table of text, and what its headings mean where they do not say so."""
+    """A table of text; its legend explains its headings."""
 
     title: str
     headings: Sequence[str]
@@ -38,10 +37,9 @@ class Table(NamedTuple):
 
 
 class Printed:
-    """A result that prints as tables: a dataclass that says what sums it up, and its tables."""
+    """A dataclass that prints as a line that sums it up, and tables."""
 
-    # Whether text shows every row; else a long table is cut in the middle.
-    _whole: ClassVar[bool] = True
+    _whole: ClassVar[bool] = True  # text shows every row, else a long table is cut in the middle
 
     def _line(self) -> str:
         raise NotImplementedError
@@ -55,11 +53,11 @@ class Printed:
         return data
 
     def __repr__(self) -> str:
-        """One line, where a session shows what a call returns."""
+        """One line, as a session shows it."""
         return f"<{type(self).__name__}: {self._line().splitlines()[0]}>"
 
     def __str__(self) -> str:
-        from keras_winit.support.terminal import table_text  # noqa: PLC0415 - rich is slow to import
+        from keras_winit.support.terminal import table_text  # noqa: PLC0415 - slow to import
 
         parts = [self._line()]
         for table in self._tables():
@@ -103,7 +101,7 @@ def _shortened(rows: Sequence[Sequence[str]]) -> Sequence[Sequence[str]]:
 
 
 def counted(count: int, what: str) -> str:
-    """How many there are, as "1 step" or "2 steps"."""
+    """As "1 step" or "2 steps"."""
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 

@@ -8,8 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-# Wide enough in a pipe that a table is not folded; a terminal has a width of its own.
-_PIPE_WIDTH = 160
+_PIPE_WIDTH = 160  # enough to fold no table
 
 
 def console() -> Console:
@@ -19,7 +18,7 @@ def console() -> Console:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str | None = None) -> Table:
-    """A table of text; its cells are not read as markup."""
+    """A table of text."""
     result = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold")
     for heading in headings:
         result.add_column(heading, overflow="fold")
@@ -29,7 +28,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]], *, title: str 
 
 
 def table_text(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """A table as plain text, for `str` of a result."""
+    """A table as plain text."""
     screen = Console(width=_PIPE_WIDTH, color_system=None, force_terminal=False, force_jupyter=False)
     with screen.capture() as captured:
         screen.print(table(headings, rows))
@@ -37,5 +36,5 @@ def table_text(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def _cell(cell: Any) -> Text:
-    """A cell as it is, its brackets no markup, its colons no emoji; and nothing that moves a terminal."""
+    """A cell as it is: no markup by brackets, no emoji by colons, nothing that moves a terminal."""
     return Text("".join(letter if letter.isprintable() else ascii(letter)[1:-1] for letter in str(cell)))

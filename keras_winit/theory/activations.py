@@ -1,4 +1,4 @@
-"""What a user may mean by an activation: a name, a function, a layer or a config."""
+"""What may be meant by an activation: a name, a function, a layer or a config."""
 
 import inspect
 from collections.abc import Callable
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 class Activation(NamedTuple):
-    """An activation with its name, and the slope below zero where it is a leaky ReLU."""
+    """An activation with its name, and the slope below zero of a leaky ReLU."""
 
     name: str
     function: Callable[[Any], Any]
@@ -24,21 +24,16 @@ class Activation(NamedTuple):
 
 @cache
 def builtin_names() -> tuple[str, ...]:
-    """The names of the activations that this version of Keras ships, aliases included."""
-    found = [
-        name
-        for name, item in vars(keras.activations).items()
-        if inspect.isfunction(item) and name not in ("get", "serialize", "deserialize")
-    ]
-    return tuple(sorted({*found, "swish", "hard_swish"}))
+    """The activations that this Keras ships, by name and alias."""
+    found = {name for name, item in vars(keras.activations).items() if inspect.isfunction(item)}
+    return tuple(sorted((found | {"swish", "hard_swish"}) - {"get", "serialize", "deserialize"}))
 
 
 def resolve(activation: Any) -> Activation:
     """The activation behind a name, a callable, an activation layer, a config, or None.
 
     Raises:
-        ValueError: for an unknown name, with the nearest one.
-        TypeError: for anything that is no activation.
+        TypeError, ValueError: for what is none.
     """
     if isinstance(activation, Activation):
         return activation
@@ -80,7 +75,7 @@ def _by_name(name: str) -> Callable[[Any], Any]:
 
 
 def _of_layer(layer: keras.layers.Layer) -> Activation:
-    """The activation that a layer applies, element by element, to what it is given."""
+    """The activation that a layer applies to each element."""
     layers = keras.layers
     if isinstance(layer, layers.Activation):
         return resolve(layer.activation)
@@ -100,18 +95,15 @@ def _of_layer(layer: keras.layers.Layer) -> Activation:
             f"The layer {layer.name!r} of type {type(layer).__name__} is no activation layer. "
             "Pass its `activation`, or use `for_layer(layer)`."
         )
-    # A layer of the user's own. An unbuilt one stays so: a twin of it is built.
+    # An unbuilt one stays so: a twin of it is built.
     own = layer if layer.built else type(layer).from_config(layer.get_config())
     return Activation(type(layer).__name__, own)
 
 
 def _prelu_slope(layer: keras.layers.PReLU) -> float:
-    """The root mean square of a PReLU's slopes: the one slope with the same second moment."""
-    if layer.built:
-        slopes = ops.convert_to_numpy(layer.alpha)
-    else:
-        slopes = ops.convert_to_numpy(layer.alpha_initializer((1, 64), dtype="float32"))
-    return float(np.sqrt(np.mean(np.square(slopes.astype("float64")))))
+    """The one slope with the same second moment as a PReLU's."""
+    slopes = layer.alpha if layer.built else layer.alpha_initializer((1, 64), dtype="float32")
+    return float(np.sqrt(np.mean(np.square(ops.convert_to_numpy(slopes).astype("float64")))))
 
 
 def remembered(compute: Callable[..., T], activation: Activation, *arguments: Any) -> T:
@@ -133,7 +125,7 @@ _MOST_KNOWN = 512
 
 
 def _key(activation: Activation) -> Any:
-    """What tells an activation from others; None for what may change."""
+    """What tells it from others; None for what may change."""
     function = activation.function
     if isinstance(function, keras.layers.Layer):
         return None
@@ -141,7 +133,7 @@ def _key(activation: Activation) -> Any:
         return activation.name, activation.negative_slope
     layer = getattr(function, "__self__", None)
     if isinstance(layer, keras.layers.Layer) and type(layer).__module__.startswith("keras."):
-        # The `call` of one of Keras' own: of equal arguments it is the same.
+        # The same for equal arguments.
         config = {key: value for key, value in layer.get_config().items() if key != "name"}
         return type(layer), repr(config)
     try:

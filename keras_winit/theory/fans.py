@@ -1,4 +1,4 @@
-"""Fans, and how a weight holds what they count: its axes, its matrices, its gates."""
+"""Fans, and what they count in a weight: its axes, its matrices, its gates."""
 
 import functools
 import math
@@ -36,11 +36,8 @@ class Fans(tuple[float, float]):
     note: str
 
     def __new__(cls, fan_in: float, fan_out: float, note: str = "") -> "Fans":
-        pair = (
-            _tidy(as_float("fan_in", fan_in, positive=True)),
-            _tidy(as_float("fan_out", fan_out, positive=True)),
-        )
-        self = super().__new__(cls, pair)
+        pair = (as_float("fan_in", fan_in, positive=True), as_float("fan_out", fan_out, positive=True))
+        self = super().__new__(cls, (int(fan) if fan.is_integer() else fan for fan in pair))
         self.note = note
         return self
 
@@ -56,20 +53,18 @@ class Fans(tuple[float, float]):
 
     def average(self, mode: str) -> float:
         """The number that a variance is divided by: one fan, or a mean of both."""
-        one_of("mode", mode, MODES)
-        if mode == "fan_in":
-            return self.fan_in
-        if mode == "fan_out":
-            return self.fan_out
-        if mode == "fan_avg":
-            return (self.fan_in + self.fan_out) / 2
-        return math.sqrt(self.fan_in * self.fan_out)
+        fan_in, fan_out = self
+        if one_of("mode", mode, MODES) == "fan_avg":
+            return (fan_in + fan_out) / 2
+        if mode == "fan_geo_avg":
+            return math.sqrt(fan_in * fan_out)
+        return fan_in if mode == "fan_in" else fan_out
 
     def __repr__(self) -> str:
         note = f", note={self.note!r}" if self.note else ""
         return f"Fans(fan_in={self.fan_in:.6g}, fan_out={self.fan_out:.6g}{note})"
 
-    def __getnewargs__(self) -> tuple[Any, ...]:  # copying and pickling go through __new__
+    def __getnewargs__(self) -> tuple[Any, ...]:  # of copies and pickles
         return (*self, self.note)
 
 
@@ -105,13 +100,11 @@ def compute_fans(
     Fans(fan_in=512, fan_out=512)
     """
     shape = as_shape(shape)
-    axes = resolve_axes(shape, input_axes, output_axes)
-    if axes is not None:
+    if axes := resolve_axes(shape, input_axes, output_axes):
         fan_in, fan_out = (math.prod(shape[axis] for axis in group) for group in axes)
         return Fans(fan_in, fan_out)
     if len(shape) < 2:
-        length = math.prod(shape)
-        return Fans(length, length)
+        return Fans(math.prod(shape), math.prod(shape))
     spatial = math.prod(shape[:-2])
     return Fans(spatial * shape[-2], spatial * shape[-1])
 
@@ -121,7 +114,7 @@ def resolve_axes(
     input_axes: Sequence[int] | None,
     output_axes: Sequence[int] | None,
 ) -> tuple[list[int], list[int]] | None:
-    """Both groups of axes counted from the front, or None where neither is given."""
+    """Both groups, from the front; None where neither is given."""
     if input_axes is None and output_axes is None:
         return None
     if input_axes is None or output_axes is None:
@@ -131,34 +124,25 @@ def resolve_axes(
         )
     groups = []
     for name, axes in (("input_axes", input_axes), ("output_axes", output_axes)):
-        group = []
-        for axis in as_axes(name, axes) or []:
-            if not -len(shape) <= axis < len(shape):
-                raise ValueError(
-                    f"`{name}` names an axis that the shape does not have. "
-                    f"Received: {name}={list(axes)!r} for shape={shape!r}."
-                )
-            group.append(axis % len(shape))
-        groups.append(group)
-    if len(set(groups[0]) | set(groups[1])) != len(groups[0]) + len(groups[1]):
+        group = as_axes(name, axes) or []
+        if not all(-len(shape) <= axis < len(shape) for axis in group):
+            raise ValueError(
+                f"`{name}` names an axis that the shape does not have. "
+                f"Received: {name}={list(axes)!r} for shape={shape!r}."
+            )
+        groups.append([axis % len(shape) for axis in group])
+    inputs, outputs = groups
+    if len({*inputs, *outputs}) < len(inputs) + len(outputs):
         raise ValueError(
             "An axis is either an input or an output. "
             f"Received: input_axes={list(input_axes)!r}, output_axes={list(output_axes)!r} "
             f"for shape={shape!r}."
         )
-    return groups[0], groups[1]
-
-
-def _tidy(number: float) -> float:
-    return int(number) if number == int(number) else number
+    return inputs, outputs
 
 
 class MatrixView(NamedTuple):
-    """Where the inputs, the outputs and the rest of a weight's axes are.
-
-    Axes that are neither input nor output, such as one that counts experts, hold a batch of
-    independent matrices.
-    """
+    """A weight as matrices of its inputs and outputs, one for each place along its other axes."""
 
     shape: Shape
     inputs: list[int]
@@ -166,7 +150,7 @@ class MatrixView(NamedTuple):
 
     @property
     def others(self) -> list[int]:
-        """The axes that are neither inputs nor outputs."""
+        """The axes that are neither, as of experts."""
         return [axis for axis in range(len(self.shape)) if axis not in (*self.inputs, *self.outputs)]
 
     @property
@@ -185,7 +169,7 @@ class MatrixView(NamedTuple):
         return self._size(self.others)
 
     def restore(self, matrices: Any) -> Any:
-        """The weight whose matrices, (batch, rows, columns) or fewer axes of the same size, these are."""
+        """The weight that has these matrices, (batch, rows, columns) or fewer axes of the same size."""
         order = [*self.others, *self.inputs, *self.outputs]
         shape = tuple(self.shape[axis] for axis in order)
         tensor = matrices if tuple(matrices.shape) == shape else ops.reshape(matrices, shape)
@@ -195,11 +179,11 @@ class MatrixView(NamedTuple):
         return math.prod(self.shape[axis] for axis in axes)
 
 
-# Keras does not export the cell of a convolutional LSTM; making a layer to ask it takes too long.
+# Keras does not export it, and making a layer to ask it takes too long.
 _CONV_LSTM_CELL = sys.modules[layers.ConvLSTM1D.__bases__[0].__module__].ConvLSTMCell
 _LSTM = ("input", "forget", "candidate", "output")
 
-# By Keras' order. What a cell computes from its state is called its candidate.
+# By Keras' order. A candidate is what a cell computes from its state.
 GATES: dict[type, tuple[str, ...]] = {
     layers.SimpleRNNCell: ("candidate",),
     layers.GRUCell: ("update", "reset", "candidate"),
@@ -210,7 +194,7 @@ CELLS = tuple(GATES)
 
 
 def gates(layer: Any) -> tuple[str, ...]:
-    """The gates of a recurrent cell, by name; none of any other layer."""
+    """The gates of a recurrent cell, none of other layers."""
     return next((names for cell, names in GATES.items() if isinstance(layer, cell)), ())
 
 
@@ -218,12 +202,9 @@ Labels = tuple[str, ...]
 
 
 def einsum_labels(equation: str, ranks: Sequence[int]) -> tuple[tuple[Labels, ...], Labels]:
-    """A label for every axis of the operands of an einsum, and of its output.
+    """A label for each axis of an einsum's operands, of these ranks, and of its output.
 
-    Args:
-        equation: such as "abc,cd->abd" or "...c,cd->...d"; without an arrow the output has the letters
-            that are there once, in their order.
-        ranks: the number of axes of each operand.
+    Without an arrow the output has the letters that are there once, in their order.
 
     Example:
 
@@ -238,10 +219,10 @@ def _labels(equation: str, ranks: tuple[int, ...]) -> tuple[tuple[Labels, ...], 
     inputs, arrow, output = re.sub(r"\s", "", equation).partition("->")
     terms = inputs.split(",")
     if not arrow:
-        letters = sorted(set(inputs) - set(",."))
-        output = "..." * ("..." in inputs) + "".join(each for each in letters if inputs.count(each) == 1)
+        output = "..." * ("..." in inputs)
+        output += "".join(each for each in sorted(inputs) if inputs.count(each) == 1 and each not in ",.")
     hidden = [rank - len(term.replace("...", "")) for term, rank in zip(terms, ranks, strict=True)]
-    dots = [str(index) for index in range(max(0, *hidden))]
+    dots = list(map(str, range(max(0, *hidden))))
 
     def spread(term: str, count: int) -> Labels:
         before, inside, after = term.partition("...")

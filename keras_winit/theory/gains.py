@@ -1,9 +1,6 @@
 """Gains: the factor on a weight's deviation that undoes the activation, for one direction or both.
 
-With z a standard normal number, the gain of f is 1/√E[f(z)²] forward, which keeps the scale of
-signals, and 1/√E[f′(z)²] backward, which keeps that of gradients. The expectations are sums over
-a fine grid, whose points fall on the kinks and jumps of the usual activations. Where the two are far
-apart, one gain between them serves both.
+Expectations are sums over a fine grid, whose points fall on the kinks and jumps of the usual activations.
 """
 
 import math
@@ -16,19 +13,15 @@ from keras import ops
 from keras_winit.support.checks import one_of, shown
 from keras_winit.theory.activations import Activation, remembered, resolve
 
-# The grid: z from −12 to 12, where e^(2z) times the density is still all there, in steps that are
-# powers of two, so that float32 holds every point exactly.
+# z from −12 to 12, where e^(2z) times the density is all there, in steps that float32 holds exactly.
 _REACH = 12
 _STEPS_PER_UNIT = 2048
-# Points per axis where an activation joins two features, as a gated linear unit does.
-_GATE_POINTS = 120
-# A difference quotient this many times larger than both its neighbours is a jump, not a slope; the
-# panel of the grid that holds it is cut into pieces.
+_GATE_POINTS = 120  # per axis, for a gated linear unit and what else joins two features
+# A slope so many times larger than both its neighbours is a jump; its panel is cut into pieces.
 _JUMP = 10
 _PIECES = 32
 
-# Activations that join all features of a layer: their scale depends on its width, and what is
-# wanted of the layer before them is a deviation of 1.
+# They join all features: their scale depends on the width. Before them a deviation of 1 is wanted.
 _JOINT = ("softmax", "log_softmax", "sparsemax")
 
 
@@ -67,17 +60,17 @@ def gain(activation: Any, direction: str = "forward") -> float:
     one_of("direction", direction, ("forward", "backward"))
     known = resolve(activation)
     found = moments(known)
-    value = found.second if direction == "forward" else found.derivative_second
+    what, value = ("f", found.second) if direction == "forward" else ("f′", found.derivative_second)
     if not value > 0:
         raise ValueError(
             f"The {direction} gain of {known.name!r} does not exist: "
-            f"E[{'f(z)²' if direction == 'forward' else 'f′(z)²'}] is {value:g} for z ~ N(0, 1)."
+            f"E[{what}(z)²] is {value:g} for z ~ N(0, 1)."
         )
     return 1 / math.sqrt(value)
 
 
 def moments(activation: Any) -> Moments:
-    """The Gaussian moments of an activation; see `gain` for what it takes."""
+    """The moments of what `gain` takes."""
     return remembered(_moments, resolve(activation))
 
 
@@ -85,14 +78,14 @@ def evaluate(activation: Activation, values: np.ndarray) -> np.ndarray:
     """f of float32 values, as float64."""
     try:
         result = activation.function(ops.convert_to_tensor(values.astype("float32")))
-    except Exception as error:  # whatever a backend, or the activation, makes of a shape that it cannot take
+    except Exception as error:  # of a shape that cannot be taken
         raise ValueError(
             f"The activation {activation.name!r} does not act on each element by itself: it cannot be "
             f"evaluated. Received, for inputs of shape {values.shape}: {type(error).__name__}."
         ) from error
     try:
         return np.asarray(ops.convert_to_numpy(result), dtype="float64")
-    except Exception as error:  # whatever a backend makes of what is no tensor
+    except Exception as error:  # or of what is no tensor
         raise TypeError(
             f"The activation {activation.name!r} must return a tensor of real numbers. "
             f"Received: {shown(result)} of type {type(result).__name__}."
@@ -100,9 +93,8 @@ def evaluate(activation: Activation, values: np.ndarray) -> np.ndarray:
 
 
 def features(activation: Activation) -> int:
-    """How many features come out for two that go in: 2, each by itself, or 1 from both."""
-    probe = np.array([[0.3, -0.7], [0.3, 1.1]])
-    result = evaluate(activation, probe)
+    """How many features come of two: 2, each by itself, or 1 of both."""
+    result = evaluate(activation, np.array([[0.3, -0.7], [0.3, 1.1]]))
     if result.shape == (2, 1):
         return 1
     if result.shape != (2, 2) or not np.isclose(result[0, 0], result[1, 0], rtol=1e-5, atol=1e-6):
@@ -115,7 +107,7 @@ def features(activation: Activation) -> int:
 
 @cache
 def grid(reach: int = _REACH, steps_per_unit: int = _STEPS_PER_UNIT) -> tuple[np.ndarray, np.ndarray]:
-    """Points around zero, and the standard normal's weights at them, which sum to 1."""
+    """Points around zero, and the standard normal's weights at them."""
     points = np.arange(-reach * steps_per_unit, reach * steps_per_unit + 1) / steps_per_unit
     weights = np.exp(-points * points / 2)
     return points, weights / weights.sum()
@@ -124,9 +116,8 @@ def grid(reach: int = _REACH, steps_per_unit: int = _STEPS_PER_UNIT) -> tuple[np
 def _moments(known: Activation) -> Moments:
     if known.name in _JOINT:
         return Moments(0.0, 1.0, 1.0)
-    width = features(known)
-    result = sampled(known).moments() if width == 2 else _gated(known)
-    if not all(math.isfinite(value) for value in result):
+    result = sampled(known).moments() if features(known) == 2 else _gated(known)
+    if not all(map(math.isfinite, result)):
         raise ValueError(
             f"The activation {known.name!r} has no finite moments: it returned NaN or infinity "
             f"for inputs between −{_REACH} and {_REACH}."
@@ -141,9 +132,9 @@ class Sampled(NamedTuple):
     squared_slopes: np.ndarray
 
     def moments(self, variance: float = 1.0) -> Moments:
-        """The moments for a normal z of this variance, at most one: the points are weighed anew."""
+        """The moments for a normal z of this variance, at most one."""
         points, weights = grid()
-        values, squares = self.values, self.squared_slopes
+        values, squares = self
         if variance != 1.0:  # beyond ten deviations there is nothing
             middle, reach = len(points) // 2, math.ceil(10 * math.sqrt(variance) * _STEPS_PER_UNIT)
             near = slice(max(0, middle - reach), middle + reach + 1)
@@ -151,24 +142,19 @@ class Sampled(NamedTuple):
             weights = np.exp(-points * points / (2 * variance))
             weights = weights / weights.sum()
         between = (weights[1:] + weights[:-1]) / 2
-        squares = squares[: len(between)]
-        return Moments(
-            float(weights @ values),
-            float(weights @ values**2),
-            float(between @ squares / between.sum()),
-        )
+        slope = float(between @ squares[: len(between)] / between.sum())
+        return Moments(float(weights @ values), float(weights @ values**2), slope)
 
 
 def sampled(activation: Activation) -> Sampled:
     """f and f′² on the grid, for an activation that acts on each element by itself."""
     points, _ = grid()
     values = evaluate(activation, points[None, :])[0]
-    slopes = np.diff(values) * _STEPS_PER_UNIT
-    steep = np.abs(slopes)
-    beside = np.maximum(np.append(steep[1:], 0), np.insert(steep[:-1], 0, 0))
+    slopes = np.abs(np.diff(values)) * _STEPS_PER_UNIT
+    beside = np.maximum(np.append(slopes[1:], 0), np.insert(slopes[:-1], 0, 0))
     squares = slopes**2
-    for panel in np.flatnonzero(steep > _JUMP * (beside + 1)):
-        # Look closer: all of the panel has a slope, but for the piece with the jump in it.
+    for panel in np.flatnonzero(slopes > _JUMP * (beside + 1)):
+        # All of the panel has a slope, but for the piece with the jump in it.
         pieces = np.linspace(points[panel], points[panel + 1], _PIECES + 1)
         rises = np.abs(np.diff(evaluate(activation, pieces[None, :])[0])) * _PIECES * _STEPS_PER_UNIT
         squares[panel] = np.mean(np.sort(rises)[:-1] ** 2)
@@ -176,7 +162,7 @@ def sampled(activation: Activation) -> Sampled:
 
 
 def _gated(activation: Activation) -> Moments:
-    """Over two independent inputs; the derivative's moment is the mean over both of them."""
+    """Of two independent inputs; the derivative's is the mean over both."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(_GATE_POINTS)
     weights = weights / weights.sum()
     step = 1 / 256
@@ -188,24 +174,17 @@ def _gated(activation: Activation) -> Moments:
     def mean(values: np.ndarray) -> float:
         return float(weights @ values @ weights)
 
-    slopes = [(at(*s) - at(*(-x for x in s))) / (2 * step) for s in ((step, 0.0), (0.0, step))]
-    values = at(0.0, 0.0)
-    return Moments(mean(values), mean(values**2), sum(mean(s**2) for s in slopes) / 2)
+    values, rises = at(0, 0), (at(step, 0) - at(-step, 0), at(0, step) - at(0, -step))
+    return Moments(mean(values), mean(values**2), sum(mean((rise / (2 * step)) ** 2) for rise in rises) / 2)
 
 
 APART = 1.5  # gains that differ by more than this cannot both be served
 _FIFTH = math.log(1.2)  # of a gradient, that a layer may add or take
-_LEAST, _STEP, _HALVINGS = 1e-6, math.sqrt(2), 12  # the least variance that is tried, and how finely
+_LEAST, _STEP, _HALVINGS = 1e-6, math.sqrt(2), 12  # of the variances that are tried
 
 
 class Balance(NamedTuple):
-    """A gain, and what it was found by.
-
-    Attributes:
-        gain: the factor on a weight's deviation.
-        forward, backward: the gains of the two directions.
-        variance: the size of pre-activations at which it keeps both signals and gradients, or None.
-    """
+    """A gain, those of the two directions, and the variance of pre-activations that it keeps, if known."""
 
     gain: float
     forward: float
@@ -214,25 +193,18 @@ class Balance(NamedTuple):
 
     @property
     def apart(self) -> bool:
-        """Whether the gains of the two directions are far apart."""
+        """Whether the two directions' are far apart."""
         return max(self.forward / self.backward, self.backward / self.forward) > APART
 
 
 def balanced(activation: Any) -> Balance:
     """The gain that serves signals and gradients both; the forward gain where the two are near.
 
-    Pre-activations of variance q come back, layer by layer, where the squared gain is
-    q / E[f(√q·z)²]; the gradient's power is then multiplied by χ(q) = q·E[f′(√q·z)²] / E[f(√q·z)²]
-    in each layer. The largest q up to one at which χ is within a fifth of one gives the gain: sin(30x)
-    starts at inputs so small that its waves are not yet folded. Where no q does, as for softplus, whose
-    signal is mostly a constant, it is the geometric mean of the two gains. Measured on stacks of 4 to 20
-    layers: softplus ends at 0.07 to 0.77 where the forward gain ends at 0.11 to 1.34.
-
-    Args:
-        activation: as `gain` takes it.
-
-    Raises:
-        TypeError, ValueError: as `gain`.
+    Pre-activations keep a variance q where the squared gain is q / E[f(√q·z)²]; each layer then multiplies
+    the gradient's power by χ(q) = q·E[f′(√q·z)²] / E[f(√q·z)²]. The largest q up to one at which χ is within
+    a fifth of one gives the gain: sin(30x) starts at inputs so small that its waves are not yet folded. Where
+    no q does, as for softplus, whose signal is mostly a constant, it is the geometric mean of the two gains:
+    on stacks of 4 to 20 layers softplus ends at 0.07 to 0.77, with the forward gain at 0.11 to 1.34.
 
     Example:
 
@@ -251,34 +223,30 @@ def _balanced(known: Activation) -> Balance:
     found = Balance(forward, forward, gain(known, "backward"))
     if not found.apart:
         return found
-    if features(known) != 2:  # it joins features
-        return found._replace(gain=math.sqrt(forward * found.backward))
-    on_grid = sampled(known)
-    variance = _largest_kept(on_grid)
-    if variance is None:
-        return found._replace(gain=math.sqrt(forward * found.backward))
-    gain_there = math.sqrt(variance / on_grid.moments(variance).second)
-    return found._replace(gain=gain_there, variance=variance)
-
-
-def _keeps(on_grid: Sampled, variance: float) -> bool:
-    _, second, derivative = on_grid.moments(variance)
-    if not (second > 0 and derivative > 0):
-        return False
-    return abs(math.log(variance * derivative / second)) <= _FIFTH
+    if features(known) == 2:  # else it joins them
+        on_grid = sampled(known)
+        if variance := _largest_kept(on_grid):
+            gain_there = math.sqrt(variance / on_grid.moments(variance).second)
+            return found._replace(gain=gain_there, variance=variance)
+    return found._replace(gain=math.sqrt(forward * found.backward))
 
 
 def _largest_kept(on_grid: Sampled) -> float | None:
-    """The largest variance, of powers of √2 down from one, at which gradients are kept; then finer."""
+    """The largest variance up to one at which gradients are kept, first by powers of √2."""
+
+    def keeps(variance: float) -> bool:
+        _, second, derivative = on_grid.moments(variance)
+        return second > 0 and derivative > 0 and abs(math.log(variance * derivative / second)) <= _FIFTH
+
     low = 1.0
-    while not _keeps(on_grid, low):
+    while not keeps(low):
         low /= _STEP
         if low < _LEAST:
             return None
-    high = _STEP * low
     if low == 1.0:
         return low
+    high = _STEP * low
     for _ in range(_HALVINGS):
         middle = math.sqrt(low * high)
-        low, high = (middle, high) if _keeps(on_grid, middle) else (low, middle)
+        low, high = (middle, high) if keeps(middle) else (low, middle)
     return low

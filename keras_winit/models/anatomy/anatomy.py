@@ -1,4 +1,4 @@
-"""A model taken apart: its trace, what it computes with its variables, and the variables themselves."""
+"""A model taken apart: its trace, its variables, and what it computes with them."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -14,24 +14,14 @@ from keras_winit.models.tracing.tracer import trace
 
 T = TypeVar("T")
 
-_CONTRACTIONS = ("kernel", "recurrent", "embedding")
-
 
 class Anatomy:
-    """A model taken apart, for all questions about what lies around a variable.
+    """A built model, or layer, taken apart, for all questions about what lies around a variable.
 
-    Args:
-        model: a built model of any kind, or a layer.
-        data: what it is to be called with, of which only the shapes count; None for those it was built with.
+    Of the data only the shapes count; None takes those that it was built with.
 
     Raises:
         TypeError, ValueError: for what is no model, and one that is not built.
-
-    Attributes:
-        model: the model.
-        trace: its trace.
-        uses: what it computes with the variables of layers that are not Keras' own.
-        slots: its variables.
     """
 
     def __init__(self, model: Any, data: Any = None) -> None:
@@ -42,7 +32,7 @@ class Anatomy:
         self._found: dict[Any, Any] = {}
 
     def once(self, find: Callable[["Anatomy"], T]) -> T:
-        """What `find` says of the model, looked for once: its residual branches, or what values come from."""
+        """What `find` says of the model, looked for once."""
         if find not in self._found:
             self._found[find] = find(self)
         found: T = self._found[find]
@@ -51,14 +41,12 @@ class Anatomy:
     def steps(self, slot: Slot) -> list[Step]:
         """The steps in which a kernel or embedding meets the signal; none where they are not seen."""
         if slot.use is not None:
-            roles = _CONTRACTIONS if slot.role == "embedding" else (slot.role,)
+            roles = ("kernel", "recurrent", "embedding") if slot.role == "embedding" else (slot.role,)
             uses = [use for use in self.uses.of(slot.variable) if use.role in roles]
             straight = [use for use in uses if not use.bent]
             return [use.step for use in straight or uses]
-        found = self.trace.of(slot.layer)
         around = next((layer for layer in reversed(slot.parents) if isinstance(layer, layers.RNN)), None)
-        if not found and around is not None:
-            found = self.trace.of(around)
+        found = self.trace.of(slot.layer) or self.trace.of(around)
         return [step for step in found if not step.opaque]
 
     def is_kernel_output(self, value: Value) -> bool:

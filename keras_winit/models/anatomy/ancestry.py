@@ -1,14 +1,16 @@
-"""What each value of a trace is computed from, and what an addition of two of them is."""
+"""What each value of a trace is computed from, and what an addition is."""
 
+import functools
+import operator
 from collections import deque
+from collections.abc import Iterable
 from typing import NamedTuple
 
-import keras
-from keras import layers, tree
+from keras import backend, layers, tree
 
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.contractions import contraction
-from keras_winit.models.anatomy.passing import activation_of, mixed, moves
+from keras_winit.models.anatomy.passing import applied, mixed, moves, onward
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.tracing.kinds import (
     ADDING,
@@ -23,27 +25,9 @@ from keras_winit.theory.activations import resolve
 _OPENING = ("sigmoid", "hard_sigmoid", "softmax")  # between zero and one, what is to pass of another signal
 
 
-def written(anatomy: Anatomy, step: Step, signals: list[Value]) -> list[Value]:
-    """Of the signals that a step reads, those that it writes on.
-
-    Not the gates that multiply them, nor the weights by which attention sums them.
-    """
-    if len(signals) < 2:
-        return signals
-    values = _values_of_attention(step, signals) or [
-        each.value for each in mixed(step, anatomy.uses.is_signal)
-    ]
-    if values:
-        return values
-    if step.kind != "Multiply":
-        return signals
-    ranks = [_gating(value, step.outputs[0]) for value in signals]
-    return [value for value, rank in zip(signals, ranks, strict=True) if rank == min(ranks)]
-
-
 def _values_of_attention(step: Step, signals: list[Value]) -> list[Value]:
     if step.kind == "DotProductAttention":
-        value = step.options.get("value", step.arguments[2] if len(step.arguments) > 2 else None)
+        value = step.arguments[2] if len(step.arguments) > 2 else step.options.get("value")
         return [value] if isinstance(value, Value) else []
     if isinstance(step.operation, (layers.Attention, layers.AdditiveAttention)):
         return signals[1:2]
@@ -56,8 +40,7 @@ def _gating(value: Value, product: Value) -> int:
         return 3
     step = value.step
     while step is not None and not step.opaque:
-        own = getattr(step.operation, "activation", None) if step.in_layer else None
-        found = activation_of(step) or (None if own is keras.activations.linear else own)
+        found = applied(step)
         if found is not None:
             return 2 if resolve(found).name in _OPENING else 1
         if not moves(step):
@@ -67,12 +50,7 @@ def _gating(value: Value, product: Value) -> int:
 
 
 class Meeting(NamedTuple):
-    """Where one value first comes from what another comes from too.
-
-    Attributes:
-        value: what both come from.
-        kernels: the fewest kernels between it and the one.
-    """
+    """What one value and another both come from, and the fewest kernels between it and the one."""
 
     value: Value
     kernels: int
@@ -83,57 +61,57 @@ class Ancestry:
 
     Only real numbers count: what is computed from the same tokens or the same mask shares no signal.
 
-    Args:
-        anatomy: the model taken apart.
-
     Attributes:
-        kernels: for each step, by its id, the kernels that meet the signal in it; none for a part that is
-            not looked into and has weights.
+        kernels: by the id of each step those that meet the signal there; none for an opaque one with weights.
     """
 
     def __init__(self, anatomy: Anatomy) -> None:
-        self._anatomy = anatomy
+        self.anatomy = anatomy
         self.kernels: dict[int, list[Slot]] = {}
         for slot in anatomy.slots:
-            if slot.role == "kernel":
-                for step in anatomy.steps(slot):
-                    self.kernels.setdefault(id(step), []).append(slot)
+            for step in anatomy.steps(slot) if slot.role == "kernel" else []:
+                self.kernels.setdefault(id(step), []).append(slot)
         for step in anatomy.trace.opaque:
             if any(len(variable.shape) > 1 for variable in step.variables):
                 self.kernels.setdefault(id(step), [])
         self._count = len(anatomy.trace.steps)
-        self._inputs: dict[int, int] = {}
-        self._before: dict[int, int] = {}
-        self._signals: dict[int, list[Value]] = {}  # that each step reads
+        self._inputs: dict[Value, int] = {}
+        self._before: dict[Step, int] = {}
+        self._signals: dict[Step, list[Value]] = {}  # that each step reads
         for step in anatomy.trace.steps:
-            bits = 1 << step.index
-            for value in self.signals(step):
-                bits |= self.of(value)
-            self._before[id(step)] = bits
+            self._before[step] = 1 << step.index | union(map(self.of, self.signals(step)))
 
     def signals(self, step: Step) -> list[Value]:
         """The signals of real numbers that a step reads, each once."""
-        if id(step) not in self._signals:
-            given = dict.fromkeys(step.inputs)
-            self._signals[id(step)] = [value for value in given if self._is_real(value)]
-        return self._signals[id(step)]
-
-    def _is_real(self, value: Value) -> bool:
-        return self._anatomy.uses.is_signal(value) and bool(keras.backend.is_float_dtype(value.dtype))
+        if step not in self._signals:
+            given = dict.fromkeys(self.anatomy.uses.signals(step))
+            self._signals[step] = [value for value in given if backend.is_float_dtype(value.dtype)]
+        return self._signals[step]
 
     def written(self, step: Step) -> list[Value]:
-        """Of the signals that a step reads, those that it writes on."""
-        return written(self._anatomy, step, self.signals(step))
+        """Of the signals that a step reads, those that it writes on.
+
+        Not the gates that multiply them, nor the weights by which attention sums them.
+        """
+        signals = self.signals(step)
+        if len(signals) < 2:
+            return signals
+        values = _values_of_attention(step, signals)
+        values = values or [each.value for each in mixed(step, self.anatomy.uses.is_signal)]
+        if values or step.kind != "Multiply":
+            return values or signals
+        ranks = [_gating(value, step.outputs[0]) for value in signals]
+        return [value for value, rank in zip(signals, ranks, strict=True) if rank == min(ranks)]
 
     def of(self, value: Value) -> int:
         """All that a value comes from, and itself."""
-        return self.bit(value) if value.step is None else self._before.get(id(value.step), 0)
+        return self.bit(value) if value.step is None else self._before.get(value.step, 0)
 
     def bit(self, value: Value) -> int:
         """A value itself: the step that puts it out, or an input."""
         if value.step is not None:
             return 1 << value.step.index
-        return 1 << (self._count + self._inputs.setdefault(id(value), len(self._inputs)))
+        return 1 << (self._count + self._inputs.setdefault(value, len(self._inputs)))
 
     def meetings(self, value: Value, others: int) -> list[Meeting]:
         """Going back from a value by what is written on, the first on every way that are among others."""
@@ -141,58 +119,57 @@ class Ancestry:
         waiting, seen = deque([(value, 0)]), set()
         while waiting:
             here, count = waiting.popleft()
-            if id(here) in seen:
+            if here in seen:
                 continue
-            seen.add(id(here))
+            seen.add(here)
+            before = self.written(here.step) if here.step is not None else []
             if self.bit(here) & others:
                 found.append(Meeting(here, count))
-            elif here.step is not None and id(here.step) in self.kernels:
-                waiting.extend((each, count + 1) for each in self.written(here.step))
-            elif here.step is not None:  # no kernel more: before all that have one
-                waiting.extendleft((each, count) for each in self.written(here.step))
+            elif id(here.step) in self.kernels:
+                waiting.extend((each, count + 1) for each in before)
+            else:  # no kernel more: before all that have one
+                waiting.extendleft((each, count) for each in before)
         return found
 
     def between(self, value: Value, others: int) -> list[Step]:
         """The steps that a value is computed in from others, in order."""
-        found: dict[int, Step] = {}
-        waiting = [value]
+        found, waiting = set[Step](), [value]
         while waiting:
             here = waiting.pop()
-            step = here.step
-            if step is None or step.index in found or self.bit(here) & others:
-                continue
-            found[step.index] = step
-            waiting += self.signals(step)
-        return [found[index] for index in sorted(found)]
+            if here.step is not None and here.step not in found and not self.bit(here) & others:
+                found.add(here.step)
+                waiting += self.signals(here.step)
+        return sorted(found, key=lambda step: step.index)
+
+
+def union(every: Iterable[int]) -> int:
+    """The bits that any of several numbers has."""
+    return functools.reduce(operator.or_, every, 0)
 
 
 class LookUps:
-    """What is looked up in tables, of all values of a model.
-
-    Args:
-        anatomy: the model taken apart.
-    """
+    """What is looked up in a model's tables."""
 
     def __init__(self, anatomy: Anatomy) -> None:
         self._ancestry = anatomy.once(Ancestry)
         slots = [slot for slot in anatomy.slots if slot.role == "embedding"]
-        self._tables = {id(step): slot for slot in slots for step in anatomy.steps(slot)}
+        self._tables = {step: slot for slot in slots for step in anatomy.steps(slot)}
 
     def is_one(self, step: Step) -> bool:
         """Whether a step looks rows up."""
-        return id(step) in self._tables
+        return step in self._tables
 
     def tables(self, value: Value) -> set[Slot]:
         """The embeddings whose rows a value is, or is a sum of; none where anything else is in it."""
-        found, waiting, seen = set[Slot](), [value], set[int]()
+        found, waiting, seen = set[Slot](), [value], set[Step]()
         while waiting:
             step = waiting.pop().step
             if step is None or id(step) in self._ancestry.kernels:
                 return set()
-            if id(step) in self._tables:
-                found.add(self._tables[id(step)])
-            elif step.index not in seen:
-                seen.add(step.index)
+            if step in self._tables:
+                found.add(self._tables[step])
+            elif step not in seen:
+                seen.add(step)
                 signals = self._ancestry.signals(step)
                 if not signals:
                     return set()
@@ -212,12 +189,11 @@ def added_to(anatomy: Anatomy) -> dict[Slot, Slot]:
         tables = added_whole(anatomy, step).union(*map(look_ups.tables, ancestry.signals(step)))
         if not tables:  # signals that kernels have made, as behind a branch
             continue
-        sums = [each for each in sums if not each & tables] + [
-            tables.union(*(each for each in sums if each & tables))
-        ]
+        joined = [each for each in sums if each & tables]
+        sums = [each for each in sums if each not in joined] + [tables.union(*joined)]
     found: dict[Slot, Slot] = {}
     for tables in sums:
-        largest = max(tables, key=_rows)
+        largest = max(tables, key=lambda slot: (slot.role == "embedding", slot.shape[0]))
         found |= {slot: largest for slot in tables if slot is not largest}
     return found
 
@@ -226,10 +202,6 @@ def added_whole(anatomy: Anatomy, step: Step) -> set[Slot]:
     """The tables that an addition adds as they are, a row for each place."""
     slots = [slot for slot in anatomy.slots if slot.role == "other" and len(slot.shape) > 1]
     return {slot for slot in slots if slot.use is not None and slot.use.step is step}
-
-
-def _rows(slot: Slot) -> tuple[bool, int]:
-    return slot.role == "embedding", slot.shape[0]
 
 
 _MASKS = 3  # that are added to scores, at most, before a softmax
@@ -252,30 +224,20 @@ def is_spread(value: Value, total: Value) -> bool:
 
 
 def weighs(total: Value) -> bool:
-    """Whether a sum is that of attention's scores: a softmax makes weights of it, for other signals."""
-    waiting, seen = [(total, 0)], dict[int, int]()  # by how few sums each step was reached
+    """Whether a sum is one of attention's scores: a softmax makes weights of it, for other signals."""
+    waiting, seen = [(total, 0)], dict[Step, int]()  # by how few sums each step was reached
     while waiting:
         value, sums = waiting.pop()
         for step in value.readers:
             passed = sums + (step.kind in ADDING)
-            if passed >= seen.get(step.index, _MASKS + 1):
+            if passed >= seen.get(step, _MASKS + 1):
                 continue
-            seen[step.index] = passed
+            seen[step] = passed
             if step.kind == "Softmax":
-                return any(
-                    contraction(reader) is not None for each in step.outputs for reader in _readers(each)
-                )
+                return any(map(contraction, onward(step.outputs, moves)))
             if step.kind in ELEMENTWISE_OPERATIONS | PROPORTIONAL_OPERATIONS:
                 waiting += [(each, passed) for each in step.outputs]
     return False
-
-
-def _readers(value: Value) -> list[Step]:
-    """The steps that read a value, through dropout and the like."""
-    found = []
-    for step in value.readers:
-        found += [each for output in step.outputs for each in _readers(output)] if moves(step) else [step]
-    return found
 
 
 def enlarges(step: Step) -> bool:

@@ -1,5 +1,6 @@
 """A residual branch: its kernels, its normalization, its end, and how it prints."""
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -7,7 +8,7 @@ from typing import Any, NamedTuple
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.ancestry import Ancestry
 from keras_winit.models.anatomy.normalizing import normalization_at
-from keras_winit.models.anatomy.passing import moves
+from keras_winit.models.anatomy.passing import moves, onward
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.tracing.trace import Step, Value
 from keras_winit.support.printing import Printed, Table, counted
@@ -19,18 +20,15 @@ class Branch:
 
     Attributes:
         number, count: which of a model's branches it is, from 1, and how many there are.
-        stream, depth: which stream it is added to, from 1, and how many branches are added to that one:
-            an encoder and its decoder are two.
-        place: which of its stream's branches it is, from 1.
+        stream, depth, place: which stream it is added to, from 1, how many branches that one has, and which
+            of these it is, from 1. An encoder and its decoder are two streams.
         kind: "pre-norm", where a normalization begins it; "normalized inside", where one is elsewhere in
             it; "post-norm", where one reads the sum before anything else does; or "plain".
-        add: the step where it is added to its stream.
-        kernels: its kernels, in order.
-        last: of these the ones that write to the stream, behind which nothing of it has another.
+        last: of its kernels the ones that write to the stream, behind which nothing of it has another.
         begins, ends, behind: the normalization at its beginning, at its end, and behind the add, or None.
         inside: the first normalization that its signal passes in it, or None.
-        joined: the value that is added to the stream.
-        carried: the value of the stream that it is added to: what it starts from, or a projection of that.
+        joined, carried: the value that is added, and that of the stream: what it starts from, or a
+            projection of that.
         projected: whether the stream has a kernel beside the branch.
         tail: the steps from its last kernels to its end.
     """
@@ -54,10 +52,9 @@ class Branch:
     tail: tuple[Step, ...]
 
     def __repr__(self) -> str:
-        last = ", ".join(slot.path for slot in self.last) or "a kernel that is not seen"
-        return (
-            f"<Branch {self.number} of {self.count}: {self.kind}, added at {_at(self.add)}, ends with {last}>"
-        )
+        last = _paths(self.last) or "a kernel that is not seen"
+        start = f"<Branch {self.number} of {self.count}: {self.kind}"
+        return f"{start}, added at {_at(self.add)}, ends with {last}>"
 
 
 class Addition(NamedTuple):
@@ -90,8 +87,8 @@ class Branches(Printed):
     def __init__(
         self, name: str, branches: list[Branch], others: list[Addition], reason: str | None = None
     ) -> None:
-        self.name, self.branches, self.others = name, tuple(branches), tuple(others)
-        self.reason = reason
+        self.name, self.reason = name, reason
+        self.branches, self.others = tuple(branches), tuple(others)
 
     def __len__(self) -> int:
         return len(self.branches)
@@ -104,22 +101,20 @@ class Branches(Printed):
 
     def _line(self) -> str:
         kinds = ", ".join(dict.fromkeys(branch.kind for branch in self.branches))
-        count = len(self.branches)
-        found = f"{count or 'no'} branch{'' if count == 1 else 'es'} of {self.name!r}" + (
-            kinds and f", {kinds}"
-        )
+        count, others = len(self.branches), len(self.others)
         streams = max((branch.stream for branch in self.branches), default=0)
+        found = f"{count or 'no'} branch{'' if count == 1 else 'es'} of {self.name!r}"
+        found += f", {kinds}" if kinds else ""
         found += f", on {streams} streams" if streams > 1 else ""
-        count = len(self.others)
-        others = f"; {counted(count, 'other addition')}" if count else ""
-        return found + others + ("" if self.reason is None else f"; not traced as a whole: {self.reason}")
+        found += f"; {counted(others, 'other addition')}" if others else ""
+        return found + ("" if self.reason is None else f"; not traced as a whole: {self.reason}")
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as dicts, lists, strings and numbers, ready for JSON."""
         return {
             "name": self.name,
             "reason": self.reason,
-            "branches": [_plain(branch) for branch in self.branches],
+            "branches": list(map(_plain, self.branches)),
             "others": [{"add": _at(each.add), "reason": each.reason} for each in self.others],
         }
 
@@ -129,19 +124,10 @@ class Branches(Printed):
             normalizations = {"begins": branch.begins, "ends": branch.ends, "behind": branch.behind}
             if not any(normalizations.values()):
                 normalizations = {"inside": branch.inside}
-            where = ", ".join(
-                f"{_name(each)} {how}" for how, each in normalizations.items() if each is not None
-            )
-            rows.append(
-                (
-                    f"{branch.number} of {branch.count}",
-                    _at(branch.add),
-                    str(len(branch.kernels)),
-                    ", ".join(slot.path for slot in branch.last) or "not seen",
-                    branch.kind,
-                    where or "–",
-                )
-            )
+            found = [f"{_name(each)} {how}" for how, each in normalizations.items() if each is not None]
+            number, kernels = f"{branch.number} of {branch.count}", str(len(branch.kernels))
+            last, where = _paths(branch.last) or "not seen", ", ".join(found) or "–"
+            rows.append((number, _at(branch.add), kernels, last, branch.kind, where))
         headings = ("branch", "added at", "kernels", "last", "kind", "normalizations")
         tables = [Table("Branches", headings, rows)] if rows else []
         if self.others:
@@ -158,6 +144,10 @@ def _plain(branch: Branch) -> dict[str, Any]:
     return {**numbers, "add": _at(branch.add), **kernels, **normalizations}
 
 
+def _paths(slots: Iterable[Slot]) -> str:
+    return ", ".join(slot.path for slot in slots)
+
+
 def _name(operation: Any) -> str | None:
     return None if operation is None else str(operation.name)
 
@@ -170,45 +160,27 @@ _STEPS = 12  # of a normalization of the user's own
 
 
 class End(NamedTuple):
-    """The end of a branch.
-
-    Attributes:
-        last: the kernels that write to the stream, behind which nothing of the branch has another.
-        normalization: what normalizes what they write, or None.
-        steps: what lies between them and the add, with the steps that they are in.
-    """
+    """The last kernels of a branch, what normalizes what they write, and the steps from them to the add."""
 
     last: tuple[Slot, ...]
     normalization: Any
     steps: tuple[Step, ...]
 
 
-def end_of(anatomy: Anatomy, ancestry: Ancestry, end: Value, region: Iterable[Step]) -> End:
-    """The end of a branch, from the value that is added backwards.
-
-    Args:
-        anatomy: the model taken apart.
-        ancestry: its ancestry.
-        end: the value that is added to the stream.
-        region: the steps of the branch.
-    """
-    steps = list(
-        _backwards(end, region, lambda step: [] if id(step) in ancestry.kernels else ancestry.written(step))
-    )
-    ends = [ancestry.kernels[id(step)] for step in steps if id(step) in ancestry.kernels]
+def end_of(ancestry: Ancestry, end: Value, region: Iterable[Step]) -> End:
+    """The end of a branch, from the value that is added backwards."""
+    kernels = ancestry.kernels
+    steps = tuple(_backwards(end, region, lambda step: [] if id(step) in kernels else ancestry.written(step)))
+    ends = [kernels[id(step)] for step in steps if id(step) in kernels]
     last = [slot for slots in ends for slot in slots if not (slot.depthwise and len(slots) > 1)]
-    between = (normalization_at(anatomy, step) for step in steps if id(step) not in ancestry.kernels)
-    return End(tuple(dict.fromkeys(last)), next(filter(None, between), None), tuple(steps))
+    between = (normalization_at(ancestry.anatomy, step) for step in steps if id(step) not in kernels)
+    return End(tuple(dict.fromkeys(last)), next(filter(None, between), None), steps)
 
 
 def kernels_in(ancestry: Ancestry, region: Iterable[Step], end: Value, fork: int) -> tuple[Slot, ...]:
     """The kernels of a branch, in order: those that what it starts from passes, and that read what joins it.
 
-    Args:
-        ancestry: the model's ancestry.
-        region: all steps that the end of the branch comes from and its stream does not.
-        end: the value that is added to the stream.
-        fork: the bit of what the branch starts from.
+    The region is what its end comes from and its stream does not, the fork the bit of what it starts from.
     """
 
     def before(step: Step) -> list[Value]:
@@ -220,15 +192,13 @@ def kernels_in(ancestry: Ancestry, region: Iterable[Step], end: Value, fork: int
     return tuple(dict.fromkeys(slot for step in steps for slot in ancestry.kernels.get(id(step), [])))
 
 
-def begins(anatomy: Anatomy, ancestry: Ancestry, region: list[Step], fork: int) -> Any:
+def begins(ancestry: Ancestry, region: list[Step], fork: int) -> Any:
     """What normalizes all that the first kernels of a branch read, or None."""
     found = None
     for step in region:
-        if id(step) not in ancestry.kernels:
-            continue
-        for value in ancestry.signals(step):
+        for value in ancestry.signals(step) if id(step) in ancestry.kernels else []:
             if ancestry.of(value) & fork:
-                first, normalization = _normalized_before_a_kernel(anatomy, ancestry, value, fork)
+                first, normalization = _normalized_before_a_kernel(ancestry, value, fork)
                 if first and normalization is None:
                     return None
                 found = found or normalization
@@ -254,55 +224,46 @@ def behind(anatomy: Anatomy, total: Value) -> Any:
     return found[0] if found else None
 
 
-def inside(anatomy: Anatomy, ancestry: Ancestry, end: Value, region: Iterable[Step]) -> Any:
+def inside(ancestry: Ancestry, end: Value, region: Iterable[Step]) -> Any:
     """The first of what normalizes a signal on its way through a branch, or None."""
     steps = sorted(_backwards(end, region, ancestry.written), key=lambda step: step.index)
-    found = (normalization_at(anatomy, step) for step in steps)
+    found = (normalization_at(ancestry.anatomy, step) for step in steps)
     return next((each for each in found if each is not None), None)
 
 
 def _backwards(end: Value, region: Iterable[Step], before: Callable[[Step], list[Value]]) -> Iterator[Step]:
     """The steps of a region that a value comes from, the nearest first; `before` says what to follow."""
-    left, waiting = {id(step) for step in region}, [end]
+    left, waiting = set(region), [end]
     while waiting:
         step = waiting.pop(0).step
-        if step is not None and id(step) in left:
-            left.discard(id(step))
+        if step in left:
+            left.discard(step)
             yield step
             waiting += before(step)
 
 
 def _normalization_from(anatomy: Anatomy, step: Step, value: Value) -> Any:
-    """The normalization of a value that a step begins: its last step may be a few on; None for no such."""
-    waiting, seen = [step], {step.index}
-    for _ in range(_STEPS):
-        if not waiting:
-            return None
-        here = waiting.pop(0)
+    """The normalization of a value that a step begins, and one a few on may end, or None."""
+    steps = itertools.chain([step], onward(step.outputs, lambda _: True))
+    for here in itertools.islice(steps, _STEPS):
         found = normalization_at(anatomy, here, value)
         if found is not None or here.in_layer:
             return found
-        for reader in (reader for each in here.outputs for reader in each.readers):
-            if reader.index not in seen:
-                seen.add(reader.index)
-                waiting.append(reader)
     return None
 
 
-def _normalized_before_a_kernel(
-    anatomy: Anatomy, ancestry: Ancestry, value: Value, fork: int
-) -> tuple[bool, Any]:
+def _normalized_before_a_kernel(ancestry: Ancestry, value: Value, fork: int) -> tuple[bool, Any]:
     """Whether no kernel comes between a fork and a value, and what normalizes it there."""
     normalization = None
-    waiting, seen = [value], set[int]()
+    waiting, seen = [value], set[Step]()
     while waiting:
         here = waiting.pop()
         step = here.step
-        if step is None or ancestry.bit(here) & fork or not ancestry.of(here) & fork or id(step) in seen:
+        if step is None or ancestry.bit(here) & fork or not ancestry.of(here) & fork or step in seen:
             continue
-        seen.add(id(step))
+        seen.add(step)
         if id(step) in ancestry.kernels:
             return False, None
-        normalization = normalization or normalization_at(anatomy, step)
+        normalization = normalization or normalization_at(ancestry.anatomy, step)
         waiting += ancestry.signals(step)
     return True, normalization

@@ -1,7 +1,8 @@
 """Residual branches: where a signal is used twice, and both uses are added."""
 
 import math
-from typing import Any, NamedTuple
+from dataclasses import replace
+from typing import Any
 
 import keras
 
@@ -9,12 +10,12 @@ from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.ancestry import (
     Ancestry,
     LookUps,
-    Meeting,
     adds_a_table,
     enlarges,
     is_compared,
     is_spread,
     shown,
+    union,
     weighs,
 )
 from keras_winit.models.anatomy.branch import (
@@ -91,17 +92,16 @@ def shares(anatomy: Anatomy) -> dict[Slot, float]:
     The last kernels of several branches; where a normalization ends the branch, its γ if there are many.
     """
     found = branches_of(anatomy)
-    if len(found) < SEVERAL:
-        return {}
     count = len(found)
+    if count < SEVERAL:
+        return {}
     kernels = {
         slot: 1 / count if branch.kind == "post-norm" else 1 / math.sqrt(count)
         for branch in found
         if branch.ends is None
         for slot in branch.last
     }
-    gains = ending_gains(anatomy) if len(found) >= ENDED else {}
-    return kernels | dict.fromkeys(gains, GAMMA)
+    return kernels | dict.fromkeys(ending_gains(anatomy) if count >= ENDED else (), GAMMA)
 
 
 def last_kernels(anatomy: Anatomy) -> dict[Slot, Branch]:
@@ -128,16 +128,6 @@ def _found(anatomy: Anatomy) -> Branches:
     return Branches(anatomy.model.name, finder.branches(), finder.others, anatomy.trace.reason)
 
 
-class _Pair(NamedTuple):
-    """A branch before it is numbered: its add, its end and its stream there, and what it starts from."""
-
-    add: Step
-    joined: Value
-    carried: Value
-    projected: bool
-    fork: Value
-
-
 class _Finder:
     """Goes through the additions of a model."""
 
@@ -148,36 +138,38 @@ class _Finder:
 
     def branches(self) -> list[Branch]:
         """The branches, in the order of the adds; the other additions are noted."""
-        pairs: list[_Pair] = []
+        found: list[Branch] = []
         for step in self._anatomy.trace.steps:
             if step.kind in ADDING and step.outputs and keras.backend.is_float_dtype(step.outputs[0].dtype):
-                pairs += self._at(step)
-        streams = self._streams(pairs)
-        places: dict[int, int] = {}
-        found = []
-        for number, (pair, stream) in enumerate(zip(pairs, streams, strict=True), 1):
-            places[stream] = places.get(stream, 0) + 1
-            counts = number, len(pairs), stream, streams.count(stream), places[stream]
-            found.append(self._branch(pair, counts))
-        return found
+                found += self._at(step)
+        streams = self._streams(found)
+        return [
+            replace(
+                branch,
+                number=index + 1,
+                count=len(found),
+                stream=stream,
+                depth=streams.count(stream),
+                place=streams[: index + 1].count(stream),
+            )
+            for index, (branch, stream) in enumerate(zip(found, streams, strict=True))
+        ]
 
-    def _at(self, step: Step) -> list[_Pair]:
+    def _at(self, step: Step) -> list[Branch]:
         """The branches that an addition ends; where it ends none, the reason is noted."""
         signals = self._ancestry.signals(step)
-        if len(signals) < 2:
-            if step.kind == "Add" and adds_a_table(self._anatomy, step):
-                self.others.append(
-                    Addition(step, "a weight or constant is added, such as a table of positions")
-                )
-            return []
-        found = self._pairs(step, signals)
-        if isinstance(found, str):
-            if step.kind != "Subtract":  # which is no addition, unless it ends a branch
-                self.others.append(Addition(step, found))
-            return []
-        return found
+        found: list[Branch] | str = []
+        if len(signals) > 1:
+            found = self._ended(step, signals)
+        elif step.kind == "Add" and adds_a_table(self._anatomy, step):
+            found = "a weight or constant is added, such as a table of positions"
+        if not isinstance(found, str):
+            return found
+        if step.kind != "Subtract":  # which is no addition, unless it ends a branch
+            self.others.append(Addition(step, found))
+        return []
 
-    def _pairs(self, step: Step, signals: list[Value]) -> list[_Pair] | str:
+    def _ended(self, step: Step, signals: list[Value]) -> list[Branch] | str:
         """The branches that end in a step, or why there are none."""
         total = step.outputs[0]
         if len(total.shape) < 2:
@@ -188,7 +180,7 @@ class _Finder:
             return "signals are compared"
         every = [self._ancestry.of(value) for value in signals]
         meetings = [
-            self._ancestry.meetings(value, _all(every[:index] + every[index + 1 :]))
+            self._ancestry.meetings(value, union(every[:index] + every[index + 1 :]))
             for index, value in enumerate(signals)
         ]
         if not any(meetings):
@@ -207,93 +199,53 @@ class _Finder:
             return f"the shorter way, of shape {shown(carried)}, is spread over {shown(total)}"
         if len(streams) == len(signals):
             return "no kernel is on the ways to it from the signal that they share"
-        found: list[_Pair] = []
-        reason = ""
-        for index, value in enumerate(signals):
-            if index not in streams:
-                pair = self._pair(step, carried, value, lowest)
-                reason = pair if isinstance(pair, str) else reason
-                found += [] if isinstance(pair, str) else [pair]
-        return found or reason
+        joined = [value for index, value in enumerate(signals) if index not in streams]
+        found = [self._branch(step, carried, value, lowest) for value in joined]
+        branches = [each for each in found if not isinstance(each, str)]
+        return branches or str(found[-1])
 
-    def _pair(self, step: Step, carried: Value, joined: Value, cost: int) -> _Pair | str:
-        """A branch of one stream, or why it is none."""
-        ancestry = self._ancestry
+    def _branch(self, add: Step, carried: Value, joined: Value, cost: int) -> Branch | str:
+        """A branch of one stream, its numbers left out, or why it is none."""
+        ancestry, total = self._ancestry, add.outputs[0]
         meetings = ancestry.meetings(carried, ancestry.of(joined))
         if not meetings:
             return "what is added shares no signal"
         forks = [each for each in meetings if each.kernels == min(m.kernels for m in meetings)]
-        fork = max((each.value for each in forks), key=_index)
-        pair = _Pair(step, joined, carried, cost > 0, fork)
+        fork = ancestry.bit(max((each.value for each in forks), key=_index))
         region = ancestry.between(joined, ancestry.of(carried))
-        if self._is_pyramid(pair, region):
-            return "features of two sizes are added, as in a feature pyramid"
-        if cost and is_spread(joined, step.outputs[0]):
-            return f"the longer way, of shape {shown(joined)}, is spread over {shown(step.outputs[0])}"
-        tail = end_of(self._anatomy, ancestry, joined, region).steps
-        if self._is_read_elsewhere(step, region, tail):
+        beside = ancestry.between(carried, ancestry.of(joined))
+        if any(map(enlarges, region)) != any(map(enlarges, beside)):
+            # Only one of both ways comes up from a smaller size.
+            back = ancestry.meetings(joined, ancestry.of(carried))
+            if cost or any(not ancestry.of(each.value) & fork for each in back):
+                return "features of two sizes are added, as in a feature pyramid"
+        if cost and is_spread(joined, total):
+            return f"the longer way, of shape {shown(joined)}, is spread over {shown(total)}"
+        end = end_of(ancestry, joined, region)
+        written = [value for step in end.steps for value in step.outputs]
+        readers = {reader for value in written for reader in value.readers}
+        if readers - {*region, add} or any(map(self._anatomy.trace.is_output, written)):
             return "what is added is read elsewhere too: no branch ends here"
-        return pair
-
-    def _is_pyramid(self, pair: _Pair, region: list[Step]) -> bool:
-        """Whether only one of both ways comes up from a smaller size, and not from the other alone."""
-        ancestry = self._ancestry
-        beside = ancestry.between(pair.carried, ancestry.of(pair.joined))
-        if any(map(enlarges, region)) == any(map(enlarges, beside)):
-            return False
-        fork = ancestry.bit(pair.fork)
-        meetings: list[Meeting] = ancestry.meetings(pair.joined, ancestry.of(pair.carried))
-        return pair.projected or any(not ancestry.of(each.value) & fork for each in meetings)
-
-    def _is_read_elsewhere(self, add: Step, region: list[Step], tail: tuple[Step, ...]) -> bool:
-        """Whether what the last kernels of a branch write is read by anything but the branch and its add."""
-        inside = {id(step) for step in region} | {id(add)}
-        values = [value for step in tail for value in step.outputs]
-        if any(map(self._anatomy.trace.is_output, values)):
-            return True
-        return any(id(reader) not in inside for value in values for reader in value.readers)
-
-    def _streams(self, pairs: list[_Pair]) -> list[int]:
-        """The stream of each branch: that of the branch whose add it goes on from, or a new one."""
-        ancestry, ends = self._ancestry, 0
-        number: dict[int, int] = {}  # of each add
-        found: list[int] = []
-        for pair in pairs:
-            if pair.add.index not in number:
-                before = [
-                    each.value.step.index
-                    for each in ancestry.meetings(pair.carried, ends)
-                    if each.kernels <= 1 and each.value.step is not None
-                ]
-                number[pair.add.index] = number[max(before)] if before else max(found, default=0) + 1
-                ends |= 1 << pair.add.index
-            found.append(number[pair.add.index])
-        return found
-
-    def _branch(self, pair: _Pair, counts: tuple[int, int, int, int, int]) -> Branch:
-        anatomy, ancestry = self._anatomy, self._ancestry
-        region, fork = ancestry.between(pair.joined, ancestry.of(pair.carried)), ancestry.bit(pair.fork)
-        end = end_of(anatomy, ancestry, pair.joined, region)
-        first, after = begins(anatomy, ancestry, region, fork), behind(anatomy, pair.add.outputs[0])
-        within = inside(anatomy, ancestry, pair.joined, region)
-        kind = "plain"
-        if first is not None:
-            kind = "pre-norm"
-        elif within is not None:
-            kind = "normalized inside"
-        elif after is not None:
-            kind = "post-norm"
-        kernels = kernels_in(ancestry, region, pair.joined, fork)
+        first, after = begins(ancestry, region, fork), behind(self._anatomy, total)
+        within = inside(ancestry, joined, region)
+        kinds = {"pre-norm": first, "normalized inside": within, "post-norm": after}
+        kind = next((kind for kind, found in kinds.items() if found is not None), "plain")
+        kernels, numbers = kernels_in(ancestry, region, joined, fork), (0, 0, 0, 0, 0)
         normalizations = first, end.normalization, after, within
-        values = pair.joined, pair.carried, pair.projected, end.steps
-        return Branch(*counts, kind, pair.add, kernels, end.last, *normalizations, *values)
+        values = joined, carried, cost > 0, end.steps
+        return Branch(*numbers, kind, add, kernels, end.last, *normalizations, *values)
 
-
-def _all(every: list[int]) -> int:
-    result = 0
-    for bits in every:
-        result |= bits
-    return result
+    def _streams(self, branches: list[Branch]) -> list[int]:
+        """The stream of each branch: that of the branch whose add it goes on from, or a new one."""
+        ends, number = 0, dict[int, int]()  # of each add
+        for branch in branches:
+            add = branch.add.index
+            if add not in number:
+                met = self._ancestry.meetings(branch.carried, ends)
+                before = [_index(each.value) for each in met if each.kernels <= 1]
+                number[add] = number[max(before)] if before else max(number.values(), default=0) + 1
+                ends |= 1 << add
+        return [number[branch.add.index] for branch in branches]
 
 
 def _index(value: Value) -> int:

@@ -3,6 +3,7 @@
 A label that the output does not have is summed over. The kernels of convolutions are told by kind.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -19,14 +20,14 @@ class Contraction(NamedTuple):
     operands: tuple[tuple[Value, Labels], ...]
     output: Labels
 
+    def labels(self, value: Value) -> Labels:
+        """The labels of an operand's axes."""
+        return next(labels for operand, labels in self.operands if operand is value)
+
     def sizes(self) -> dict[Any, int]:
         """The size of each label."""
-        return {
-            label: size
-            for value, labels in self.operands
-            for label, size in zip(labels, value.shape, strict=True)
-            if label is not None
-        }
+        pairs = (zip(labels, value.shape, strict=True) for value, labels in self.operands)
+        return {label: size for label, size in itertools.chain(*pairs) if label is not None}
 
 
 def contraction(step: Step) -> Contraction | None:
@@ -38,11 +39,13 @@ def contraction(step: Step) -> Contraction | None:
     values = [value for value in found if value is not None]
     if len(values) != len(found) or len(values) < 2:
         return None
-    labels, output = rule(step.operation, values)
-    named = [
-        tuple(label if size != 1 or label in _certain(labels, values) else None for label, size in pairs)
-        for pairs in (zip(each, value.shape, strict=True) for each, value in zip(labels, values, strict=True))
-    ]
+    labels, output = rule(step.operation, *(len(value.shape) for value in values))
+    pairs = [list(zip(each, value.shape, strict=True)) for each, value in zip(labels, values, strict=True)]
+    sizes: dict[Any, set[int]] = {}
+    for label, size in itertools.chain(*pairs):
+        sizes.setdefault(label, set()).add(size)
+    ones = {label for label, found in sizes.items() if found == {1}}
+    named = (tuple(label if size != 1 or label in ones else None for label, size in each) for each in pairs)
     return Contraction(tuple(zip(values, named, strict=True)), tuple(output))
 
 
@@ -52,90 +55,57 @@ def _constant(item: Any) -> Value | None:
     return None if shape is None else Value(tuple(shape), str(item.dtype), "constant")
 
 
-def _certain(labels: Sequence[Labels], values: Sequence[Value]) -> set[Any]:
-    """The labels that are of size one in every operand that has them."""
-    sizes: dict[Any, set[int]] = {}
-    for each, value in zip(labels, values, strict=True):
-        for label, size in zip(each, value.shape, strict=True):
-            sizes.setdefault(label, set()).add(size)
-    return {label for label, found in sizes.items() if found == {1}}
-
-
-def _matmul(_operation: Any, values: list[Value]) -> tuple[list[Labels], Labels]:
-    left, right = (len(value.shape) for value in values)
-    batch = max(left, right) - 2
-    leading = [f"batch{index}" for index in range(max(batch, 0))]
+def _matmul(left: int, right: int) -> tuple[list[Labels], Labels]:
+    leading = [f"batch{index}" for index in range(max(left, right) - 2)]
     one = ["in"] if left == 1 else [*leading[len(leading) - (left - 2) :], "row", "in"]
     two = ["in"] if right == 1 else [*leading[len(leading) - (right - 2) :], "in", "out"]
     output = [*leading, *(["row"] if left > 1 else []), *(["out"] if right > 1 else [])]
     return [tuple(one), tuple(two)], tuple(output)
 
 
-def _tensordot(operation: Any, values: list[Value]) -> tuple[list[Labels], Labels]:
-    left, right = (len(value.shape) for value in values)
-    axes = operation.axes
+def _tensordot(axes: Any, left: int, right: int) -> tuple[list[Labels], Labels]:
     if isinstance(axes, int):
-        axes = [list(range(left - axes, left)), list(range(axes))]
-    pairs = [[each] if isinstance(each, int) else list(each) for each in axes]
-    inward = {
-        (side, axis % size): f"in{index}"
-        for side, (each, size) in enumerate(zip(pairs, (left, right), strict=True))
-        for index, axis in enumerate(each)
-    }
-    labels = [
-        tuple(inward.get((side, axis), f"{side}.{axis}") for axis in range(size))
-        for side, size in enumerate((left, right))
-    ]
-    output = [label for each in labels for label in each if not str(label).startswith("in")]
-    return labels, tuple(output)
+        axes = range(left - axes, left), range(axes)
+    labels = [[f"{side}.{axis}" for axis in range(rank)] for side, rank in enumerate((left, right))]
+    for each, own in zip(axes, labels, strict=True):
+        for index, axis in enumerate([each] if isinstance(each, int) else each):
+            own[axis] = f"in{index}"
+    output = [label for own in labels for label in own if not label.startswith("in")]
+    return [tuple(own) for own in labels], tuple(output)
 
 
-def _dot(_operation: Any, values: list[Value]) -> tuple[list[Labels], Labels]:
-    right = len(values[1].shape)
-    return _tensordot(_Axes(([-1], [-1 if right == 1 else -2])), values)
-
-
-def _inner(_operation: Any, values: list[Value]) -> tuple[list[Labels], Labels]:
-    return _tensordot(_Axes(([-1], [-1])), values)
-
-
-class _Axes(NamedTuple):
-    axes: Any
-
-
-def _einsum(operation: Any, values: list[Value]) -> tuple[list[Labels], Labels]:
-    labels, output = einsum_labels(operation.subscripts, [len(value.shape) for value in values])
-    return list(labels), output
-
-
-_RULES: dict[str, Callable[[Any, list[Value]], tuple[list[Labels], Labels]]] = {
-    "Matmul": _matmul,
-    "Tensordot": _tensordot,
-    "Dot": _dot,
-    "Inner": _inner,
-    "Einsum": _einsum,
+# For each kind, of the operation and the ranks of its operands.
+_RULES: dict[str, Callable[..., tuple[Sequence[Labels], Labels]]] = {
+    "Matmul": lambda _operation, left, right: _matmul(left, right),
+    "Tensordot": lambda operation, left, right: _tensordot(operation.axes, left, right),
+    "Dot": lambda _operation, left, right: _tensordot((-1, -1 if right == 1 else -2), left, right),
+    "Inner": lambda _operation, left, right: _tensordot((-1, -1), left, right),
+    "Einsum": lambda operation, *ranks: einsum_labels(operation.subscripts, ranks),
 }
 
 
-def plain_fans(shape: Sequence[int], groups: int, steps: int) -> Fans:
-    """Of a kernel (spatial…, channels of one group, filters); steps is the product of the strides."""
-    *spatial, channels, filters = shape
-    taps = math.prod(spatial)
-    return Fans(taps * channels, taps * filters / (groups * steps))
+def plain_fans(shape: Sequence[int], strides: Any, groups: int = 1) -> Fans:
+    """Of a kernel (spatial…, channels of one group, filters)."""
+    taps, steps = _taps_and_steps(shape, strides)
+    return Fans(taps * shape[-2], taps * shape[-1] / (groups * steps))
 
 
-def depthwise_fans(shape: Sequence[int], steps: int) -> Fans:
+def depthwise_fans(shape: Sequence[int], strides: Any) -> Fans:
     """Of a kernel (spatial…, channels, multiplier), which do not depend on how many channels there are."""
-    *spatial, _channels, multiplier = shape
-    taps = math.prod(spatial)
-    return Fans(taps, taps * multiplier / steps)
+    taps, steps = _taps_and_steps(shape, strides)
+    return Fans(taps, taps * shape[-1] / steps)
 
 
-def transposed_fans(shape: Sequence[int], steps: int) -> Fans:
+def transposed_fans(shape: Sequence[int], strides: Any) -> Fans:
     """Of a kernel (spatial…, filters, channels)."""
-    *spatial, filters, channels = shape
-    taps = math.prod(spatial)
-    return Fans(taps * channels / steps, taps * filters)
+    taps, steps = _taps_and_steps(shape, strides)
+    return Fans(taps * shape[-1] / steps, taps * shape[-2])
+
+
+def _taps_and_steps(shape: Sequence[int], strides: Any) -> tuple[int, int]:
+    """The products of a kernel's spatial sizes and of its strides; one stride is that of all."""
+    *spatial, _, _ = shape
+    return math.prod(spatial), strides ** len(spatial) if isinstance(strides, int) else math.prod(strides)
 
 
 def transposed_axes(rank: int) -> tuple[list[int], list[int]]:
@@ -148,28 +118,23 @@ def depthwise_axes(rank: int) -> tuple[list[int], list[int]]:
     return [*range(rank - 2)], [rank - 1]
 
 
-class Convolved(NamedTuple):
-    """A kernel in a convolution: its fans, its axes where its shape does not tell, and the groups."""
+def of_step(step: Step, kernel: Value) -> tuple[Fans, tuple[list[int], list[int]] | None, int] | None:
+    """A kernel's fans in a convolution of `keras.ops`, its axes where its shape does not tell, its groups.
 
-    fans: Fans
-    axes: tuple[list[int], list[int]] | None = None
-    groups: int = 1
-
-
-def of_step(step: Step, kernel: Value) -> Convolved | None:
-    """A kernel in a convolution of `keras.ops`; None for what is none, or another operand."""
+    None for what is none, or another operand.
+    """
     if step.kind not in ("Conv", "DepthwiseConv", "SeparableConv", "ConvTranspose") or step.in_layer:
         return None
     signal: Any = step.inputs[0]
     if kernel is signal:
         return None
     rank, strides = len(signal.shape), step.operation.strides
-    steps = math.prod(strides) if isinstance(strides, (tuple, list)) else strides ** (rank - 2)
     if step.kind == "ConvTranspose":
-        return Convolved(transposed_fans(kernel.shape, steps), transposed_axes(rank))
+        return transposed_fans(kernel.shape, strides), transposed_axes(rank), 1
     if step.kind == "DepthwiseConv" or (step.kind == "SeparableConv" and kernel is step.inputs[1]):
-        return Convolved(depthwise_fans(kernel.shape, steps), depthwise_axes(rank))
+        return depthwise_fans(kernel.shape, strides), depthwise_axes(rank), 1
+    if step.kind == "SeparableConv":  # its pointwise kernel
+        return plain_fans(kernel.shape, 1), None, 1
     channels = signal.shape[1 if step.operation.data_format == "channels_first" else -1]
-    groups = channels // kernel.shape[-2] if step.kind == "Conv" else 1
-    steps = 1 if step.kind == "SeparableConv" else steps
-    return Convolved(plain_fans(kernel.shape, groups, steps), groups=groups)
+    groups = channels // kernel.shape[-2]
+    return plain_fans(kernel.shape, strides, groups), None, groups

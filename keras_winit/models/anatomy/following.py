@@ -8,14 +8,13 @@ from keras import layers
 
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.normalizing import normalized
-from keras_winit.models.anatomy.passing import activation_of, mixed
+from keras_winit.models.anatomy.passing import activation_of, applied, mixed, normalizes, onward
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.tracing.kinds import (
     AVERAGES,
     ELEMENTWISE_OPERATIONS,
     GLOBAL_AVERAGES,
     NORMALIZATIONS,
-    NORMALIZING_OPERATIONS,
     TRANSPARENT,
     TRANSPARENT_OPERATIONS,
 )
@@ -43,11 +42,10 @@ def activation_before(anatomy: Anatomy, slot: Slot) -> Activation | None:
     value = steps[0].inputs[0] if steps and steps[0].inputs else None
     while value is not None and value.step is not None and not value.step.opaque:
         step = value.step
-        own = getattr(step.operation, "activation", None) if step.in_layer else None
-        found = activation_of(step) or (None if own is keras.activations.linear else own)
+        found = applied(step)
         if found is not None:
             return resolve(found)
-        signals = [each for each in step.inputs if anatomy.uses.is_signal(each)]
+        signals = anatomy.uses.signals(step)
         if isinstance(step.operation, NORMALIZATIONS) or len(signals) != 1 or not passes(anatomy, step):
             return None
         value = signals[0]
@@ -59,24 +57,17 @@ def is_gate(anatomy: Anatomy, slot: Slot) -> bool:
     found = activation_after(anatomy, slot)[0]
     if found is None or found.name not in ("sigmoid", "hard_sigmoid"):
         return False
-    queue, seen = [value for step in anatomy.steps(slot) for value in step.outputs], set()
-    while queue:
-        value = queue.pop(0)
-        for step in value.readers:
-            if id(step) in seen:
-                continue
-            seen.add(id(step))
-            if step.kind == "Multiply" and sum(map(anatomy.uses.is_signal, step.inputs)) > 1:
-                return True
-            if activation_of(step) is not None or passes(anatomy, step):
-                queue += step.outputs
-    return False
+    behind = onward(
+        [value for step in anatomy.steps(slot) for value in step.outputs],
+        lambda step: activation_of(step) is not None or passes(anatomy, step),
+    )
+    return any(step.kind == "Multiply" and len(anatomy.uses.signals(step)) > 1 for step in behind)
 
 
 def passes(anatomy: Anatomy, step: Step) -> bool:
     """Whether a signal passes a step with its distribution more or less as it was."""
     if step.kind in ELEMENTWISE_OPERATIONS:
-        signals = [value for value in step.inputs if anatomy.uses.is_signal(value)]
+        signals = anatomy.uses.signals(step)
         # A sum of what several kernels put out is what one kernel of all their inputs would.
         return len(signals) == 1 or (step.kind == "Add" and all(map(anatomy.is_kernel_output, signals)))
     return isinstance(step.operation, TRANSPARENT) or step.kind in TRANSPARENT_OPERATIONS
@@ -90,16 +81,15 @@ def _is_mixed(anatomy: Anatomy, value: Value, step: Step) -> bool:
 
 def activation_behind(anatomy: Anatomy, start: list[Value]) -> tuple[Activation | None, str]:
     """The activation that signals feed, and how it was found; None where that is not seen."""
-    queue, seen = list(start), set()
-    unseen = ""
+    queue, seen, unseen = list(start), set[Value](), ""
     while queue:
         value = queue.pop(0)
-        if id(value) in seen:
+        if value in seen:
             continue
-        seen.add(id(value))
+        seen.add(value)
         if anatomy.trace.is_lost(value):
             unseen = unseen or "what follows is not seen"
-        following: list[Any] = []
+        following: list[Value] = []
         for step in value.readers:
             if step.opaque:
                 unseen = unseen or f"what follows is not seen: {step.described}"
@@ -116,34 +106,31 @@ def activation_behind(anatomy: Anatomy, start: list[Value]) -> tuple[Activation 
     return (None, unseen) if unseen else (resolve(None), "no activation follows")
 
 
-_AVERAGING = (*AVERAGES, *GLOBAL_AVERAGES)
-_JOINING = ("Concatenate", "Add", "Multiply", "Subtract", "Average", "Maximum")
-
-
 def sources(anatomy: Anatomy, step: Step) -> list[Value]:
     """The signals that reach a step through what leaves their scale more or less as it is, the last first."""
-    waiting = [value for value in step.inputs if anatomy.uses.is_signal(value)]
-    found, seen = [], set()
+    waiting, found = anatomy.uses.signals(step), dict[Value, None]()
     while waiting:
         value = waiting.pop(0)
-        before = value.step
-        if id(value) in seen:
-            continue
-        seen.add(id(value))
-        found.append(value)
-        if before is None or before.opaque or isinstance(before.operation, NORMALIZATIONS):
-            continue
-        if before.kind in _JOINING or activation_of(before) is not None or passes(anatomy, before):
-            waiting += [each for each in before.inputs if anatomy.uses.is_signal(each)]
-    return found
+        if value not in found:
+            found[value] = None
+            if value.step is not None and _hands_on(anatomy, value.step):
+                waiting += anatomy.uses.signals(value.step)
+    return list(found)
+
+
+def _hands_on(anatomy: Anatomy, step: Step) -> bool:
+    """Whether a step joins signals, is an activation, or lets a signal pass, and does not normalize."""
+    if step.opaque or isinstance(step.operation, NORMALIZATIONS):
+        return False
+    joins = step.kind in ("Concatenate", "Add", "Multiply", "Subtract", "Average", "Maximum")
+    return joins or activation_of(step) is not None or passes(anatomy, step)
 
 
 def averaged(anatomy: Anatomy, step: Step) -> float:
     """How many numbers each of those that a step reads is a mean of."""
-    found = 1.0
-    steps = {id(value.step): value.step for value in sources(anatomy, step) if value.step is not None}
-    for before in steps.values():
-        if isinstance(before.operation, _AVERAGING) or before.kind in ("Mean", "AveragePool"):
+    found, kinds = 1.0, (*AVERAGES, *GLOBAL_AVERAGES)
+    for before in dict.fromkeys(value.step for value in sources(anatomy, step) if value.step is not None):
+        if isinstance(before.operation, kinds) or before.kind in ("Mean", "AveragePool"):
             sizes = [math.prod(value.shape) for value in (before.inputs[0], before.outputs[0])]
             found *= max(1.0, sizes[0] / sizes[1])
     return found
@@ -159,46 +146,38 @@ class Depths:
 
     A chain ends where a signal is normalized, goes through a recurrent layer, or is added to one that
     did not pass the same kernels, as a residual is.
-
-    Args:
-        anatomy: the model taken apart.
     """
 
     def __init__(self, anatomy: Anatomy) -> None:
         self._anatomy = anatomy
         kernels = [slot for slot in anatomy.slots if slot.role == "kernel"]
-        self._kernels = {id(step) for slot in kernels for step in anatomy.steps(slot)}
+        met = {step for slot in kernels for step in anatomy.steps(slot)}
         steps = anatomy.trace.steps
-        self._ends = {id(step) for step in steps if self._ends_a_chain(step)}
-        self._before: dict[int, int] = {}  # kernels up to a step, it included
+        ends = set(filter(self._ends_a_chain, steps))
+        self._before: dict[Step | None, int] = {}  # kernels up to a step, it included
         for step in steps:
-            known = [self._before[id(value.step)] for value in step.inputs if id(value.step) in self._before]
-            longest = 0 if id(step) in self._ends else max(known, default=0)
-            self._before[id(step)] = longest + (id(step) in self._kernels)
-        self._behind: dict[int, int] = {}  # kernels behind a step
+            known = [0, *(self._before.get(value.step, 0) for value in step.inputs)]
+            self._before[step] = (0 if step in ends else max(known)) + (step in met)
+        self._behind: dict[Step, int] = {}  # kernels behind a step
         for step in reversed(steps):
-            found = [0]
-            for value in step.outputs:
-                for reader in value.readers:
-                    if id(reader) in self._behind and id(reader) not in self._ends:
-                        found.append(self._behind[id(reader)] + (id(reader) in self._kernels))
-            self._behind[id(step)] = max(found)
+            readers = {reader for value in step.outputs for reader in value.readers} - ends
+            known = [self._behind[each] + (each in met) for each in readers if each in self._behind]
+            self._behind[step] = max(known, default=0)
 
     def of(self, slot: Slot) -> int:
         """The length of a kernel's chain, in kernels; 0 where it is not seen."""
         steps = self._anatomy.steps(slot)
-        return max((self._before[id(step)] + self._behind[id(step)] for step in steps), default=0)
+        return max((self._before[step] + self._behind[step] for step in steps), default=0)
 
     def is_short(self, slot: Slot) -> bool:
         """Whether it is seen that a kernel is in a short chain. Of a layer alone it is not."""
         return isinstance(self._anatomy.model, keras.Model) and 0 < self.of(slot) < DEEP
 
     def _ends_a_chain(self, step: Step) -> bool:
-        if isinstance(step.operation, (*NORMALIZATIONS, layers.RNN)) or step.kind in NORMALIZING_OPERATIONS:
+        if isinstance(step.operation, layers.RNN) or normalizes(step):
             return True
-        signals = [value for value in step.inputs if self._anatomy.uses.is_signal(value)]
-        joined = step.kind == "Add" and len(signals) > 1
-        return joined and not all(map(self._anatomy.is_kernel_output, signals))
+        signals = self._anatomy.uses.signals(step) if step.kind == "Add" else []
+        return len(signals) > 1 and not all(map(self._anatomy.is_kernel_output, signals))
 
 
 # The deviation that an answer starts with, before its activation: as large as lets the first loss be 1.2
@@ -207,32 +186,22 @@ class Depths:
 NUMBER_STD, YES_STD = 0.3, 1.0
 _EXCESS = 0.18  # of the crossentropy of one of many
 
-
 # What stands behind a hidden layer, not before an answer: a model that ends in one hands on features.
 _HIDDEN = ("relu", "relu6", "leaky_relu", "prelu", "elu", "selu", "celu", "gelu", "silu", "mish", "hard_silu")
-
-
-# What makes shares of an answer.
-_ONE_OF_MANY = ("softmax", "log_softmax", "sparsemax")
 
 
 class OutputKernel(NamedTuple):
     """A kernel that a model's output comes out of.
 
-    Attributes:
-        slot: the kernel.
-        output: the place of the output among the model's outputs.
-        straight: whether the output is what it puts out, and at most an activation of that: nothing is
-            added, and no other signal multiplies it.
-        between: the steps from it to the output, the last first.
-        std: the deviation that it is to start with, where it puts out answers.
+    It is straight where the output is what it puts out, and at most an activation of that: nothing is
+    added, and no other signal multiplies it.
     """
 
     slot: Slot
-    output: int
+    output: int  # the place among the model's outputs
     straight: bool
-    between: tuple[Step, ...] = ()
-    std: float = NUMBER_STD
+    between: tuple[Step, ...] = ()  # the steps from it to the output, the last first
+    std: float = NUMBER_STD  # the deviation that it is to start with, where it puts out answers
 
     @property
     def units(self) -> int:
@@ -244,14 +213,13 @@ def answers(anatomy: Anatomy, loss: Any = None, *, hidden: bool = False) -> list
     """The kernels that put out a model's answers: those that an output comes straight from.
 
     Args:
-        anatomy: the model taken apart.
         loss: what they are compared by; None for the model's compiled one, if it has one.
         hidden: whether those with an activation of hidden layers count, behind which a model without
             answers hands on features.
     """
-    found: list[OutputKernel] = []
     if not isinstance(anatomy.model, keras.Model):  # a layer alone gives no answers
-        return found
+        return []
+    found = []
     losses = losses_by_output(anatomy.model, loss, len(anatomy.trace.outputs))
     for kernel in output_kernels(anatomy):
         slot = kernel.slot
@@ -265,7 +233,8 @@ def answers(anatomy: Anatomy, loss: Any = None, *, hidden: bool = False) -> list
 
 def _std(kernel: OutputKernel, activation: str, loss: str) -> float:
     """The deviation that an answer is to start with, by what it is compared by."""
-    if loss not in CROSSENTROPIES and (loss or activation not in (*_ONE_OF_MANY, "sigmoid")):
+    shares = activation in ("softmax", "log_softmax", "sparsemax", "sigmoid")
+    if loss not in CROSSENTROPIES and (loss or not shares):
         return NUMBER_STD
     units = kernel.units
     if loss.startswith("binary") or activation == "sigmoid" or units == 1:
@@ -277,38 +246,28 @@ def _std(kernel: OutputKernel, activation: str, loss: str) -> float:
 def output_kernels(anatomy: Anatomy) -> list[OutputKernel]:
     """The kernels that a model's outputs come out of, with nothing but activations and the like between.
 
-    A normalization in between gives the signal a scale of its own; what is before it is not listed. Where
-    signals are added, joined or multiplied, all that puts them out is.
+    What is before a normalization, which gives the signal a scale of its own, is not listed. Where signals
+    are added, joined or multiplied, all that puts them out is.
     """
-    kernels: dict[int, list[Slot]] = {}
+    kernels: dict[Step, list[Slot]] = {}
     for slot in anatomy.slots:
-        if slot.role not in ("kernel", "embedding", "recurrent"):
-            continue
-        for step in anatomy.steps(slot):
+        for step in anatomy.steps(slot) if slot.role in ("kernel", "embedding", "recurrent") else []:
             if not (slot.depthwise and step.kind.startswith("SeparableConv")):
-                kernels.setdefault(id(step), []).append(slot)
-    found: dict[tuple[Any, int], OutputKernel] = {}
+                kernels.setdefault(step, []).append(slot)
+    found: dict[tuple[Slot, int], OutputKernel] = {}
     for place, output in enumerate(anatomy.trace.outputs):
         waiting: list[tuple[Value, bool, tuple[Step, ...]]] = [(output, True, ())]
-        seen: set[int] = set()
+        seen = set[Step]()
         while waiting:
             value, straight, between = waiting.pop()
             last = value.step
-            if last is None or last.opaque or id(last) in seen:
+            if last is None or last.opaque or last in seen:
                 continue
-            seen.add(id(last))
-            if id(last) in kernels:
-                for slot in kernels[id(last)]:
-                    found.setdefault((slot, place), OutputKernel(slot, place, straight, between))
-                continue
-            signals = [each for each in last.inputs if anatomy.uses.is_signal(each)]
-            if isinstance(last.operation, NORMALIZATIONS) or not _hands_on(anatomy, last):
-                continue
-            alone = straight and len(signals) == 1
-            waiting += [(each, alone, (*between, last)) for each in reversed(signals)]
+            seen.add(last)
+            for slot in kernels.get(last, []):
+                found.setdefault((slot, place), OutputKernel(slot, place, straight, between))
+            if last not in kernels and (last.kind == "Dot" or _hands_on(anatomy, last)):
+                signals = anatomy.uses.signals(last)
+                alone = straight and len(signals) == 1
+                waiting += [(each, alone, (*between, last)) for each in reversed(signals)]
     return list(found.values())
-
-
-def _hands_on(anatomy: Anatomy, step: Step) -> bool:
-    joins = step.kind in ("Add", "Subtract", "Multiply", "Concatenate", "Average", "Maximum", "Dot")
-    return joins or activation_of(step) is not None or passes(anatomy, step)

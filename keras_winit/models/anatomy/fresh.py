@@ -1,9 +1,9 @@
 """The initial values that a layer gives its variables when it is made, asked of a twin of it.
 
-The twin is made in a scope in which Keras notes what each variable is to be drawn from and draws nothing.
+The twin is made in a scope in which Keras notes what each variable is drawn from and draws nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
@@ -12,38 +12,32 @@ from keras_winit.models.tracing.interception import nothing_left
 from keras_winit.models.tracing.opening import is_keras_call
 from keras_winit.models.tracing.structure import owned
 
-_Make = Callable[[Any], Any]
-
 
 class FreshValues:
-    """What each variable of a model is drawn from when its layer is made; a twin is made once a layer."""
+    """What each variable is drawn from when its layer is made; a twin is made once a layer."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[int, bool], dict[int, Any]] = {}
 
     def initializer(self, variable: Any, layer: Any, parents: Sequence[Any]) -> Any:
-        """The initializer of a variable, or None where it cannot be told.
+        """The initializer of a layer's own variable, or None where it cannot be told.
 
-        Args:
-            variable: a variable of the layer's own.
-            layer: the layer, of which a twin is made.
-            parents: the layers around it, the innermost last: what cannot be made by itself may be
-                made with them.
+        What cannot be made by itself may be made with one of its parents, the innermost last.
         """
         # What a layer's own configuration leaves out, its attributes still have.
-        makes: tuple[_Make, ...] = (_from_config, _built_again)
-        makes = makes if is_keras_call(layer) else makes[::-1]
-        ways = [(layer, makes), *((each, (_from_config,)) for each in parents[::-1])]
-        for each, makes in ways:
-            key = id(each), each is not layer
-            if key not in self._found:
-                self._found[key] = _initializers(each, makes, whole=each is not layer)
-            if id(variable) in self._found[key]:
-                return self._found[key][id(variable)]
+        both = [_from_config, _built_again] if is_keras_call(layer) else [_built_again, _from_config]
+        for each in (layer, *parents[::-1]):
+            whole = each is not layer
+            if (id(each), whole) not in self._found:
+                makes = [_from_config] if whole else both
+                self._found[id(each), whole] = _initializers(each, makes, whole=whole)
+            found = self._found[id(each), whole]
+            if id(variable) in found:
+                return found[id(variable)]
         return None
 
 
-def _initializers(layer: Any, makes: Sequence[Callable[[Any], Any]], *, whole: bool) -> dict[int, Any]:
+def _initializers(layer: Any, makes: Iterable[Callable[[Any], Any]], *, whole: bool) -> dict[int, Any]:
     """What the variables of a layer, its own or all inside, are drawn from in a twin of it."""
 
     def variables(of: Any) -> list[Any]:
@@ -86,7 +80,7 @@ def _built_again(layer: Any) -> Any:
 
 
 class _Inert:
-    """A layer inside, of which a `build` of what is around it may ask all but to be built again."""
+    """A layer inside, of which the `build` around it may ask all but to be built again."""
 
     def __init__(self, layer: Any) -> None:
         self._layer = layer
@@ -115,21 +109,15 @@ def _paired(own: list[Any], twins: list[Any]) -> list[tuple[Any, Any]]:
     shapes, others = ([tuple(v.shape) for v in each] for each in (own, twins))
     if shapes == others:
         return list(zip(own, twins, strict=True))
-    return [
-        (variable, twins[others.index(shape)])
-        for variable, shape in zip(own, shapes, strict=True)
-        if shapes.count(shape) == others.count(shape) == 1
-    ]
+    once = [shape for shape in shapes if shapes.count(shape) == others.count(shape) == 1]
+    return [(own[shapes.index(shape)], twins[others.index(shape)]) for shape in once]
 
 
 def _initializer(twin: Any, scope: Any) -> Any:
     value = scope.get_current_value(twin)
     if value is None:
         return twin._initializer
-    return _assigned(value)
 
-
-def _assigned(value: Any) -> Callable[..., Any]:
     def value_at_build(_shape: Any, dtype: Any = None) -> Any:
         return keras.ops.cast(value, dtype or value.dtype)
 

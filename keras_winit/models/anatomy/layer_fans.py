@@ -5,25 +5,21 @@ transposed convolutions, strides, embeddings, and recurrent kernels that hold se
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import singledispatch
-from typing import Any, cast
+from typing import Any
 
 import keras
 from keras import layers
 
 from keras_winit.models.anatomy import contractions
-from keras_winit.models.anatomy.uses import Use, Uses
+from keras_winit.models.anatomy.uses import Uses
+from keras_winit.models.tracing.kinds import CONVOLUTIONS, DEPTHWISE, SEPARABLE, TRANSPOSED
 from keras_winit.models.tracing.opening import is_keras_call
 from keras_winit.models.tracing.structure import owned
 from keras_winit.models.tracing.tracer import trace
 from keras_winit.support.checks import did_you_mean, shown
 from keras_winit.theory.fans import CELLS, Fans, compute_fans, einsum_labels, gates
-
-Rule = Callable[[Any, Any], Fans | None]
-
-# Variables that are drawn, or added, beside the kernel named here.
-_BESIDE = {"bias": ("kernel", "pointwise_kernel")}
 
 
 @singledispatch
@@ -43,10 +39,15 @@ def is_known(layer: Any) -> bool:
 
 
 def fans_by_rule(layer: Any, variable: Any) -> Fans | None:
-    """The fans of a layer's own variable, or of the kernel beside it, by the rule for the layer."""
-    beside = _BESIDE.get(variable.name)
-    kernels = [own for own in owned(layer) if own.name in beside] if beside else []
-    return _rule(layer, kernels[0] if kernels else variable)
+    """The fans of a layer's own variable, of a bias those of the kernel, by the rule for the layer."""
+    return _rule(layer, _kernel_beside(variable, layer))
+
+
+def _kernel_beside(variable: Any, layer: Any) -> Any:
+    """The kernel that a bias is added beside, or else the variable itself."""
+    if variable.name != "bias":
+        return variable
+    return next((own for own in owned(layer) if own.name in ("kernel", "pointwise_kernel")), variable)
 
 
 def layer_fans(layer: keras.layers.Layer, variable: Any = "kernel") -> Fans:
@@ -96,23 +97,14 @@ def layer_fans(layer: keras.layers.Layer, variable: Any = "kernel") -> Fans:
     fans = fans_by_rule(owner, found)
     if fans is None and not is_keras_call(owner):
         use = Uses(trace(layer)).main(found)
-        fans = None if use is None or use.fans is None else seen_fans(use)
-    if fans is not None:
-        return fans
-    return fans_of_shape(found, owner)
-
-
-def seen_fans(use: Use) -> Fans:
-    """The fans of a use, with a note where they come from."""
-    fans = cast(Fans, use.fans)
-    return Fans(*fans, note=f"from the computation: {use.step.kind}")
+        if use is not None and use.fans is not None:
+            return Fans(*use.fans, note=f"from the computation: {use.step.kind}")
+    return fans_of_shape(found, owner) if fans is None else fans
 
 
 def fans_of_shape(variable: Any, layer: Any) -> Fans:
-    """The fans by the shape of a variable, or of the kernel beside it, with a note that says so."""
-    beside = _BESIDE.get(variable.name)
-    kernels = [own for own in owned(layer) if own.name in beside] if beside else []
-    shape = compute_fans((kernels[0] if kernels else variable).shape)
+    """The fans by the shape of a variable, of a bias by that of the kernel, with a note that says so."""
+    shape = compute_fans(_kernel_beside(variable, layer).shape)
     return Fans(*shape, note=f"from the shape: no rule for {type(layer).__name__}")
 
 
@@ -129,17 +121,16 @@ def _locate(layer: keras.layers.Layer, variable: Any) -> tuple[Any, Any]:
     pairs = [(owner, own) for owner in layer._flatten_layers() for own in owned(owner)]
     if isinstance(variable, str):
         matches = [pair for pair in pairs if f"/{pair[1].path}".endswith(f"/{variable}")]
-        direct = [pair for pair in matches if pair[0] is layer]
-        matches = direct or matches
+        matches = [pair for pair in matches if pair[0] is layer] or matches
     else:
         matches = [pair for pair in pairs if pair[1] is variable]
     if len(matches) == 1:
         return matches[0]
-    paths = [own.path for _, own in pairs]
+    paths = [own.path for _, own in matches or pairs]
     if matches:
         raise ValueError(
-            f"{variable!r} names {len(matches)} variables of {layer.name!r}: "
-            f"{[own.path for _, own in matches]}. Give more of the path, or the variable itself."
+            f"{variable!r} names {len(paths)} variables of {layer.name!r}: "
+            f"{paths}. Give more of the path, or the variable itself."
         )
     hint = did_you_mean(variable, {own.name for _, own in pairs}) if isinstance(variable, str) else ""
     raise ValueError(
@@ -150,53 +141,47 @@ def _locate(layer: keras.layers.Layer, variable: Any) -> tuple[Any, Any]:
 
 @_rule.register(layers.Dense)
 def _(_layer: Any, variable: Any) -> Fans | None:
-    shape = tuple(variable.shape)
-    return Fans(*shape) if len(shape) == 2 else None
+    return Fans(*variable.shape) if len(variable.shape) == 2 else None
 
 
 @_rule.register(layers.EinsumDense)
 def _(layer: Any, variable: Any) -> Fans | None:
-    shape = tuple(variable.shape)
-    if len(shape) != len(layer._kernel.shape):
+    if len(variable.shape) != len(layer._kernel.shape):
         return None
-    return compute_fans(shape, *einsum_axes(layer))
+    return compute_fans(tuple(variable.shape), *einsum_axes(layer))
 
 
 def einsum_axes(layer: keras.layers.EinsumDense, *, by_keras: bool = False) -> tuple[list[int], list[int]]:
     """The axes of an einsum kernel that are summed over, and those that only the output has.
 
-    An axis that input, kernel and output share, such as one that counts experts, is neither; Keras
-    itself takes it for an output.
+    An axis that input, kernel and output share, such as one of experts, is neither; to Keras it is an output.
     """
     (data, kernel), output = einsum_labels(layer.equation, (len(layer.equation), len(layer._kernel.shape)))
-    inputs = [axis for axis, label in enumerate(kernel) if label not in output]
-    outputs = [
-        axis for axis, label in enumerate(kernel) if label in output and (by_keras or label not in data)
-    ]
-    return inputs, outputs
+    axes = list(enumerate(kernel))
+    inputs = [axis for axis, label in axes if label not in output]
+    return inputs, [axis for axis, label in axes if label in output and (by_keras or label not in data)]
 
 
 def _convolution(layer: Any, variable: Any) -> Fans | None:
-    return contractions.plain_fans(variable.shape, layer.groups, math.prod(layer.strides))
+    return contractions.plain_fans(variable.shape, layer.strides, layer.groups)
+
+
+def depthwise_fans(layer: Any, shape: Sequence[int]) -> Fans:
+    """The fans of a depthwise kernel, built or not."""
+    return contractions.depthwise_fans(shape, layer.strides)
 
 
 def _depthwise(layer: Any, variable: Any) -> Fans | None:
     return depthwise_fans(layer, variable.shape)
 
 
-def depthwise_fans(layer: Any, shape: Sequence[int]) -> Fans:
-    """The fans of a depthwise kernel, built or not."""
-    return contractions.depthwise_fans(shape, math.prod(_tuple(layer.strides, len(shape) - 2)))
-
-
 def _separable(layer: Any, variable: Any) -> Fans | None:
-    if variable.name == "depthwise_kernel":
-        return _depthwise(layer, variable)
-    return Fans(*variable.shape[-2:])
+    pointwise = variable.name != "depthwise_kernel"
+    return Fans(*variable.shape[-2:]) if pointwise else depthwise_fans(layer, variable.shape)
 
 
 def _transposed(layer: Any, variable: Any) -> Fans | None:
-    return contractions.transposed_fans(variable.shape, math.prod(layer.strides))
+    return contractions.transposed_fans(variable.shape, layer.strides)
 
 
 def _recurrent(layer: Any, variable: Any) -> Fans | None:
@@ -207,20 +192,15 @@ def _recurrent(layer: Any, variable: Any) -> Fans | None:
     return Fans(taps * inputs, taps * outputs / len(gates(layer)))
 
 
-def _tuple(value: Any, rank: int) -> tuple[int, ...]:
-    return (value,) * rank if isinstance(value, int) else tuple(value)
-
-
-for _class in (layers.Conv1D, layers.Conv2D, layers.Conv3D):
-    _rule.register(_class, _convolution)
-for _class in (layers.DepthwiseConv1D, layers.DepthwiseConv2D):
-    _rule.register(_class, _depthwise)
-for _class in (layers.SeparableConv1D, layers.SeparableConv2D):
-    _rule.register(_class, _separable)
-for _class in (layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose):
-    _rule.register(_class, _transposed)
-for _class in CELLS:
-    _rule.register(_class, _recurrent)
+for _kinds, _of_kind in (
+    (CONVOLUTIONS, _convolution),
+    (DEPTHWISE, _depthwise),
+    (SEPARABLE, _separable),
+    (TRANSPOSED, _transposed),
+    (CELLS, _recurrent),
+):
+    for _kind in _kinds:
+        _rule.register(_kind, _of_kind)
 
 
 @_rule.register(layers.Embedding)

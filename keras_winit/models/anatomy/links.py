@@ -37,17 +37,10 @@ class Chain(NamedTuple):
 class Links:
     """Chains of kernels that read each other's units, each through one activation.
 
-    Args:
-        anatomy: the model taken apart.
-        kernels: the slots of the kernels that count; what goes to others goes nowhere.
+    Only the given kernels count: what goes to others goes nowhere.
 
     Raises:
         ValueError: for a model that could not be traced.
-
-    Attributes:
-        reads: what each kernel reads. Those that are not known to read units in a row are not here.
-        readers: for each kernel, the kernels that read its units, each with what it reads.
-        ends: why a kernel's units are not only read by kernels.
     """
 
     def __init__(self, anatomy: Anatomy, kernels: Iterable[Slot]) -> None:
@@ -57,20 +50,21 @@ class Links:
                 f"What feeds each layer of {trace.name!r} is not seen: {trace.reason}. "
                 "Give its layers `LooksLinear(activation)` themselves, or use `calibrate`."
             )
-        self.reads: dict[Slot, Link] = {}
-        self.readers: dict[Slot, list[tuple[Slot, Signal]]] = {}
-        self.ends: dict[Slot, str] = {}
+        self.reads: dict[Slot, Link] = {}  # of each kernel that is known to read units in a row
+        self.readers: dict[Slot, list[tuple[Slot, Signal]]] = {}  # of a kernel, with what each reads
+        self.ends: dict[Slot, str] = {}  # why a kernel's units are not only read by kernels
         self._last: dict[Slot, list[Any]] = {}  # the activations behind which a kernel's units are read
         self._anatomy = anatomy
-        self._kernels = {
-            id(step): slot for slot in kernels if _reads_units(slot) for step in anatomy.steps(slot)
-        }
-        self._signals = {id(value): unknown(INPUT) for value in trace.inputs}
+        units = filter(_reads_units, kernels)
+        self._kernels = {step: slot for slot in units for step in anatomy.steps(slot)}
+        self._signals = dict.fromkeys(trace.inputs, unknown(INPUT))
         for step in trace.steps:
             self._go_through(step)
         for value in trace.outputs:
             self._end(self._signal(value), OUTPUT)
-        self._before, self._chains = self._find_chains()
+        self._before: dict[Slot, int] = {}
+        self._firsts: dict[Slot, Slot] = {}  # of the chain that each kernel is in
+        self._chains = self._find_chains()
 
     def goes_on(self, slot: Slot) -> bool:
         """Whether all that reads a kernel's units are kernels that can read twins."""
@@ -83,14 +77,14 @@ class Links:
 
     def chain(self, slot: Slot) -> Chain:
         """The chain that hangs together with a kernel."""
-        return self._chains[slot]
+        return self._chains[self._firsts[slot]]
 
     def place(self, slot: Slot) -> int:
-        """The number of activations before a kernel in the longest chain that leads to it."""
+        """The number of activations before a kernel in its chain."""
         return self._before[slot]
 
     def activation(self, slot: Slot) -> Any:
-        """The one activation behind which all read a kernel's units; None for none, or several."""
+        """The one activation behind which all read a kernel's units, or None."""
         found = self._last.get(slot, [])
         return found[0] if found and all(each == found[0] for each in found) else None
 
@@ -100,7 +94,7 @@ class Links:
         return signal.why if signal.source is None else self.ends.get(signal.source, "")
 
     def _signal(self, value: Value) -> Signal:
-        return self._signals.get(id(value)) or unknown(f"a {value.source} of the model's own")
+        return self._signals.get(value) or unknown(f"a {value.source} of the model's own")
 
     def _go_through(self, step: Step) -> None:
         """Note the signals of what a step puts out."""
@@ -111,32 +105,26 @@ class Links:
             result = unknown(step.described)
             for value in given:
                 self._end(self._signal(value), step.described)
-        self._signals.update({id(value): result for value in step.outputs})
+        self._signals.update(dict.fromkeys(step.outputs, result))
 
     def _through(self, step: Step, given: Value) -> Signal:
-        signal, before, after = self._signal(given), given.shape, step.outputs[0].shape
-        if id(step) in self._kernels:
-            return self._read(self._kernels[id(step)], step, given, signal)
-        if step.kind == "Add" and self._adds_a_bias(step):
+        signal, of = self._signal(given), self._anatomy.uses.of
+        if step in self._kernels:
+            return self._read(self._kernels[step], step, given, signal)
+        uses = [use for value in step.inputs for use in of(value.variable)] if step.kind == "Add" else []
+        if uses and all(use.role == "bias" for use in uses if use.step is step):
             return signal
-        result = passed(step, signal, before, after)
+        result = passed(step, signal, given.shape, step.outputs[0].shape)
         if result.source is not signal.source:
             self._end(signal, result.why)
         return result
 
-    def _places(self, slot: Slot, step: Step) -> tuple[int, int] | None:
-        """The axes of the use of a variable of a layer of the user's own in a step."""
-        uses = self._anatomy.uses.of(slot.variable)
-        return next((use.places for use in uses if use.step is step), None)
-
-    def _adds_a_bias(self, step: Step) -> bool:
-        uses = [use for value in step.inputs for use in self._anatomy.uses.of(value.variable)]
-        return bool(uses) and all(use.role == "bias" for use in uses if use.step is step)
-
     def _read(self, slot: Slot, step: Step, given: Value, signal: Signal) -> Signal:
         """Note that a kernel reads a signal; return what it puts out."""
         before, after = given.shape, step.outputs[0].shape
-        in_axis, out_axis = self._places(slot, step) or _axes(slot, len(before), len(after))
+        uses = self._anatomy.uses.of(slot.variable)
+        places = next((use.places for use in uses if use.step is step), None)
+        in_axis, out_axis = places or _axes(slot, len(before), len(after))
         blocks = signal.blocks(before, in_axis) if signal.source else None
         why = None
         if slot in self.reads:  # one kernel cannot suit two places
@@ -164,32 +152,17 @@ class Links:
             self.ends.setdefault(signal.source, why)
             self._last.setdefault(signal.source, []).append(signal.activation)
 
-    def _find_chains(self) -> tuple[dict[Slot, int], dict[Slot, Chain]]:
-        """For each kernel, the activations before it, and the chain that hangs together with it."""
-        links = [
-            (slot, reader, signal.activation)
-            for slot in self.reads
-            if self.goes_on(slot)
-            for reader, signal in self.readers[slot]
-        ]
-        place = dict.fromkeys(self.reads, 0)
-        joined = {slot: [slot] for slot in self.reads}  # one list for all of a chain
-        for slot, reader, _ in links:  # in the order of the graph
-            place[reader] = max(place[reader], place[slot] + 1)
-            small, large = sorted((joined[slot], joined[reader]), key=len)
-            if small is not large:
-                large += small
-                joined.update(dict.fromkeys(small, large))
-        activations: dict[int, list[Any]] = {}
-        for slot, _, activation in links:
-            activations.setdefault(id(joined[slot]), []).append(activation)
-        chains = {
-            id(slots): Chain(
-                max(1, *(place[slot] for slot in slots)), _are_odd_curves(activations.get(id(slots), []))
-            )
-            for slots in joined.values()
-        }
-        return place, {slot: chains[id(slots)] for slot, slots in joined.items()}
+    def _find_chains(self) -> dict[Slot, Chain]:
+        """The chain that each first kernel starts: a tree, for a kernel reads the units of one other."""
+        depths: dict[Slot, int] = {}
+        activations: dict[Slot, list[Any]] = {}
+        for slot, (signal, _) in self.reads.items():  # in the order of the graph
+            goes_on = self.goes_before(slot)
+            first = self._firsts[slot] = self._firsts[signal.source] if goes_on else slot
+            self._before[slot] = self._before[signal.source] + 1 if goes_on else 0
+            depths[first] = max(1, depths.get(first, 0), self._before[slot])
+            activations.setdefault(first, []).extend([signal.activation] if goes_on else [])
+        return {first: Chain(depths[first], _are_odd_curves(found)) for first, found in activations.items()}
 
 
 def _are_odd_curves(activations: list[Any]) -> bool:
@@ -212,19 +185,16 @@ def _reads_units(slot: Slot) -> bool:
 
 def _axes(slot: Slot, before: int, after: int) -> tuple[int, int]:
     """The axis that a kernel's layer reads along, and the one that its units are on."""
-    layer = slot.layer
-    if isinstance(layer, layers.EinsumDense):
-        return _einsum_axes(layer, before) or (before - 1, after - 1)
-    if getattr(layer, "data_format", None) == "channels_first":
-        return 1, 1
-    return before - 1, after - 1
+    last = before - 1, after - 1
+    if isinstance(slot.layer, layers.EinsumDense):
+        return _einsum_axes(slot.layer, before) or last
+    return (1, 1) if getattr(slot.layer, "data_format", None) == "channels_first" else last
 
 
 def _einsum_axes(layer: Any, before: int) -> tuple[int, int] | None:
     """The axes that an einsum contracts and makes; None where there are more than one."""
     (inputs, kernel), outputs = einsum_labels(layer.equation, (before, len(layer._kernel.shape)))
-    contracted = [label for label in kernel if label in inputs and label not in outputs]
-    made = [label for label in kernel if label in outputs and label not in inputs]
-    if len(contracted) != 1 or len(made) != 1 or len(kernel) != 2:
-        return None
-    return inputs.index(contracted[0]), outputs.index(made[0])
+    for one, other in (kernel, kernel[::-1]) if len(kernel) == 2 else ():
+        if one in inputs and one not in outputs and other in outputs and other not in inputs:
+            return inputs.index(one), outputs.index(other)
+    return None

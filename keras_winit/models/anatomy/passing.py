@@ -5,7 +5,7 @@ matrix does with its nodes, and attention's softmax with its values.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -19,6 +19,7 @@ from keras_winit.models.tracing.kinds import (
     GLOBAL_POOLS,
     KEEP_CHANNELS,
     NORMALIZATIONS,
+    NORMALIZING_OPERATIONS,
     PROPORTIONAL,
     PROPORTIONAL_OPERATIONS,
     TRANSPARENT_OPERATIONS,
@@ -30,27 +31,18 @@ from keras_winit.theory.linearity import power
 
 @dataclass(frozen=True)
 class Signal:
-    """A tensor of a model: whose units it holds, and how.
+    """A tensor of a model: whose units it holds, and how."""
 
-    Attributes:
-        source: the slot of the kernel that puts the units out; None where none is known.
-        why: what is there instead, to be told to the user.
-        activation: what was applied to them, as `resolve` takes it; None for nothing.
-        axis: the axis of the tensor along which the units are.
-        units: how many there are; they are repeated along the axis where it is longer.
-    """
-
-    source: Any
-    why: str = ""
-    activation: Any = None
-    axis: int = 0
-    units: int = 0
+    source: Any  # the slot of the kernel that puts the units out; None where none is known
+    why: str = ""  # what is there instead, for the user
+    activation: Any = None  # what was applied to them, as `resolve` takes it
+    axis: int = 0  # that the units are on
+    units: int = 0  # how many there are; where the axis is longer they are repeated
 
     def blocks(self, shape: Any, axis: int) -> int | None:
         """How often the units are repeated for a kernel that reads along an axis, or None."""
-        if self.axis != axis or shape[axis] is None or shape[axis] % self.units:
-            return None
-        return int(shape[axis]) // self.units
+        whole = self.axis == axis and shape[axis] is not None and shape[axis] % self.units == 0
+        return int(shape[axis]) // self.units if whole else None
 
 
 def unknown(why: str) -> Signal:
@@ -58,25 +50,42 @@ def unknown(why: str) -> Signal:
     return Signal(None, why)
 
 
+def normalizes(step: Step) -> bool:
+    """Whether a step is a normalization of Keras."""
+    return isinstance(step.operation, NORMALIZATIONS) or step.kind in NORMALIZING_OPERATIONS
+
+
 def moves(step: Step) -> bool:
     """Whether a step puts the same numbers elsewhere, in proportion and about as large."""
     return isinstance(step.operation, PROPORTIONAL) or step.kind in PROPORTIONAL_OPERATIONS
+
+
+def onward(values: Iterable[Value], goes_on: Callable[[Step], bool]) -> Iterator[Step]:
+    """The steps that read values, and those behind the ones that go on, each once, the nearest first."""
+    waiting, seen = list(values), set[Step]()
+    while waiting:
+        for step in waiting.pop(0).readers:
+            if step not in seen:
+                seen.add(step)
+                yield step
+                if goes_on(step):
+                    waiting += step.outputs
 
 
 def passed(step: Step, signal: Signal, before: Any, after: Any) -> Signal:
     """The signal after a step that takes shape `before` to `after`."""
     activation = activation_of(step)
     if activation is not None:
-        return _activated(step, signal, activation)
+        if signal.activation is not None:
+            return unknown(f"{step.described}, a second activation,")
+        return replace(signal, activation=activation)
     if isinstance(step.operation, NORMALIZATIONS):
         return unknown(step.described)
     if signal.source is None:
         kept = isinstance(step.operation, (*KEEP_CHANNELS, *GLOBAL_POOLS, layers.Flatten, layers.Reshape))
         return signal if kept or step.kind in _KEEP_CHANNELS else unknown(step.described)
-    axis, units = _place(step, signal, before, after)
-    if axis is None:
-        return unknown(step.described)
-    return replace(signal, axis=axis, units=units)
+    axis = _axis(step, signal, before, after)
+    return unknown(step.described) if axis is None else replace(signal, axis=axis)
 
 
 def activation_of(step: Step) -> Any:
@@ -95,6 +104,12 @@ def activation_of(step: Step) -> Any:
     if step.kind == "LeakyRelu":
         return layers.LeakyReLU(operation.negative_slope, name="leaky_relu")
     return _operations().get(step.kind.lower())
+
+
+def applied(step: Step) -> Any:
+    """The activation that a step is, or that its layer applies to what it computes; None for none."""
+    own = getattr(step.operation, "activation", None) if step.in_layer else None
+    return activation_of(step) or (None if own is keras.activations.linear else own)
 
 
 @functools.cache
@@ -119,56 +134,38 @@ def readable(activation: Any) -> bool:
         return False
 
 
-def _activated(step: Step, signal: Signal, activation: Any) -> Signal:
-    if signal.activation is not None:
-        return unknown(f"{step.described}, a second activation,")
-    return replace(signal, activation=activation)
-
-
-# Operations of keras.ops that leave each channel in its place.
+# The same of keras.ops.
 _KEEP_CHANNELS = {"Cast", "ConvertToTensor", "StopGradient", "MaxPool", "AveragePool", "Pad"}
 
 
-def _place(step: Step, signal: Signal, before: Any, after: Any) -> tuple[int | None, int]:
-    """The axis of the units after a step, None where they are scattered, and how many repeat."""
+def _axis(step: Step, signal: Signal, before: Any, after: Any) -> int | None:
+    """The axis of the units after a step, or None where they are scattered."""
     operation: Any = step.operation
-    last, axis, units = len(before) - 1, signal.axis, signal.units
+    last, axis = len(before) - 1, signal.axis
     if isinstance(operation, KEEP_CHANNELS) or step.kind in _KEEP_CHANNELS:
-        return (axis if after[axis] == before[axis] else None), units
-    if isinstance(operation, GLOBAL_POOLS):
-        channels = last if operation.data_format == "channels_last" else 1
-        return (len(after) - 1 if not operation.keepdims else axis) if axis == channels else None, units
+        return axis if after[axis] == before[axis] else None
+    if isinstance(operation, (*GLOBAL_POOLS, layers.Flatten)):
+        if axis != (last if operation.data_format == "channels_last" else 1):
+            return None
+        if isinstance(operation, layers.Flatten):
+            return 1
+        return axis if operation.keepdims else len(after) - 1
     if isinstance(operation, layers.Permute):
-        return (0, *operation.dims).index(axis), units
+        return (0, *operation.dims).index(axis)
     if isinstance(operation, layers.RepeatVector):
-        return 2, units
-    if isinstance(operation, layers.Flatten):
-        innermost = last if operation.data_format == "channels_last" else 1
-        return (1 if axis == innermost else None), units
+        return 2
     if step.kind == "Reshape":  # of keras.layers or of keras.ops
-        run = after[-1]
-        return (len(after) - 1 if axis == last and run and run % units == 0 else None), units
+        return len(after) - 1 if axis == last and after[-1] and after[-1] % signal.units == 0 else None
     if step.kind in ("Mean", "Max") and operation.axis is not None:
-        return _after_pooling(operation, axis, len(before)), units
-    return None, units
-
-
-def _after_pooling(operation: Any, axis: int, rank: int) -> int | None:
-    """The axis of the units after a mean or maximum over other axes."""
-    over = operation.axis if isinstance(operation.axis, (list, tuple)) else [operation.axis]
-    gone = {each % rank for each in over}
-    if axis in gone:
-        return None
-    return axis if operation.keepdims else axis - sum(each < axis for each in gone)
+        over = operation.axis if isinstance(operation.axis, (list, tuple)) else [operation.axis]
+        gone = {each % len(before) for each in over}
+        if axis not in gone:
+            return axis if operation.keepdims else axis - sum(each < axis for each in gone)
+    return None
 
 
 class Mixed(NamedTuple):
-    """A signal that is mixed.
-
-    Attributes:
-        value: the signal.
-        axes: for each of its axes that the output still has, where it is there.
-    """
+    """A signal that is mixed; for each of its axes that the output still has, where it is there."""
 
     value: Value
     axes: dict[int, int]
@@ -182,10 +179,8 @@ def mixed(step: Step, is_signal: Callable[[Value], bool]) -> list[Mixed]:
     found = []
     for (value, labels), (other, _) in (sums.operands, sums.operands[::-1]):
         if other is not value and is_signal(value) and _is_weight(other, is_signal):
-            axes = {
-                axis: sums.output.index(label) for axis, label in enumerate(labels) if label in sums.output
-            }
-            found.append(Mixed(value, axes))
+            kept = ((axis, label) for axis, label in enumerate(labels) if label in sums.output)
+            found.append(Mixed(value, {axis: sums.output.index(label) for axis, label in kept}))
     return found
 
 
@@ -193,13 +188,11 @@ def _is_weight(value: Value, is_signal: Callable[[Value], bool]) -> bool:
     """Whether a value is given to the model, or put out by a softmax, and only moved or masked since."""
     while value.step is not None:
         step = value.step
-        if (
-            step.kind == "Softmax"
-            or getattr(activation_of(step), "__name__", activation_of(step)) == "softmax"
-        ):
+        activation = activation_of(step)
+        if step.kind == "Softmax" or getattr(activation, "__name__", activation) == "softmax":
             return True
         passes = step.kind in (TRANSPARENT_OPERATIONS | ELEMENTWISE_OPERATIONS)
-        signals = [each for each in step.inputs if is_signal(each)]
+        signals = list(filter(is_signal, step.inputs))
         if not (passes or isinstance(step.operation, PROPORTIONAL)) or len(signals) != 1:
             return False
         value = signals[0]

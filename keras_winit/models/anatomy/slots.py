@@ -27,7 +27,7 @@ from keras_winit.models.tracing.structure import owners
 from keras_winit.support.checks import Shape
 from keras_winit.theory.fans import Fans, gates
 
-# What a variable is for, by its name; everything else is "other".
+# What a variable is for, by its name; else "other".
 _ROLES = {
     "kernel": ("kernel", "depthwise_kernel", "pointwise_kernel"),
     "recurrent": ("recurrent_kernel",),
@@ -48,9 +48,7 @@ _ROLE_OF = {name: role for role, names in _ROLES.items() for name in names}
 
 # Where the attribute that holds the initializer is not the variable's name with _initializer.
 _INITIALIZERS = {
-    "recurrent_kernel": "recurrent_initializer",
-    "depthwise_kernel": "depthwise_initializer",
-    "pointwise_kernel": "pointwise_initializer",
+    **{f"{each}_kernel": f"{each}_initializer" for each in ("recurrent", "depthwise", "pointwise")},
     "reverse_embeddings": "embeddings_initializer",
 }
 _ATTENTION = (layers.MultiHeadAttention, layers.GroupQueryAttention)
@@ -63,35 +61,23 @@ ASKED = "_winit_asked"
 
 @dataclass(frozen=True, eq=False)
 class Slot:
-    """One variable of a model.
+    """One variable of a model, and all that is known of it.
 
-    Attributes:
-        variable: the Keras variable.
-        layer: the layer that owns it.
-        parents: the layers around that one, from the model inwards.
-        place: where it is in the model, with automatic names counted in the model: the same in
-            every process, and not changed by layers with names of their own.
-        role: kernel, recurrent, embedding, bias, norm, gain, statistic or other.
-        blocks: how many independent matrices stand side by side on the last axis: gates, groups.
-        axes: input and output axes, where the shape does not tell; else None.
-        fans: the exact fans, or None for what has none.
-        attribute: the name of the layer's attribute that holds the initializer, or None.
-        kept: why it must not be drawn, or None.
-        use: what the model computes with it, where its layer is not Keras' own; None where that is not seen.
-        fresh: knows the initial values that layers give.
+    Its place in the model has automatic names counted there: it is the same in every process, and not
+    changed by layers with names of their own.
     """
 
     variable: Any
     layer: Any
-    parents: tuple[Any, ...]
+    parents: tuple[Any, ...]  # the layers around its own, from the model inwards
     place: str
-    role: str
-    blocks: int
-    axes: tuple[list[int], list[int]] | None
-    fans: Fans | None
-    attribute: str | None
-    kept: str | None
-    use: Use | None
+    role: str  # kernel, recurrent, embedding, bias, norm, gain, statistic or other
+    blocks: int  # how many independent matrices stand side by side on the last axis: gates, groups
+    axes: tuple[list[int], list[int]] | None  # of inputs and outputs, where the shape does not tell
+    fans: Fans | None  # None for what has none
+    attribute: str | None  # the name of the layer's attribute that holds the initializer
+    kept: str | None  # why it must not be drawn
+    use: Use | None  # where its layer is not Keras' own, and that is seen
     fresh: FreshValues
 
     @property
@@ -106,16 +92,16 @@ class Slot:
 
     @property
     def configured(self) -> Any:
-        """The initializer that the layer was given, or else gives it when it is made; None if unknown."""
-        if self.attribute:
-            given = getattr(self.layer, self.attribute)
-            # A layer of the user's own may keep the string that it was given.
-            return given if callable(given) else keras.initializers.get(given)
-        return self.fresh.initializer(self.variable, self.layer, self.parents)
+        """The initializer that the layer was given, or else gives it when made; None if unknown."""
+        if not self.attribute:
+            return self.fresh.initializer(self.variable, self.layer, self.parents)
+        given = getattr(self.layer, self.attribute)
+        # A layer of the user's own may keep the string that it was given.
+        return given if callable(given) else keras.initializers.get(given)
 
     @property
     def asked(self) -> Any:
-        """What the layer's author asked for: not what this package recorded there when it drew."""
+        """What the layer's author asked for, not what this package recorded when it drew."""
         configured = self.configured
         return getattr(configured, ASKED, configured)
 
@@ -146,7 +132,7 @@ class Slot:
 
     @property
     def unseen(self) -> bool:
-        """Whether it is of a layer of the user's own, and nothing is known of what it is for."""
+        """Whether it is of a layer of the user's own, and not known what for."""
         return self.role == "other" and self.use is None and not is_keras_call(self.layer)
 
     @property
@@ -161,30 +147,33 @@ class Slot:
 
     def recorders(self) -> list[tuple[Any, str]]:
         """The attributes, as (owner, name), that a saved model keeps the initializer in."""
-        result = [(self.layer, self.attribute)] if self.attribute else []
+        if not self.attribute:
+            return []
+        result = [(self.layer, self.attribute)]
         # An attention layer keeps one initializer for all its projections: that of the query.
-        if self.attribute and self.attention is not None and self.layer.name == "query":
+        if self.attention is not None and self.layer.name == "query":
             prefix = "_" if isinstance(self.attention, layers.MultiHeadAttention) else ""
             result.append((self.attention, prefix + self.attribute))
         return result
 
 
 def slots_of(model: keras.layers.Layer, uses: Uses) -> list[Slot]:
-    """Every variable of a built model, once, in the order of its layers.
-
-    Args:
-        model: the model.
-        uses: what it computes with its variables.
-    """
-    fresh = FreshValues()
-    return [
-        _slot(variable, layer, parents, place, part=_part(variable, layer, uses), fresh=fresh)
-        for variable, layer, parents, place in owners(model)
-    ]
+    """Every variable of a built model, once, in the order of its layers."""
+    fresh, slots = FreshValues(), []
+    for variable, layer, parents, place in owners(model):
+        part = _part(variable, layer, uses)
+        attribute = _INITIALIZERS.get(variable.name, f"{variable.name}_initializer")
+        if isinstance(layer, DEPTHWISE) and variable.name == "kernel":
+            attribute = "depthwise_initializer"
+        held = attribute if hasattr(layer, attribute) else None
+        kept = _reason_to_keep(variable, layer, part.role)
+        named = {"attribute": held, "kept": kept, "fresh": fresh, **part._asdict()}
+        slots.append(Slot(variable, layer, parents, place, **named))
+    return slots
 
 
 class _Part(NamedTuple):
-    """What a variable is for in its layer."""
+    """What a variable is for."""
 
     role: str
     fans: Fans | None = None
@@ -193,30 +182,8 @@ class _Part(NamedTuple):
     use: Use | None = None
 
 
-def _slot(
-    variable: Any, layer: Any, parents: tuple[Any, ...], place: str, *, part: _Part, fresh: FreshValues
-) -> Slot:
-    attribute = _INITIALIZERS.get(variable.name, f"{variable.name}_initializer")
-    if isinstance(layer, DEPTHWISE) and variable.name == "kernel":
-        attribute = "depthwise_initializer"
-    return Slot(
-        variable=variable,
-        layer=layer,
-        parents=parents,
-        place=place,
-        role=part.role,
-        blocks=part.blocks,
-        axes=part.axes,
-        fans=part.fans,
-        attribute=attribute if hasattr(layer, attribute) else None,
-        kept=_reason_to_keep(variable, layer, part.role),
-        use=part.use,
-        fresh=fresh,
-    )
-
-
 def _part(variable: Any, layer: Any, uses: Uses) -> _Part:
-    """By its name in a layer of Keras; elsewhere by a rule for the layer, or by what is computed with it."""
+    """By its name in a layer of Keras; elsewhere by a rule, or by what is computed with it."""
     if is_keras_call(layer):
         return _by_name(variable, layer)
     if has_rule(layer):
@@ -237,18 +204,13 @@ def _by_name(variable: Any, layer: Any) -> _Part:
         role = "norm"
     drawn = role in ("kernel", "recurrent", "embedding", "bias")
     fans = (fans_by_rule(layer, variable) or fans_of_shape(variable, layer)) if drawn else None
-    return _Part(role, fans, _blocks(layer, role), _axes(layer, variable, role))
+    blocks = 1
+    if role in ("kernel", "recurrent"):
+        blocks = int(layer.groups) if isinstance(layer, CONVOLUTIONS) else max(1, len(gates(layer)))
+    return _Part(role, fans, blocks, _axes(layer, variable) if role == "kernel" else None)
 
 
-def _blocks(layer: Any, role: str) -> int:
-    if role not in ("kernel", "recurrent"):
-        return 1
-    return int(layer.groups) if isinstance(layer, CONVOLUTIONS) else max(1, len(gates(layer)))
-
-
-def _axes(layer: Any, variable: Any, role: str) -> tuple[list[int], list[int]] | None:
-    if role != "kernel":
-        return None
+def _axes(layer: Any, variable: Any) -> tuple[list[int], list[int]] | None:
     if isinstance(layer, layers.EinsumDense):
         return einsum_axes(layer)
     rank = len(variable.shape)

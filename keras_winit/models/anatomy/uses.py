@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from keras_winit.models.anatomy import contractions, views
 from keras_winit.models.anatomy.contractions import Contraction, contraction
-from keras_winit.models.anatomy.passing import mixed
+from keras_winit.models.anatomy.passing import mixed, onward
 from keras_winit.models.anatomy.views import View, Views
 from keras_winit.models.tracing.trace import Step, Trace, Value, number_in
 from keras_winit.theory.fans import Fans
@@ -22,32 +22,18 @@ _PASSING = ("Reshape", "Transpose", "Cast", "Squeeze", "ExpandDims", "Add", "Sub
 
 
 class Use(NamedTuple):
-    """One use of a variable, in one step.
-
-    Attributes:
-        step: the step where it meets the signal.
-        role: embedding, recurrent, kernel, gain, bias or other.
-        fans: of a kernel or embedding, and of a bias those of its kernel; else None.
-        axes: the input and output axes of the variable, where they are known.
-        scale: the constant that the computation multiplies it by.
-        gates: how many parts lie side by side on its last axis: gates that its output is cut into, groups.
-        places: the axis that the step reads along and the one that its units are on, where there is one
-            of each.
-        bent: whether it is a function of the variable that meets the signal, not the variable.
-        product: whether it is a product with other variables that meets the signal.
-        behind: the part of `scale` that its output is multiplied by, not it.
-    """
+    """One use of a variable, in the step where it meets the signal."""
 
     step: Step
-    role: str
-    fans: Fans | None = None
-    axes: tuple[list[int], list[int]] | None = None
-    scale: float = 1.0
-    gates: int = 1
-    places: tuple[int, int] | None = None
-    bent: bool = False
-    product: bool = False
-    behind: float = 1.0
+    role: str  # embedding, recurrent, kernel, gain, bias or other
+    fans: Fans | None = None  # of a kernel or embedding, and of a bias those of its kernel
+    axes: tuple[list[int], list[int]] | None = None  # of inputs and outputs, where they are known
+    scale: float = 1.0  # the constant that it is multiplied by
+    gates: int = 1  # parts side by side on its last axis: gates that its output is cut into, groups
+    places: tuple[int, int] | None = None  # the axis that the step reads along, and that of its units
+    bent: bool = False  # whether it is a function of the variable that meets the signal
+    product: bool = False  # whether it is a product with other variables that does
+    behind: float = 1.0  # the part of the scale that its output is multiplied by, not it
 
 
 class Uses:
@@ -55,20 +41,24 @@ class Uses:
 
     def __init__(self, trace: Trace) -> None:
         self._uses: dict[int, list[Use]] = {}
-        self._views: dict[int, Views] = {}
-        self._signal: set[int] = {id(value) for value in trace.inputs}
-        self._outputs: dict[int, tuple[Use, ...]] = {}  # the kernels of whose outputs a value is a sum
-        self._factors: dict[int, float] = {}  # what a signal was just multiplied by
+        self._views: dict[Value, Views] = {}
+        self._signal = set(trace.inputs)
+        self._outputs: dict[Value, tuple[Use, ...]] = {}  # the kernels of whose outputs a value is a sum
+        self._factors: dict[Value, float] = {}  # what a signal was just multiplied by
         for step in trace.steps:
             self._look_at(step)
 
     def is_signal(self, value: Value) -> bool:
         """Whether a value depends on what the model is given, and not on its variables alone."""
-        return value.source in ("input", "state") or id(value) in self._signal
+        return value.source in ("input", "state") or value in self._signal
+
+    def signals(self, step: Step) -> list[Value]:
+        """The signals that a step reads, one as often as it is given."""
+        return list(filter(self.is_signal, step.inputs))
 
     def is_kernel_output(self, value: Value) -> bool:
         """Whether a value is what kernels put out, summed and with their biases."""
-        return id(value) in self._outputs
+        return value in self._outputs
 
     def of(self, variable: Any) -> list[Use]:
         """The uses of a variable, in order."""
@@ -80,29 +70,29 @@ class Uses:
         found = [use for use in every if not use.bent] or every
         if not found:
             return None
-        role = min((use.role for use in found), key=_ROLES.index)
+        first = min(found, key=lambda use: _ROLES.index(use.role))
         sums = [use for use in found if use.role in ("kernel", "recurrent")]
-        first = next(use for use in found if use.role == role)
-        if role == "embedding" and sums and len(variable.shape) > 2:  # a row of it is a kernel
+        if first.role != "embedding" or not sums:
+            return first
+        if len(variable.shape) > 2:  # a row of it is a kernel
             return sums[0]
-        if role == "embedding" and sums:  # tied to an output, where its rows are summed over
-            return first._replace(fans=sums[0].fans, scale=sums[0].scale)
-        return first
+        # Tied to an output, where its rows are summed over.
+        return first._replace(fans=sums[0].fans, scale=sums[0].scale)
 
     def _views_of(self, value: Value) -> Views:
         if value.variable is not None:
             return views.whole(value.variable)
-        return self._views.get(id(value), {})
+        return self._views.get(value, {})
 
     def _look_at(self, step: Step) -> None:
         weights = [value for value in dict.fromkeys(step.inputs) if self._views_of(value)]
-        signals = [value for value in step.inputs if self.is_signal(value)]
+        signals = self.signals(step)
         if weights and not signals and not step.in_layer:
             found = views.after(step, self._views_of)
-            self._views.update({id(value): found for value in step.outputs})
+            self._views.update(dict.fromkeys(step.outputs, found))
             return
         if weights or signals or step.in_layer or step.opaque:
-            self._signal.update(id(value) for value in step.outputs)
+            self._signal.update(step.outputs)
         for value in weights:
             others = [each for each in signals if each is not value]
             for variable, view in self._views_of(value).values():
@@ -118,7 +108,8 @@ class Uses:
         convolved = contractions.of_step(step, value)
         if convolved is not None:
             fans, axes, groups = convolved
-            use = Use(step, "kernel", fans, axes, view.scale, groups, _channels(step))
+            axis = 1 if step.operation.data_format == "channels_first" else len(step.inputs[0].shape) - 1
+            use = Use(step, "kernel", fans, axes, view.scale, groups, (axis, axis))
             return self._kernel(use, signals)
         sums = contraction(step)
         if sums is not None and signals:
@@ -126,27 +117,19 @@ class Uses:
         if _looks_up(step, value):
             rows = step.operation.axis or 0 if step.kind == "Take" else 0
             if len(value.shape) > 2 and step.kind == "Take":
-                self._views[id(step.outputs[0])] = views.after(step, self._views_of, rows=True)
-            width = math.prod(
-                size for axis, size in enumerate(value.shape) if axis != rows % len(value.shape)
-            )
+                self._views[step.outputs[0]] = views.after(step, self._views_of, rows=True)
+            rank = len(value.shape)
+            width = math.prod(size for axis, size in enumerate(value.shape) if axis != rows % rank)
             return Use(step, "embedding", Fans(1, width), scale=view.scale)
         if step.kind in ("Add", "Subtract"):
             return self._added(step, value, signals)
-        return Use(step, "gain" if step.kind in ("Multiply", "TrueDivide", "Divide") else "other")
+        return Use(step, "gain" if step.kind in _FACTORS else "other")
 
     def _summed(self, step: Step, value: Value, view: View, sums: Contraction, signals: list[Value]) -> Use:
-        labels = next(each for operand, each in sums.operands if operand is value)
         sizes = sums.sizes()
-        of_signal = {
-            label
-            for operand, each in sums.operands
-            if operand is not value and self.is_signal(operand)
-            for label in each
-        }
-        own = {
-            label: axes for label, axes in zip(labels, view.axes, strict=True) if axes and label is not None
-        }
+        others = [each for each in sums.operands if each[0] is not value and self.is_signal(each[0])]
+        of_signal = {label for _, labels in others for label in labels}
+        own = views.by_label(sums, value, view)
         summed = [label for label in own if label not in sums.output]
         with_signal = [label for label in summed if label in of_signal] or summed
         outward = [label for label in own if label not in with_signal and label not in of_signal]
@@ -161,57 +144,53 @@ class Uses:
         elif inner:
             fan_out *= view.inner_size
         role = "kernel"
-        if any(self._is_one_hot(operand) for operand in signals) and with_signal:
+        if with_signal and any(map(_is_one_hot, signals)):
             fan_in, role = 1, "embedding"
         elif any(map(_is_state, signals)):
             role = "recurrent"
-        axes = _axes([*dict.fromkeys(inputs)], [*dict.fromkeys(outputs + inner)])
+        axes = [*dict.fromkeys(inputs)], [*dict.fromkeys(outputs + inner)]
+        apart = set(axes[0]).isdisjoint(axes[1])
         several = sum(bool(self._views_of(operand)) for operand, _ in sums.operands) > 1
-        use = Use(step, role, Fans(fan_in, fan_out), axes, view.scale, places=_places(sums, value))
-        use = use._replace(product=several or bool(view.inner))
+        use = Use(step, role, Fans(fan_in, fan_out), axes if apart else None, view.scale)
+        use = use._replace(places=_places(sums, value), product=several or bool(view.inner))
         return self._kernel(use, signals)
 
     def _kernel(self, use: Use, signals: list[Value]) -> Use:
         """Note what a kernel puts out, and count what its signal was multiplied by to equalize it."""
         for signal in signals:
-            use = _equalized(use, self._factors.get(id(signal)))
-        self._outputs[id(use.step.outputs[0])] = (use,)
+            use = _equalized(use, self._factors.get(signal))
+        self._outputs[use.step.outputs[0]] = (use,)
         return use
 
     def _added(self, step: Step, value: Value, signals: list[Value]) -> Use:
         """What is added: a bias where it lies along the units of a kernel's output."""
         for signal in signals:
-            for use in self._outputs.get(id(signal), ()):
+            for use in self._outputs.get(signal, ()):
                 units = use.places[1] if use.places else len(signal.shape) - 1
                 shape = (1,) * (len(signal.shape) - len(value.shape)) + value.shape
                 if all(size == 1 or axis == units for axis, size in enumerate(shape)):
                     return Use(step, "bias", use.fans)
         return Use(step, "other")
 
-    def _is_one_hot(self, value: Value) -> bool:
-        while value.step is not None and value.step.kind in ("Cast", "Reshape", "Squeeze"):
-            value = value.step.inputs[0]
-        return value.step is not None and value.step.kind == "OneHot"
-
     def _hand_on(self, step: Step, signals: list[Value]) -> None:
         """A kernel's output stays one while it is only moved, added to, or cut into gates."""
         factor = number_in(step) if len(signals) == 1 and step.kind in _FACTORS else None
         if factor:
             factor = factor if step.kind == "Multiply" else 1 / factor
-            self._factors[id(step.outputs[0])] = factor
-            for use in self._outputs.get(id(signals[0]), ()):
+            self._factors[step.outputs[0]] = factor
+            for use in self._outputs.get(signals[0], ()):
                 if not self._is_compared(step.outputs[0]):
                     by = _equalized(use, factor)
                     self._replace(use, by._replace(behind=by.scale / use.scale))
-        found = tuple(use for signal in signals for use in self._outputs.get(id(signal), ()))
-        if not found or len(step.outputs) == 0:
+        found = tuple(use for signal in signals for use in self._outputs.get(signal, ()))
+        if not found or not step.outputs:
             return
         for value, axes in mixed(step, self.is_signal):
-            moved = (_moved(use, len(value.shape), axes) for use in self._outputs.get(id(value), ()))
-            self._outputs.setdefault(id(step.outputs[0]), tuple(use for use in moved if use is not None))
+            moved = (_moved(use, len(value.shape), axes) for use in self._outputs.get(value, ()))
+            self._outputs.setdefault(step.outputs[0], tuple(use for use in moved if use is not None))
         rank = len(step.inputs[0].shape)
         if step.kind in _PASSING and all(len(value.shape) == rank for value in step.outputs):
-            self._outputs.setdefault(id(step.outputs[0]), found)
+            self._outputs.setdefault(step.outputs[0], found)
         elif step.kind == "Split" and isinstance(step.operation.indices_or_sections, int):
             for use in found:
                 if use.places and step.operation.axis % rank == use.places[1]:
@@ -219,16 +198,12 @@ class Uses:
 
     def _is_compared(self, value: Value) -> bool:
         """Whether a value goes, moved at most, into a product with another signal, as a query does."""
-        waiting = [value]
-        while waiting:
-            for step in waiting.pop().readers:
-                joins = contraction(step) is not None and len(step.inputs) > 1
-                if step.kind in ("Softmax", "DotProductAttention") or (
-                    joins and not any(map(self._views_of, step.inputs))
-                ):
-                    return True
-                if step.kind in _PASSING:
-                    waiting += step.outputs
+        for step in onward([value], lambda step: step.kind in _PASSING):
+            joins = contraction(step) is not None and len(step.inputs) > 1
+            if joins and not any(map(self._views_of, step.inputs)):
+                return True
+            if step.kind in ("Softmax", "DotProductAttention"):
+                return True
         return False
 
     def _replace(self, use: Use, by: Use) -> None:
@@ -238,20 +213,25 @@ class Uses:
     def _cut(self, use: Use, gates: int) -> None:
         for found in self._uses.values():
             for index, each in enumerate(found):
-                if (
-                    each.step is use.step
-                    and each.fans is not None
-                    and each.gates == 1
-                    and _on_last_axis(each)
-                ):
+                whole = each.step is use.step and each.gates == 1 and _on_last_axis(each)
+                if whole and each.fans is not None:
                     fans = Fans(each.fans.fan_in, each.fans.fan_out / gates)
                     found[index] = each._replace(fans=fans, gates=gates)
 
 
-def _is_state(value: Value) -> bool:
-    while value.step is not None and value.step.kind in ("Reshape", "Cast", "ExpandDims", "Squeeze"):
+def _behind(value: Value, *kinds: str) -> Value:
+    while value.step is not None and value.step.kind in kinds:
         value = value.step.inputs[0]
-    return value.source == "state"
+    return value
+
+
+def _is_one_hot(value: Value) -> bool:
+    step = _behind(value, "Cast", "Reshape", "Squeeze").step
+    return step is not None and step.kind == "OneHot"
+
+
+def _is_state(value: Value) -> bool:
+    return _behind(value, "Cast", "Reshape", "Squeeze", "ExpandDims").source == "state"
 
 
 def _equalized(use: Use, factor: float | None) -> Use:
@@ -272,25 +252,15 @@ def _on_last_axis(use: Use) -> bool:
     return use.axes is not None and use.axes[1] == [max(max(use.axes[0], default=0), *use.axes[1])]
 
 
-def _axes(inputs: list[int], outputs: list[int]) -> tuple[list[int], list[int]] | None:
-    return None if set(inputs) & set(outputs) else (inputs, outputs)
-
-
 def _places(sums: Contraction, kernel: Value) -> tuple[int, int] | None:
     """The axis of the signal that is summed over, and that of the output which the kernel puts out."""
-    labels = next(each for operand, each in sums.operands if operand is kernel)
+    labels = sums.labels(kernel)
     others = [each for operand, each in sums.operands if operand is not kernel]
     if len(others) != 1:
         return None
     inward = [axis for axis, label in enumerate(others[0]) if label in labels and label not in sums.output]
     outward = [axis for axis, label in enumerate(sums.output) if label in labels and label not in others[0]]
     return (inward[0], outward[0]) if len(inward) == len(outward) == 1 else None
-
-
-def _channels(step: Step) -> tuple[int, int]:
-    rank = len(step.inputs[0].shape)
-    axis = 1 if step.operation.data_format == "channels_first" else rank - 1
-    return axis, axis
 
 
 def _looks_up(step: Step, value: Value) -> bool:

@@ -1,11 +1,13 @@
-"""Tensors that a model computes from its variables alone: which variables they hold, and on which axes."""
+"""Tensors that a model computes from its variables alone: which ones they hold, and on which axes."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from keras_winit.models.anatomy.contractions import contraction
+import keras
+
+from keras_winit.models.anatomy.contractions import Contraction, contraction
 from keras_winit.models.tracing.trace import Step, Value, number_in
 
 Axes = tuple[tuple[int, ...], ...]
@@ -13,22 +15,13 @@ Axes = tuple[tuple[int, ...], ...]
 
 @dataclass(frozen=True)
 class View:
-    """A variable as a tensor that follows from it holds it.
+    """A variable as a tensor that follows from it holds it."""
 
-    Attributes:
-        axes: for each axis of the tensor, the axes of the variable that lie on it; () where the tensor
-            only repeats it.
-        inner: the axes of the variable that another one was summed over with, and their size; () for none.
-        inner_size: the product of their sizes.
-        scale: what it was multiplied by.
-        bent: whether the tensor holds a function of it, such as its exponential.
-    """
-
-    axes: Axes
-    inner: tuple[int, ...] = ()
-    inner_size: int = 1
-    scale: float = 1.0
-    bent: bool = False
+    axes: Axes  # for each axis of the tensor those of the variable that lie on it; () where it is repeated
+    inner: tuple[int, ...] = ()  # the axes of the variable that another one was summed over with
+    inner_size: int = 1  # the product of their sizes
+    scale: float = 1.0  # what it was multiplied by
+    bent: bool = False  # whether the tensor holds a function of it, such as its exponential
 
 
 # Functions of each number, or of all, that leave every number at its place.
@@ -36,6 +29,8 @@ _BENDING = {
     *("Abs", "Absolute", "Clip", "Exp", "Log", "Power", "Relu", "Sigmoid", "Sign", "Softmax", "Softplus"),
     *("Sqrt", "Square", "Tanh", "Normalize"),
 }
+
+_KEEPING = {"Cast", "ConvertToTensor", "StopGradient", "Flip", "Split", "Copy", "Slice"}
 
 # A tensor's views, one for each variable in it; None for a variable that cannot be told any more.
 Views = dict[int, tuple[Any, View | None]]
@@ -48,12 +43,9 @@ def whole(variable: Any) -> Views:
 
 
 def after(step: Step, views: Callable[[Value], Views], *, rows: bool = False) -> Views:
-    """The views of what a step puts out, of whose inputs all follow from variables and constants.
+    """The views of what a step of variables and constants puts out.
 
-    Args:
-        step: the step.
-        views: gives the views of a value.
-        rows: whether it takes rows by numbers of the signal, which are no axes of the variables then.
+    With `rows` it takes rows by numbers of the signal, which are no axes of the variables then.
     """
     found: Views = {}
     for value in dict.fromkeys(step.inputs):
@@ -72,44 +64,39 @@ def after(step: Step, views: Callable[[Value], Views], *, rows: bool = False) ->
 def _passed(step: Step, value: Value, view: View, views: Callable[[Value], Views]) -> View | None:
     if step.in_layer or not step.outputs:
         return None
+    rule = _RULES.get(step.kind) if step.inputs[0] is value else None
+    if rule is not None:
+        axes = rule(step, view.axes, value.shape, step.outputs[0].shape)
+        return None if axes is None else replace(view, axes=axes)
     if step.kind in _BENDING and step.inputs[0] is value:
         return replace(view, bent=True)
-    if step.kind in ("Multiply", "TrueDivide", "Divide", "Negative"):
+    if step.kind in ("Multiply", "TrueDivide", "Divide"):
         return _scaled(step, value, view)
     if step.kind in ("Add", "Subtract", "Where", "Maximum", "Minimum"):
         return _broadcast(step, value, view)
-    rule = _RULES.get(step.kind)
-    if rule is not None and step.inputs[0] is value:
-        axes = rule(step, view.axes, value.shape, step.outputs[0].shape)
-        return None if axes is None else replace(view, axes=axes)
-    if step.kind in ("Concatenate", "Stack"):
-        return _joined(step, view)
+    if step.kind == "Negative":
+        return replace(view, scale=-view.scale)
+    if step.kind == "Concatenate" or (step.kind in _KEEPING and step.inputs[0] is value):
+        return view
+    if step.kind == "Stack":
+        axis = step.operation.axis % len(step.outputs[0].shape)
+        return replace(view, axes=(*view.axes[:axis], (), *view.axes[axis:]))
     return _summed(step, value, view, views)
 
 
 def _scaled(step: Step, value: Value, view: View) -> View | None:
-    if step.kind == "Negative":
-        return replace(view, scale=-view.scale)
     factor = number_in(step)
-    if factor is not None:
-        over = step.kind != "Multiply"
-        if over and step.arguments[0] is not value:
-            return None
-        return replace(view, scale=view.scale / factor if over and factor else view.scale * factor)
-    return _broadcast(step, value, view)
+    if factor is None:
+        return _broadcast(step, value, view)
+    over = step.kind != "Multiply"
+    if over and step.arguments[0] is not value:
+        return None
+    return replace(view, scale=view.scale / factor if over and factor else view.scale * factor)
 
 
-def _broadcast(step: Step, value: Value, view: View) -> View | None:
+def _broadcast(step: Step, value: Value, view: View) -> View:
     """As one of two operands, repeated where the other has more axes."""
-    rank = len(step.outputs[0].shape)
-    return replace(view, axes=((),) * (rank - len(value.shape)) + view.axes)
-
-
-def _joined(step: Step, view: View) -> View | None:
-    if step.kind == "Concatenate":
-        return view
-    axis = step.operation.axis % len(step.outputs[0].shape)
-    return replace(view, axes=(*view.axes[:axis], (), *view.axes[axis:]))
+    return replace(view, axes=_repeated(step, view.axes, value.shape, step.outputs[0].shape))
 
 
 def _summed(step: Step, value: Value, view: View, views: Callable[[Value], Views]) -> View | None:
@@ -117,54 +104,35 @@ def _summed(step: Step, value: Value, view: View, views: Callable[[Value], Views
     sums = contraction(step)
     if sums is None or not all(views(each) for each, _ in sums.operands):
         return None  # times a constant matrix: its axes are not the variable's any more
-    labels = next(each for operand, each in sums.operands if operand is value)
-    by_label = {
-        label: axes for label, axes in zip(labels, view.axes, strict=True) if label is not None and axes
-    }
-    inner = tuple(axis for label, axes in by_label.items() if label not in sums.output for axis in axes)
-    size = math.prod(sums.sizes()[label] for label in by_label if label not in sums.output)
-    axes = tuple(by_label.get(label, ()) for label in sums.output)
+    own = by_label(sums, value, view)
+    summed = [label for label in own if label not in sums.output]
+    inner = tuple(axis for label in summed for axis in own[label])
+    size = math.prod(sums.sizes()[label] for label in summed)
+    axes = tuple(own.get(label, ()) for label in sums.output)
     return replace(view, axes=axes, inner=view.inner + inner, inner_size=view.inner_size * size)
 
 
-def _same(_step: Step, axes: Axes, _before: Any, _after: Any) -> Axes | None:
-    return axes
+def by_label(sums: Contraction, value: Value, view: View) -> dict[Any, tuple[int, ...]]:
+    """The axes of the variable that lie on each label of an operand."""
+    pairs = zip(sums.labels(value), view.axes, strict=True)
+    return {label: axes for label, axes in pairs if axes and label is not None}
 
 
-def _transpose(step: Step, axes: Axes, _before: Any, _after: Any) -> Axes | None:
-    order = step.operation.axes
-    return tuple(axes[axis] for axis in (reversed(range(len(axes))) if order is None else order))
-
-
-def _swapaxes(step: Step, axes: Axes, _before: Any, _after: Any) -> Axes | None:
-    moved = list(axes)
-    one, two = step.operation.axis1, step.operation.axis2
-    moved[one], moved[two] = moved[two], moved[one]
-    return tuple(moved)
-
-
-def _moveaxis(step: Step, axes: Axes, _before: Any, _after: Any) -> Axes | None:
-    rank = len(axes)
-    source = [axis % rank for axis in step.operation.source]
-    order = [axis for axis in range(rank) if axis not in source]
-    for place, axis in sorted(zip((each % rank for each in step.operation.destination), source, strict=True)):
-        order.insert(place, axis)
+def _reordered(step: Step, axes: Axes, _before: Any, _after: Any) -> Axes:
+    # Keras is asked what becomes of a shape whose sizes are the numbers of its axes.
+    order = step.operation.compute_output_spec(keras.KerasTensor(range(len(axes)))).shape
     return tuple(axes[axis] for axis in order)
 
 
 def _reshape(_step: Step, axes: Axes, before: Any, after: Any) -> Axes | None:
-    return reshaped(axes, before, after)
-
-
-def reshaped(axes: Axes, before: Sequence[int], after: Sequence[int]) -> Axes | None:
-    """The axes after a reshape: of each run of axes with the same product before and after."""
+    """The axes by runs with the same product before and after."""
     result: list[tuple[int, ...]] = []
     left = right = 0
     while left < len(before) or right < len(after):
         first, start = left, right
         left, right = min(left + 1, len(before)), min(right + 1, len(after))
-        while math.prod(before[first:left]) != math.prod(after[start:right]):
-            if math.prod(before[first:left]) < math.prod(after[start:right]):
+        while (one := math.prod(before[first:left])) != (other := math.prod(after[start:right])):
+            if one < other:
                 left += 1
             else:
                 right += 1
@@ -179,20 +147,14 @@ def _get_item(step: Step, axes: Axes, before: Any, after: Any) -> Axes | None:
     if not all(each is None or each is ... or isinstance(each, (int, slice)) for each in keys):
         return axes if len(keys) == 1 and len(before) == len(after) else None  # rows by number
     named = sum(each is not None and each is not ... for each in keys)
-    if ... in keys:
-        place = keys.index(...)
-        keys[place : place + 1] = [slice(None)] * (len(before) - named)
-    else:
-        keys += [slice(None)] * (len(before) - named)
+    place = keys.index(...) if ... in keys else len(keys)
+    keys[place : place + 1] = [slice(None)] * (len(before) - named)
     result: list[tuple[int, ...]] = []
-    rest = list(axes)
+    rest = iter(axes)
     for each in keys:
-        if each is None:
-            result.append(())
-        else:
-            axis = rest.pop(0)
-            if isinstance(each, slice):
-                result.append(axis)
+        axis = () if each is None else next(rest)
+        if not isinstance(each, int):  # which takes the axis away
+            result.append(axis)
     return tuple(result)
 
 
@@ -205,17 +167,14 @@ def _take(step: Step, axes: Axes, before: Any, after: Any) -> Axes | None:
     return (*axes[:axis], *[axes[axis]] * more, *axes[axis + 1 :])
 
 
-def _repeated(_step: Step, axes: Axes, before: Any, after: Any) -> Axes | None:
+def _repeated(_step: Step, axes: Axes, before: Any, after: Any) -> Axes:
     return ((),) * (len(after) - len(before)) + axes
 
 
 _RULES: dict[str, Callable[[Step, Axes, Any, Any], Axes | None]] = {
-    **dict.fromkeys(("Cast", "ConvertToTensor", "StopGradient", "Flip", "Split", "Copy", "Slice"), _same),
     **dict.fromkeys(("Reshape", "Squeeze", "ExpandDims", "Ravel"), _reshape),
     **dict.fromkeys(("BroadcastTo", "Tile", "Repeat"), _repeated),
-    "Transpose": _transpose,
-    "Swapaxes": _swapaxes,
-    "Moveaxis": _moveaxis,
+    **dict.fromkeys(("Transpose", "Swapaxes", "Moveaxis"), _reordered),
     "GetItem": _get_item,
     "Take": _take,
 }

@@ -1,4 +1,4 @@
-"""Scale every kernel of a model by what one pass of data measures."""
+"""Scale every kernel of a model by what one pass measures."""
 
 from typing import Any
 
@@ -142,31 +142,37 @@ def calibrate_within(
     show: bool = True,
     resets: bool = True,
 ) -> Calibration:
-    """Calibrate; what is changed is noted in `undo`. The optimizer's state is left alone without `resets`."""
+    """Calibrate, with changes noted in `undo`. Without `resets` the optimizer's state stays."""
     target = None if target_std is None else as_float("target_std", target_std, positive=True)
     one_of("center", center, CENTRES)
     check_built(model)
     check_callable(model)
     root = root_seed(seed)
-    rules_of(scheme)  # what is asked comes before what it is asked of
+    rules_of(scheme)  # a wrong argument is told of before wrong data
     batch = batch_for(model, data, labels, seed=root, samples=samples)
     if labels is not None:
         check_there_is_one(model, loss)
     elif loss is not None and batch.labels is None:
         raise ValueError("A `loss` needs `labels` to compare the outputs with. Pass them too.")
     drawing = Drawing(model, scheme, root, batch.inputs, measured=True)
-    changed = drawing.carry_out(undo, show=show)
+    drawn = drawing.carry_out(undo, show=show)
     left = {*drawing.asked, *drawing.untouched}
     answers = Answers(drawing.anatomy, left, batch.labels, loss, strict=labels is not None)
     targets = Targets(drawing.anatomy, target, answers, drawing.drawn)
     centring = Centring(center, drawing.anatomy, drawn=drawing.drawn, left=left, target=targets)
     measured = Pass(drawing, targets, centring=centring, answers=answers, undo=undo)
     measured.run(model, batch, show=show)
-    changed = (changed or measured.changed) and resets
-    if changed:
+    rescaled = any(row.factor is not None for row in measured.rows)
+    resets = resets and (drawn or rescaled or bool(measured.statistics))
+    if resets:
         drawing.reset_optimizer(undo)
-    note = drawing.note(resets=changed)
-    rows, statistics = tuple(measured.rows), tuple(measured.statistics)
-    unknown = tuple(slot.path for slot in drawing.slots if slot.unseen)
-    found = rows, target, drawing.seed, str(batch), note, statistics, unknown, drawing.unmatched
-    return Calibration(*found)
+    return Calibration(
+        tuple(measured.rows),
+        target,
+        drawing.seed,
+        str(batch),
+        drawing.note(resets=resets),
+        tuple(measured.statistics),
+        tuple(slot.path for slot in drawing.slots if slot.unseen),
+        drawing.unmatched,
+    )

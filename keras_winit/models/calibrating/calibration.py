@@ -22,10 +22,7 @@ from keras_winit.support.printing import Printed, Table, counted, number
 
 @dataclass(frozen=True)
 class CalibrationRow:
-    """What became of one kernel, or of one gate of it; `factor` is None where it is left alone.
-
-    `normalized` says that it is left alone because a normalization divides by its size.
-    """
+    """What became of one kernel, or one gate of it: a row of `Calibration`."""
 
     path: str
     gate: int | None
@@ -81,7 +78,7 @@ class Calibration(Printed):
 
     @property
     def skipped(self) -> tuple[CalibrationRow, ...]:
-        """The rows of what was left alone; their `reason` says why."""
+        """The rows of what was left alone, each with a `reason`."""
         return tuple(row for row in self.rows if row.factor is None and not row.normalized)
 
     @property
@@ -89,20 +86,11 @@ class Calibration(Printed):
         """The rows of kernels by whose size a normalization divides."""
         return tuple(row for row in self.rows if row.normalized)
 
-    @property
-    def _reached(self) -> str:
-        """The deviation, or the least and the greatest."""
-        found = sorted(row.after for row in self.calibrated if row.after is not None) or [
-            self.target_std or 1.0
-        ]
-        ends = dict.fromkeys((f"{found[0]:.3g}", f"{found[-1]:.3g}"))
-        return " to ".join(ends)
-
     def plot(self) -> Any:
         """A matplotlib figure: the deviation of each pre-activation before and after, along depth.
 
         Returns:
-            The `matplotlib.figure.Figure`, to be shown or saved.
+            The `matplotlib.figure.Figure`.
 
         Raises:
             ImportError: without matplotlib; `pip install "keras-winit[plots]"`.
@@ -113,13 +101,16 @@ class Calibration(Printed):
 
     def _line(self) -> str:
         kernels = counted(len({row.path for row in self.calibrated}), "kernel")
+        found = sorted(row.after for row in self.calibrated if row.after is not None)
+        found = found or [self.target_std or 1.0]
+        reached = " to ".join(dict.fromkeys(f"{found[end]:.3g}" for end in (0, -1)))
         normalized = f"{len(self.normalized)} normalized, " if self.normalized else ""
         told = f"; {len(self.statistics)} moving statistics set" if self.statistics else ""
-        count = len(self.unknown)
-        which = f"{counted(count, 'weight')} of whose use nothing is known"
-        told += f"; {which}: {self.unknown[0]}{', …' if count > 1 else ''}" if count else ""
+        if self.unknown:
+            which = f"{counted(len(self.unknown), 'weight')} of whose use nothing is known"
+            told += f"; {which}: {self.unknown[0]}{', …' if len(self.unknown) > 1 else ''}"
         return (
-            f"{kernels} rescaled to a deviation of {self._reached} on {self.batch}, {normalized}"
+            f"{kernels} rescaled to a deviation of {reached} on {self.batch}, {normalized}"
             f"{len(self.skipped)} left alone{told}; seed {self.seed}; {self.optimizer}"
             f"{said_of_unmatched(self.unmatched)}"
         )
@@ -134,16 +125,12 @@ class Calibration(Printed):
         return [Table("Before the activation", ("variable", "before", "after", "factor", "reason"), rows)]
 
 
-MOST = 10.0  # times what a kernel's fans say for signals of a deviation of one
+MOST = 10.0  # times what a kernel's fans say
 _SMALL = 0.1  # of what multiplies a signal
 
 
 class Bounds:
-    """Which factors are too large. A kernel that reads the model's input may get any: data has any scale.
-
-    Args:
-        anatomy: the model taken apart.
-    """
+    """Which factors are too large. A kernel that reads the model's input may get any: data has any scale."""
 
     def __init__(self, anatomy: Anatomy) -> None:
         self._anatomy = anatomy
@@ -152,15 +139,11 @@ class Bounds:
         """Why a kernel is not multiplied by a factor; None where it may be."""
         if factor <= 1 or slot.fans is None or slot.role != "kernel":
             return None
-        size = _size(slot)
-        if factor * size <= MOST * max(target, 1.0):
+        size, most = factor * _size(slot), MOST * max(target, 1.0)
+        step = self._inner_step(slot) if size > most else None
+        if step is None or size <= most * math.sqrt(averaged(self._anatomy, step)):
             return None
-        steps = self._anatomy.steps(slot)
-        if not steps or self._reads_input(steps[0]):
-            return None
-        if factor * size <= MOST * max(target, 1.0) * math.sqrt(averaged(self._anatomy, steps[0])):
-            return None
-        cause = self._cause(steps[0])
+        cause = self._cause(step)
         return (
             f"{factor:.3g} times as large it would be too large for its fans: {cause} makes its signal small"
         )
@@ -168,31 +151,31 @@ class Bounds:
     def most(self, slot: Slot, *, answers: bool) -> float:
         """The factor up to which a kernel is no larger than its fans say; any, if it reads the data.
 
-        For answers that is Glorot's size, for other kernels that of an orthogonal one.
+        Answers may have Glorot's size, other kernels that of an orthogonal one.
         """
-        steps = self._anatomy.steps(slot)
-        if slot.fans is None or not steps or self._reads_input(steps[0]):
+        if slot.fans is None or self._inner_step(slot) is None:
             return math.inf
         fan_in, fan_out = slot.fans
-        size = math.sqrt(2 * fan_in / (fan_in + fan_out)) if answers else math.sqrt(fan_in / max(slot.fans))
+        size = math.sqrt(fan_in / ((fan_in + fan_out) / 2 if answers else max(slot.fans)))
         return max(1.0, size / max(_size(slot), 1e-30))
 
-    def _reads_input(self, step: Step) -> bool:
-        """Whether a signal comes from the model's input with its scale."""
-        return any(value.source == "input" for value in sources(self._anatomy, step))
+    def _inner_step(self, slot: Slot) -> Step | None:
+        """Where a kernel meets a signal; None for one of the input's scale, and one not seen."""
+        step = next(iter(self._anatomy.steps(slot)), None)
+        if step is None or any(value.source == "input" for value in sources(self._anatomy, step)):
+            return None
+        return step
 
     def _cause(self, step: Step) -> str:
-        """What makes a step's signal small: the nearest small gain, else the nearest layer."""
-        found = sources(self._anatomy, step)
-        for value in found:
-            if value.step is None:
-                continue
-            for variable in value.step.variables:
-                weights = host_array(exact_value(variable))
-                if _is_gain(value.step, variable, self._anatomy) and np.max(np.abs(weights)) < _SMALL:
-                    return f"{variable.path}, at most {np.max(np.abs(weights)):.3g},"
-        last = next((value.step for value in reversed(found) if value.step is not None), None)
-        return "what it reads" if last is None else f"{last.operation.name}, or what comes before it,"
+        """What makes a step's signal small: the nearest small gain, else a layer."""
+        before = [value.step for value in sources(self._anatomy, step) if value.step is not None]
+        for each in before:
+            for variable in each.variables:
+                if _is_gain(each, variable, self._anatomy):
+                    largest = np.max(np.abs(host_array(exact_value(variable))))
+                    if largest < _SMALL:
+                        return f"{variable.path}, at most {largest:.3g},"
+        return f"{before[-1].operation.name}, or what comes before it," if before else "what it reads"
 
 
 def _size(slot: Slot) -> float:
@@ -207,13 +190,12 @@ def _is_gain(step: Step, variable: Any, anatomy: Anatomy) -> bool:
     if isinstance(step.operation, NORMALIZATIONS):
         return variable is getattr(step.operation, "gamma", getattr(step.operation, "scale", None))
     if step.in_layer:
-        kernels = [getattr(step.operation, name, None) for name in ("kernel", "embeddings")]
-        return any(variable is each for each in kernels)
+        return any(variable is getattr(step.operation, name, None) for name in ("kernel", "embeddings"))
     return any(use.step is step and use.role in ("gain", "kernel") for use in anatomy.uses.of(variable))
 
 
 def reason_to_leave(slot: Slot, drawing: Drawing) -> str | None:
-    """Why a kernel is not to be rescaled; None for one that is."""
+    """Why a kernel is not to be rescaled; None where it is."""
     if slot.kept:
         return slot.kept
     if slot in drawing.untouched:

@@ -31,14 +31,14 @@ _MEANS = (
     *("mean_squared_error", "mse", "mean_squared_logarithmic_error", "msle", "huber", "huber_loss"),
     *("log_cosh", "logcosh", "poisson"),
 )
-_EDGE = 1e-3  # how near an answer may start to the ends of what its activation puts out
+_EDGE = 1e-3  # how near an answer may start to the ends of its activation
 
 
 def _logit(share: Any) -> Any:
     return np.log(share / (1 - share))
 
 
-# What an activation makes its output of, by its name.
+# Of what an activation makes its output.
 _INVERSES: dict[str, Callable[[Any], Any]] = {
     "linear": lambda value: value,
     "sigmoid": lambda value: _logit(np.clip(value, _EDGE, 1 - _EDGE)),
@@ -54,14 +54,8 @@ class Answers:
     """The kernels that put out a model's answers, and where each is to start.
 
     Args:
-        anatomy: the model taken apart.
-        left: kernels that are as they were asked for, or kept.
-        labels: what the outputs are compared with, an array for each; or None.
-        loss: by what; None for the model's compiled one.
-        strict: whether the labels were given for this, and have to suit the outputs.
-
-    Raises:
-        ValueError: for labels that do not, for an unknown loss, and for labels that are not finite.
+        loss: None for the model's compiled one.
+        strict: whether an unknown loss, and labels that do not suit the outputs, raise a ValueError.
     """
 
     def __init__(
@@ -74,22 +68,28 @@ class Answers:
         strict: bool = False,
     ) -> None:
         self._anatomy = anatomy
-        known = labels is not None
+        known, count = labels is not None, len(anatomy.trace.outputs)
         found = answers(anatomy, loss, hidden=known)
         self._kernels = {each.slot: each for each in found if each.slot not in left}
-        count = len(anatomy.trace.outputs)
         given = keras.tree.flatten(labels) if known else []
         self._labels = given if len(given) == count else [None] * count
         self._losses = losses_by_output(anatomy.model, loss, count)
-        if strict and count:
-            _check(given, self._losses, count)
-            check_labels(anatomy.model, loss, labels, anatomy.trace.outputs)
+        if not strict or not count:
+            return
+        if len(given) != count:
+            raise ValueError(
+                f"The model has {count} outputs and there are {len(given)} arrays of labels. Pass as many."
+            )
+        check_finite("labels", given)
+        for each in self._losses:
+            check_is_known(each)
+        check_labels(anatomy.model, loss, labels, anatomy.trace.outputs)
 
     def __contains__(self, slot: object) -> bool:
         return slot in self._kernels
 
     def std(self, slot: Slot) -> float:
-        """The deviation that an answer is to start with, before its activation."""
+        """The deviation that an answer is to have before its activation."""
         kernel = self._kernels[slot]
         labels, name = self._labels[kernel.output], loss_name(self._losses[kernel.output])
         if labels is None or name not in (*_MEDIANS, *_MEANS) or self._activation(kernel) != "linear":
@@ -98,17 +98,20 @@ class Answers:
         return kernel.std * spread if spread > 0 else kernel.std
 
     def place(self, slot: Slot) -> Any:
-        """Where an answer's mean is to be, before its activation: a number, or one for each unit."""
+        """The mean that it is to have there: a number, or one for each unit."""
         kernel = self._kernels[slot]
         labels, loss = self._labels[kernel.output], self._losses[kernel.output]
-        if labels is None or loss is None or not all(map(_only_moves, kernel.between)):
+        if labels is None or loss is None:
             return 0.0
-        answer = _best_constant(loss_name(loss), host_array(labels), kernel.units)
+        if not all(moves(step) or activation_of(step) is not None for step in kernel.between):
+            return 0.0
+        name = loss_name(loss)
+        answer = _best_constant(name, host_array(labels), kernel.units)
         inverse = _INVERSES.get(self._activation(kernel))
         if answer is None or inverse is None:
             return 0.0
-        if loss_name(loss) in CROSSENTROPIES and takes_logits(loss):
-            inverse = _INVERSES["sigmoid" if CROSSENTROPIES[loss_name(loss)] == "yes" else "softmax"]
+        if name in CROSSENTROPIES and takes_logits(loss):
+            inverse = _INVERSES["sigmoid" if CROSSENTROPIES[name] == "yes" else "softmax"]
         place = inverse(answer)
         return float(place) if np.ndim(place) == 0 else place
 
@@ -117,34 +120,16 @@ class Answers:
         return "" if found is None else found.name
 
 
-def _check(labels: list[Any], losses: list[Any], count: int) -> None:
-    """Raise a ValueError for labels and losses that do not suit a model's outputs."""
-    if len(labels) != count:
-        raise ValueError(
-            f"The model has {count} outputs and there are {len(labels)} arrays of labels. Pass as many."
-        )
-    check_finite("labels", labels)
-    for loss in losses:
-        check_is_known(loss)
-
-
-def _only_moves(step: Any) -> bool:
-    """Whether a step is an activation, or puts the same numbers elsewhere."""
-    return moves(step) or activation_of(step) is not None
-
-
 def _best_constant(name: str, labels: Any, units: int) -> Any:
-    """The constant that a loss likes best: of each unit where the labels tell, else one for all."""
+    """A loss's best constant: of each unit where the labels tell, else one for all."""
     if CROSSENTROPIES.get(name) == "classes":
         classes = labels.astype("int64").reshape(-1)
-        known = classes[(classes >= 0) & (classes < units)]  # what is to be ignored may have any number
+        known = classes[(classes >= 0) & (classes < units)]  # what is ignored may have any number
         counts = np.bincount(known, minlength=units)
         return (counts + 1) / (counts.sum() + units)
     numbers = np.asarray(labels, "float64")
-    if numbers.size % units == 0 and (numbers.shape[-1] == units or numbers.size == len(numbers) * units):
-        numbers = numbers.reshape(-1, units)
-    else:
-        numbers = numbers.reshape(-1, 1)
+    by_unit = numbers.shape[-1] == units or numbers.size == len(numbers) * units
+    numbers = numbers.reshape(-1, units if by_unit else 1)
     if name in CROSSENTROPIES:  # as if there were one more of each kind
         count, kinds = len(numbers), units if CROSSENTROPIES[name] == "shares" else 2
         found = (numbers.sum(axis=0) + 1) / (count + kinds)
@@ -157,39 +142,34 @@ def _best_constant(name: str, labels: Any, units: int) -> Any:
     return found if len(found) == units else found.mean()
 
 
-# In long chains a deviation of one reaches all layers. Short ones, where that takes no care, learn faster
-# from smaller kernels and signals. Measured: tests/benchmarks/published.py.
+# In long chains a deviation of one reaches all layers. Short ones learn faster from smaller kernels and
+# signals. Measured: tests/benchmarks/published.py.
 LONG, SHORT = 1.0, 0.35
-# The share of an activation's power that is constant from which even short chains fail with small signals.
-# Sigmoid has 0.85, hard_sigmoid 0.9, softplus 0.7. Measured: tests/benchmarks/trainability.py.
+# From this constant share of an activation's power on, short chains too fail with small signals. Sigmoid has
+# 0.85, hard_sigmoid 0.9, softplus 0.7. Measured: tests/benchmarks/trainability.py.
 CONSTANT = 0.5
 
 
 class Targets:
     """The deviation that each kernel's output is to have before its activation.
 
-    Args:
-        anatomy: the model taken apart.
-        std: the deviation for all but answers; None for that of long and short chains.
-        answers: the kernels that put out the model's answers.
-        drawn: the kernels that are drawn anew, and what from.
+    For all but answers it is `std`, or goes by the length of chains.
     """
 
     def __init__(
-        self, anatomy: Anatomy, std: float | None, answers: Answers, drawn: Mapping[Slot, Any] | None = None
+        self, anatomy: Anatomy, std: float | None, answers: Answers, drawn: Mapping[Slot, Any]
     ) -> None:
-        self._anatomy, self._std, self._answers, self._drawn = anatomy, std, answers, drawn or {}
+        self._anatomy, self._std, self._answers, self._drawn = anatomy, std, answers, drawn
         self._depths, self._shares = anatomy.once(Depths), anatomy.once(shares)
         self._found: dict[Slot, float] = {}
 
     def __call__(self, slot: Slot) -> float:
-        """The deviation for one kernel."""
         if slot not in self._found:
             self._found[slot] = self._of(slot)
         return self._found[slot]
 
     def is_gentle(self, slot: Slot) -> bool:
-        """Whether a signal may stay smaller than its target: a larger kernel would learn more slowly."""
+        """Whether a signal may stay below its target, as a larger kernel would learn more slowly."""
         if self._std is not None or not self._depths.is_short(slot) or self._mirrored(slot):
             return False
         return constant_share(activation_after(self._anatomy, slot)[0]) <= CONSTANT
@@ -200,8 +180,12 @@ class Targets:
     def _of(self, slot: Slot) -> float:
         own = self._mirrored(slot)
         if slot in self._answers:
-            return min([self._answers.std(slot), *([] if own is None else [own.output_std])])
-        steep, share = _of_steep(activation_after(self._anatomy, slot)[0]), self._shares.get(slot, 1.0)
+            std = self._answers.std(slot)
+            return std if own is None else min(std, own.output_std)
+        balance = _known(balanced, activation_after(self._anatomy, slot)[0])
+        # Where an activation keeps both signals and gradients.
+        steep = math.sqrt(balance.variance) if balance and balance.variance is not None else 1.0
+        share = self._shares.get(slot, 1.0)
         if self._std is not None:
             return self._std * steep * share
         if own is not None:
@@ -217,18 +201,13 @@ def mirrored(initializer: Any) -> LooksLinear | None:
 
 
 def constant_share(activation: Any) -> float:
-    """The share of an activation's power that is the same for all inputs; zero where none is known."""
-    try:
-        found = moments(activation)
-    except (TypeError, ValueError):  # none seen, one that joins features, or is not finite
-        return 0.0
-    return found.mean**2 / found.second if found.second > 0 else 0.0
+    """The constant share of an activation's power; zero where none is known."""
+    found = _known(moments, activation)
+    return float(found.mean**2 / found.second) if found and found.second > 0 else 0.0
 
 
-def _of_steep(activation: Any) -> float:
-    """The deviation at which an activation keeps both signals and gradients; one for most."""
+def _known(find: Callable[[Any], Any], activation: Any) -> Any:
     try:
-        found = balanced(activation)
-    except (TypeError, ValueError):  # one that joins features, or is not finite
-        return 1.0
-    return 1.0 if found.variance is None else math.sqrt(found.variance)
+        return find(activation)
+    except (TypeError, ValueError):  # none is seen, it joins features, or is not finite
+        return None

@@ -1,7 +1,8 @@
-"""Train a model for a few steps from each of several starts, and see which it learns from best."""
+"""Train a model for a few steps from each of several starts."""
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import keras
@@ -35,29 +36,21 @@ class Start(NamedTuple):
     scheme: Any
 
     def draw(self, model: keras.Model, batches: Batches, undo: Undo) -> None:
-        """Draw the model, its optimizer apart; what is changed is noted in `undo`.
-
-        Raises:
-            TypeError, ValueError: where this model cannot be drawn so.
-        """
+        """Draw the model, not its optimizer, or raise a TypeError or ValueError."""
         if self.scheme != CALIBRATE:
             drawing = Drawing(model, self.scheme, batches.seed)
             if drawing.carry_out(undo, show=False):
                 drawing.reset_states(undo)
             return
         inputs, labels, samples = batches.sample(MOST_SAMPLES)
-        known = labels if model.loss else None  # a model may have its loss in a `train_step` of its own
+        known = labels if model.loss else None  # else its loss is in a `train_step` of its own
         calibrate_within(
             undo, model, inputs, known, samples=samples, seed=batches.seed, show=False, resets=False
         )
 
 
 def starts_of(schemes: Any) -> list[Start]:
-    """The starts that the argument `schemes` of `compare` names.
-
-    Raises:
-        TypeError, ValueError: for none, for one that is given twice, and for what is no scheme.
-    """
+    """The starts that the argument `schemes` of `compare` names."""
     if isinstance(schemes, str) or not isinstance(schemes, Iterable):
         raise TypeError(
             "`schemes` must be a tuple of what `initialize` takes as `scheme`, or a mapping of names to it. "
@@ -74,19 +67,16 @@ def starts_of(schemes: Any) -> list[Start]:
             raise ValueError(
                 f"`schemes` names {start.name!r} twice. Pass a mapping of names to schemes that differ."
             )
-        _check(start.scheme)
+        named = isinstance(start.scheme, str)
+        if named and start.scheme == CALIBRATE:
+            continue
+        try:
+            with randomness_kept():  # an initializer without a seed draws one as it is made
+                rules_of(start.scheme)
+        except ValueError as error:
+            near = did_you_mean(start.scheme, [CALIBRATE]) if named else ""
+            raise ValueError(f"{error}{near}") from error
     return found
-
-
-def _check(scheme: Any) -> None:
-    if isinstance(scheme, str) and scheme == CALIBRATE:
-        return
-    try:
-        with randomness_kept():  # an initializer without a seed draws one as it is made
-            rules_of(scheme)
-    except ValueError as error:
-        near = did_you_mean(scheme, [CALIBRATE]) if isinstance(scheme, str) else ""
-        raise ValueError(f"{error}{near}") from error
 
 
 def _name(scheme: Any) -> str:
@@ -94,7 +84,7 @@ def _name(scheme: Any) -> str:
     return text if len(text) <= _LONGEST else text[: _LONGEST - 1] + "…"
 
 
-# The first is what was best on most published models, by tests/benchmarks/comparing.py; and so on.
+# The best on most published models first, by tests/benchmarks/comparing.py.
 SCHEMES = ("calibrate", "auto", "orthogonal", "configured", "torch")
 
 
@@ -174,7 +164,12 @@ def compare(
     """
     as_bool("apply", apply)
     as_bool("progress", progress)
-    _check_model(model)
+    check_built(model)
+    if not (isinstance(model, keras.Model) and model.compiled):
+        raise ValueError(
+            "`model` must be compiled: it is trained by its own optimizer and loss. Received: "
+            f'{model.name!r}, which is not. Call `model.compile("adam", loss)` first.'
+        )
     starts = starts_of(schemes)
     rates = _rates(model, learning_rates)
     steps = as_int("steps", steps, minimum=1)
@@ -182,8 +177,8 @@ def compare(
         raise TypeError(f"`monitor` must be the name of a loss. Received: monitor={shown(monitor)}.")
     root = root_seed(seed)
     batches = batches_of(model, data, labels, steps=steps, batch_size=batch_size, seed=root)
-    with progress_bar("comparing", len(starts) * len(rates) * steps, show=progress) as advance:
-        tried = list(itertools.product(starts, rates))
+    tried = list(itertools.product(starts, rates))
+    with progress_bar("comparing", len(tried) * steps, show=progress) as advance:
         trials = _trials(model, batches, tried, monitor, advance)
     if all(trial.reason for trial in trials):
         reasons = "; ".join(f"{trial.start}: {trial.reason}" for trial in trials)
@@ -191,19 +186,8 @@ def compare(
     found = Comparison(trials, steps, str(batches), monitor, root, "the model is as it was")
     if not apply or found.winner is None:
         return found
-    start = next(start for start in starts if start.name == found.winner.start)
-    rate = None if learning_rates is None else found.winner.learning_rate
-    said = _apply(model, batches, start, rate)
-    return Comparison(trials, steps, str(batches), monitor, root, said)
-
-
-def _check_model(model: Any) -> None:
-    check_built(model)
-    if not (isinstance(model, keras.Model) and model.compiled):
-        raise ValueError(
-            "`model` must be compiled: it is trained by its own optimizer and loss. Received: "
-            f'{model.name!r}, which is not. Call `model.compile("adam", loss)` first.'
-        )
+    start, rate = tried[trials.index(found.winner)]
+    return replace(found, applied=_apply(model, batches, start, rate))
 
 
 def _rates(model: keras.Model, rates: Any) -> list[float | None]:
@@ -214,7 +198,8 @@ def _rates(model: keras.Model, rates: Any) -> list[float | None]:
         raise TypeError(
             f"`learning_rates` must be a tuple of numbers, or None. Received: learning_rates={shown(rates)}."
         )
-    found = list(dict.fromkeys(as_float("learning_rates", rate, positive=True) for rate in rates))
+    numbers = (as_float("learning_rates", rate, positive=True) for rate in rates)
+    found: list[float | None] = list(dict.fromkeys(numbers))
     if not found:
         raise ValueError("`learning_rates` must have at least one rate. Received none.")
     check_fits("learning_rates", found, "float32")
@@ -229,18 +214,11 @@ def _rates(model: keras.Model, rates: Any) -> list[float | None]:
             "`learning_rates` are for an optimizer whose rate is a number. Received one whose rate follows a "
             f"schedule: {shown(_rate_variable(model))}. Compile the model with a number."
         )
-    return list(found)
+    return found
 
 
 def _rate_variable(model: keras.Model) -> Any:
-    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)
-    return optimizer._learning_rate
-
-
-def _rate_now(model: keras.Model) -> float | None:
-    if model.optimizer is None:
-        return None
-    return float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+    return getattr(model.optimizer, "inner_optimizer", model.optimizer)._learning_rate
 
 
 def _trials(
@@ -250,7 +228,7 @@ def _trials(
     monitor: str,
     advance: Callable[[], None],
 ) -> tuple[Trial, ...]:
-    """What came of each start at each rate; the model is as it was."""
+    """What came of each start at each rate."""
     trials = []
     with randomness_kept(), as_found(model) as stand_ins, taken_back() as undo:
         for variable in (*variables_of(model), *stand_ins.variables):
@@ -261,24 +239,28 @@ def _trials(
             for optimizer in stand_ins.late:
                 reset_optimizer(optimizer, undo)
             start_randomness(batches.seed)
+            now = rate
             if rate is not None:
                 model.optimizer.learning_rate = rate
-            now = _rate_now(model) if rate is None else rate
+            elif model.optimizer is not None:
+                now = float(keras.ops.convert_to_numpy(model.optimizer.learning_rate))
+            losses: list[float] = []
+            diverged, reason = None, ""
             try:
                 start.draw(model, batches, undo)
             except (TypeError, ValueError) as error:
-                trials.append(Trial(start.name, now, (), None, str(error), batches.steps))
-                for _ in range(batches.steps):
-                    advance()
-                continue
-            start_randomness(batches.seed)  # a pass of `calibrate` may have drawn
-            losses, diverged = train(model, batches, monitor, advance)
-            trials.append(Trial(start.name, now, tuple(losses), diverged, "", batches.steps))
+                reason = str(error)
+            else:
+                start_randomness(batches.seed)  # a pass of `calibrate` may have drawn
+                losses, diverged = train(model, batches, monitor, advance)
+            for _ in range(batches.steps - len(losses)):
+                advance()
+            trials.append(Trial(start.name, now, tuple(losses), diverged, reason, batches.steps))
     return tuple(trials)
 
 
 def _apply(model: keras.Model, batches: Batches, start: Start, rate: float | None) -> str:
-    """Draw the model with a start, and say so."""
+    """Draw the model with a start."""
     with randomness_kept(), undo_on_failure() as undo:
         start_randomness(batches.seed)
         start.draw(model, batches, undo)

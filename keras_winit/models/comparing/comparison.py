@@ -12,39 +12,29 @@ _NEAR = 0.1  # of the best: no difference to rely on
 
 
 def last_of(steps: int) -> int:
-    """How many of so many steps the last loss is of."""
+    """How many of `steps` the last loss is of."""
     return min(steps, max(_LEAST, math.ceil(steps / _SHARE)))
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One start at one learning rate.
-
-    Attributes:
-        start: its name.
-        learning_rate: the rate at the first step; None for a model without an optimizer of its own name.
-        losses: the loss of each step, each before the step's update; to the first that is not finite, which
-            ended it.
-        diverged: the step whose loss was not finite, from 1; None where all were.
-        reason: why the model cannot be drawn so, or "".
-        steps: how many were asked for.
-    """
+    """One start at one learning rate."""
 
     start: str
-    learning_rate: float | None
-    losses: tuple[float, ...]
-    diverged: int | None
-    reason: str
-    steps: int
+    learning_rate: float | None  # at the first step; None without a `model.optimizer`
+    losses: tuple[float, ...]  # of each step before its update, until one is not finite
+    diverged: int | None  # the step whose loss was not finite, from 1
+    reason: str  # why the model cannot be drawn so, or ""
+    steps: int  # that were asked for
 
     @property
     def first(self) -> float | None:
-        """The loss of the first step, before anything was learned."""
+        """The loss before anything was learned."""
         return self.losses[0] if self.losses else None
 
     @property
     def last(self) -> float | None:
-        """The mean loss of the last tenth of the steps, of five at least; None where it did not get there."""
+        """The mean loss of the last tenth of the steps, of five at least; None where it ended before."""
         if self.diverged is not None or not self.losses:
             return None
         return statistics.fmean(self.losses[-last_of(self.steps) :])
@@ -84,30 +74,27 @@ class Comparison(Printed):
 
     @property
     def window(self) -> int:
-        """Of how many steps the last loss is the mean."""
+        """How many steps the last loss is of."""
         return last_of(self.steps)
 
     @property
     def ranking(self) -> tuple[Trial, ...]:
-        """The trials that came to the end, the one with the smallest last loss first."""
+        """The trials that came to the end, the smallest last loss first."""
         done = [trial for trial in self.trials if trial.last is not None]
         return tuple(sorted(done, key=lambda trial: trial.last or 0.0))  # of equal ones the first stays first
 
     @property
     def near(self) -> tuple[Trial, ...]:
-        """The trials whose last loss is within 10 % of the smallest, that one first."""
+        """The trials within 10 % of the smallest last loss, that one first."""
         if not self.ranking:
             return ()
         best = self.ranking[0].last or 0.0
         most = best + _NEAR * abs(best)
-        return tuple(trial for trial in self.ranking if trial.last is not None and trial.last <= most)
+        return tuple(trial for trial in self.ranking if (trial.last or 0.0) <= most)
 
     @property
     def winner(self) -> Trial | None:
-        """The start that was named first of those within 10 % of the smallest last loss, at its best rate.
-
-        None where no trial came to the end.
-        """
+        """Of those the start that was named first, at its best rate; None where none came to the end."""
         order = list(dict.fromkeys(trial.start for trial in self.trials))
         return min(self.near, key=lambda trial: order.index(trial.start), default=None)
 
@@ -115,7 +102,7 @@ class Comparison(Printed):
         """A matplotlib figure: the loss of each trial, step by step, smoothed over a tenth of them.
 
         Returns:
-            The `matplotlib.figure.Figure`, to be shown or saved.
+            The `matplotlib.figure.Figure`.
 
         Raises:
             ImportError: without matplotlib; `pip install "keras-winit[plots]"`.
@@ -130,7 +117,6 @@ class Comparison(Printed):
         return f"{trial.start} at {number(trial.learning_rate)}" if several else trial.start
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything as dicts, lists, strings and numbers, ready for JSON: what is not finite is None."""
         data = super().to_dict()
         for row, trial in zip(data["trials"], self.trials, strict=True):
             row |= {"first": trial.first, "last": trial.last}
@@ -150,19 +136,11 @@ class Comparison(Printed):
         )
 
     def _tables(self) -> list[Table]:
-        ranking = self.ranking
-        rest = [trial for trial in self.trials if trial.last is None]
         headings = ("start", "learning rate", "first", "last", "to the best", "")
-        rows = [
-            (
-                trial.start,
-                number(trial.learning_rate),
-                number(trial.first),
-                number(trial.last),
-                *self._said(trial),
-            )
-            for trial in (*ranking, *rest)
-        ]
+        rows = []
+        for trial in (*self.ranking, *(trial for trial in self.trials if trial.last is None)):
+            figures = map(number, (trial.learning_rate, trial.first, trial.last))
+            rows.append((trial.start, *figures, *self._said(trial)))
         return [Table(f"The {self.monitor} from each start", headings, rows)]
 
     def _said(self, trial: Trial) -> tuple[str, str]:
@@ -170,11 +148,8 @@ class Comparison(Printed):
             return "–", trial.reason
         if trial.diverged is not None:
             return "–", f"diverged: not finite at step {trial.diverged}"
-        best, last = self.ranking[0].last or 0.0, trial.last or 0.0
-        ratio = f"×{last / best:.2f}" if best > 0 else "–"
-        return ratio, self._place(trial)
-
-    def _place(self, trial: Trial) -> str:
-        if trial is not self.winner:
-            return ""
-        return "the winner" if trial is self.ranking[0] else "the winner: within 10 %, and named first"
+        best = self.ranking[0]
+        least, last, place = best.last or 0.0, trial.last or 0.0, ""
+        if trial is self.winner:
+            place = "the winner" if trial is best else "the winner: within 10 %, and named first"
+        return f"×{last / least:.2f}" if least > 0 else "–", place

@@ -1,8 +1,9 @@
-"""A model in training, and all as it was found: optimizers, notes and random states."""
+"""What training changes, put back: optimizers, notes and random states."""
 
 import contextlib
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any
 
 import keras
@@ -16,7 +17,7 @@ _GENERATOR = "global_seed_generator"  # its name among Keras' global attributes
 
 
 def start_randomness(seed: int) -> None:
-    """Give each the state that it is to have at each start."""
+    """Give all global random states the value that each start begins with."""
     place = int(fold(seed, "training"))
     random.seed(place)
     np.random.seed(place)
@@ -30,19 +31,26 @@ def start_randomness(seed: int) -> None:
 
 @contextlib.contextmanager
 def randomness_kept() -> Iterator[None]:
-    """All are as before when the block ends."""
-    python, array = random.getstate(), np.random.get_state()
+    """When the block ends, these are as before."""
     generator = global_state.get_global_attribute(_GENERATOR)
-    state = None if generator is None else keras.ops.convert_to_numpy(generator.state).copy()
-    torch_back = _torch_states()
+    steps: list[Callable[[], Any]] = [
+        partial(global_state.set_global_attribute, _GENERATOR, generator),
+        partial(random.setstate, random.getstate()),
+        partial(np.random.set_state, np.random.get_state()),
+    ]
+    if generator is not None:
+        state = keras.ops.convert_to_numpy(generator.state).copy()
+        steps.append(partial(generator.state.assign, state))
+    if keras.backend.backend() == "torch":
+        import torch  # noqa: PLC0415 - the backend in use
+
+        steps.append(partial(torch.set_rng_state, torch.get_rng_state()))
+        if torch.cuda.is_initialized():
+            steps.append(partial(torch.cuda.set_rng_state_all, torch.cuda.get_rng_state_all()))
 
     def put_back() -> None:
-        if generator is not None:
-            generator.state.assign(state)
-        global_state.set_global_attribute(_GENERATOR, generator)
-        torch_back()
-        np.random.set_state(array)
-        random.setstate(python)
+        for step in steps:
+            step()
 
     try:
         yield
@@ -54,30 +62,13 @@ def randomness_kept() -> Iterator[None]:
             raise
 
 
-def _torch_states() -> Callable[[], None]:
-    if keras.backend.backend() != "torch":
-        return lambda: None
-    import torch  # noqa: PLC0415 - the backend in use
-
-    here = torch.get_rng_state()
-    there = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
-
-    def put_back() -> None:
-        torch.set_rng_state(here)
-        if there:
-            torch.cuda.set_rng_state_all(there)
-
-    return put_back
-
-
-# What a model notes down as it trains: the compiled step, JAX' copy of its state.
+# What a model notes as it trains: the compiled step, JAX' copy of its state.
 _NOTES = ("train_function", "stop_training", "_jax_state", "_jax_state_synced")
 _BUILT_LATE = ("_compile_loss", "_compile_metrics")
-_MISSING = object()
 
 
 def _places(model: keras.Model) -> list[tuple[Any, str, Any]]:
-    """Where a model, and the models inside it, hold an optimizer: (layer, attribute, optimizer)."""
+    """Where a model, and those inside it, hold an optimizer: (layer, attribute, optimizer)."""
     return [
         (layer, name, value)
         for layer in model._flatten_layers()
@@ -87,7 +78,7 @@ def _places(model: keras.Model) -> list[tuple[Any, str, Any]]:
 
 
 def optimizers_of(model: keras.Model) -> dict[str, Any]:
-    """Each optimizer that a model, and the models inside it, hold, once, by where it is."""
+    """Each of these optimizers once, by where it is."""
     found: dict[int, tuple[str, Any]] = {}
     for layer, name, value in _places(model):
         found.setdefault(id(value), (name if layer is model else f"{layer.name}.{name}", value))
@@ -95,40 +86,28 @@ def optimizers_of(model: keras.Model) -> dict[str, Any]:
 
 
 class StandIns:
-    """What stands in for a model's optimizers: the same settings, and a state of its own."""
+    """Stand-ins for a model's optimizers, with the same settings and states of their own."""
 
     def __init__(self, model: keras.Model) -> None:
-        self._places = _places(model)
-        self._by_original = {id(each): _stand_in(each) for each in optimizers_of(model).values()}
-        main = self._by_original.get(id(model.optimizer))
+        self.by_original = {id(each): _stand_in(each) for each in optimizers_of(model).values()}
+        main = self.by_original.get(id(model.optimizer))
         if main is not None and not main.built:
             main.build(model.trainable_variables)
-        self._early = [each for each in self._by_original.values() if each.built]
-
-    def put_in(self) -> None:
-        """Let them take the places of the optimizers."""
-        for layer, name, optimizer in self._places:
-            vars(layer)[name] = self._by_original[id(optimizer)]
-
-    def take_out(self) -> None:
-        """Let the optimizers have their places again."""
-        for layer, name, optimizer in self._places:
-            vars(layer)[name] = optimizer
+        self._early = [each for each in self.by_original.values() if each.built]
 
     @property
     def variables(self) -> list[Any]:
-        """Their states, of those that were built before the training."""
-        found = [variable for each in self._by_original.values() for variable in each.variables]
-        return list({id(variable): variable for variable in found}.values())
+        """The states of those that were built before the training."""
+        return _once(variable for each in self.by_original.values() for variable in each.variables)
 
     @property
     def late(self) -> list[Any]:
         """Those that were built by the training itself."""
-        return [each for each in self._by_original.values() if each.built and each not in self._early]
+        return [each for each in self.by_original.values() if each.built and each not in self._early]
 
 
 def _stand_in(optimizer: Any) -> Any:
-    """An optimizer with the same settings, built for what that is built for, its state at the start."""
+    """An optimizer with the same settings, built for the same weights, its state at the start."""
     found = type(optimizer).from_config(optimizer.get_config())
     pairs = [(optimizer, found)]
     if hasattr(optimizer, "inner_optimizer"):
@@ -144,53 +123,54 @@ def _stand_in(optimizer: Any) -> Any:
 
 
 def variables_of(model: keras.Model) -> list[Any]:
-    """All that training may assign to, the states of optimizers apart: weights, states and metrics."""
+    """All that training may assign to but optimizers."""
     found = list(model.variables)
     for layer in model._flatten_layers():
         if isinstance(layer, keras.layers.RNN) and layer.stateful:
             found += keras.tree.flatten(layer.states)
     for metric in _metrics_of(model):
         found += metric.variables
-    return list({id(each): each for each in found if isinstance(each, keras.Variable)}.values())
+    return _once(each for each in found if isinstance(each, keras.Variable))
 
 
 def _metrics_of(model: keras.Model) -> list[Any]:
-    found = [metric for layer in model._flatten_layers() for metric in layer.metrics]
-    return list({id(metric): metric for metric in found}.values())
+    return _once(metric for layer in model._flatten_layers() for metric in layer.metrics)
+
+
+def _once(found: Iterable[Any]) -> list[Any]:
+    return list({id(each): each for each in found}.values())
 
 
 @contextlib.contextmanager
 def as_found(model: keras.Model) -> Iterator[StandIns]:
     """In the block a model trains with stand-ins for its optimizers; afterwards it has what it had.
 
-    No metric is built that was not, and no compiled step is kept. Values of variables are left to others.
+    No metric is built that was not, and no compiled step kept. Values of variables are left to others.
     """
     late = [vars(model)[name] for name in _BUILT_LATE if vars(model).get(name) is not None]
-    contents = [_contents(vars(thing)) for thing in late]
-    contents += [
-        _contents(held) for each in model._flatten_layers() for held in (each._losses, each._loss_ids)
-    ]
-    notes = {name: vars(model).get(name, _MISSING) for name in _NOTES}
+    losses = [held for layer in model._flatten_layers() for held in (layer._losses, layer._loss_ids)]
+    contents = [_contents(held) for held in (*map(vars, late), *losses)]
+    notes = {name: vars(model)[name] for name in _NOTES if name in vars(model)}
     known = {id(variable) for variable in variables_of(model)}
-    stand_ins = StandIns(model)
+    places, stand_ins = _places(model), StandIns(model)
 
     def all_back() -> None:
-        stand_ins.take_out()
+        for layer, name, optimizer in places:
+            vars(layer)[name] = optimizer
         for metric in _metrics_of(model):
             if any(id(variable) not in known for variable in metric.variables):
                 metric.reset_state()
         for each in contents:
             each()
-        for name, value in notes.items():
-            if value is _MISSING:
-                vars(model).pop(name, None)
-            else:
-                vars(model)[name] = value
+        for name in _NOTES:
+            vars(model).pop(name, None)
+        vars(model).update(notes)
         if keras.backend.backend() == "torch":
             model.zero_grad()
 
     try:
-        stand_ins.put_in()
+        for layer, name, optimizer in places:
+            vars(layer)[name] = stand_ins.by_original[id(optimizer)]
         vars(model)["train_function"] = None  # one that is there trains with the optimizer itself
         yield stand_ins
     finally:
@@ -202,7 +182,7 @@ def as_found(model: keras.Model) -> Iterator[StandIns]:
 
 
 def _contents(held: Any) -> Callable[[], None]:
-    """What gives a dict, list or set what it holds now, and those in it too."""
+    """What gives a dict, list or set, and those in it, what they hold now."""
     values = list(held.values()) if isinstance(held, dict) else list(held)
     if isinstance(held, dict) and "_tracker" in held:  # Keras' list of what an object tracks
         values.append(held["_tracker"].stored_ids)

@@ -1,7 +1,8 @@
-"""A few steps of training from each start: the same batches in the same order, and their losses."""
+"""A few steps of training, on the same batches from each start, and their losses."""
 
 import itertools
 import math
+import operator
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -20,51 +21,38 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class Batches:
-    """What each step is trained on: (inputs, labels, sample weights), as numpy arrays.
+    """What each step is trained on: (inputs, labels, sample weights), as tensors, as `fit` hands them on."""
 
-    Attributes:
-        held: all there is; of arrays one item, of a data set one for each batch that was read.
-        steps: how many steps there are.
-        size: the samples of a batch of arrays; None for a data set, which has batches of its own.
-        count: how many samples there are; 0 for a data set.
-        seed: the root seed, of the order of the samples too.
-    """
-
-    held: list[Any]
+    held: list[Any]  # of numpy: of arrays one item, of a data set one for each batch that was read
     steps: int
-    size: int | None
-    count: int
+    size: int | None  # the samples of a batch; None for a data set, which has batches of its own
+    count: int  # all samples; 0 for a data set
     seed: int
 
     def __iter__(self) -> Iterator[tuple[Any, Any, Any]]:
-        """Each step's batch, as tensors of the backend, as `fit` hands them on."""
-        for batch in itertools.islice(self._arrays(), self.steps):
-            yield tree.map_structure(
-                lambda each: None if each is None else ops.convert_to_tensor(each), batch
-            )
-
-    def _arrays(self) -> Iterator[Any]:
-        return itertools.cycle(self.held) if self.size is None else self._drawn(self.size)
+        arrays = itertools.cycle(self.held) if self.size is None else self._drawn(self.size)
+        for batch in itertools.islice(arrays, self.steps):
+            yield _of_each(ops.convert_to_tensor, batch)
 
     def _drawn(self, size: int) -> Iterator[Any]:
         rng = np.random.default_rng(fold(self.seed, "batches"))
         while True:
             order = rng.permutation(self.count)
             for start in range(0, self.count - size + 1, size):
-                yield self._part(order[start : start + size])
-
-    def _part(self, index: Any) -> Any:
-        return tree.map_structure(lambda each: None if each is None else each[index], self.held[0])
+                yield _of_each(operator.itemgetter(order[start : start + size]), self.held[0])
 
     def sample(self, most: int) -> tuple[Any, Any, int | None]:
-        """Inputs and labels for one pass, and how many samples of them to use; None for all."""
-        if self.size is None:
-            inputs, labels, _ = self.held[0]
-            return inputs, labels, None
-        return *self.held[0][:2], most
+        """Inputs and labels for one pass, and how many samples to use; None for all."""
+        inputs, labels, _ = self.held[0]
+        return inputs, labels, None if self.size is None else most
 
     def __str__(self) -> str:
         return "a batch of the data set" if self.size is None else f"{self.size} samples"
+
+
+def _of_each(change: Callable[[Any], Any], nest: Any) -> Any:
+    """The nest of what becomes of each array; None stays."""
+    return tree.map_structure(lambda each: None if each is None else change(each), nest)
 
 
 def batches_of(
@@ -72,11 +60,8 @@ def batches_of(
 ) -> Batches:
     """The batches of so many steps.
 
-    Of arrays: all samples in an order that the seed draws, then again in another; a rest that fills no batch
-    is left out. Of a data set: its first batches, held in memory; from the start where there are fewer.
-
-    Raises:
-        TypeError, ValueError: for data that is empty, of no known kind, or of lengths that differ.
+    Of arrays: all samples in an order that the seed draws, then in another, without a rest that fills no
+    batch. Of a data set: its first, taken again where there are fewer.
     """
     if batch_size is not None:
         batch_size = as_int("batch_size", batch_size, minimum=1)
@@ -88,21 +73,25 @@ def batches_of(
                 "A data set has batches of its own. Pass `batch_size` with arrays only. "
                 f"Received: batch_size={batch_size}."
             )
-        held = [tree.map_structure(_array, batch) for batch in itertools.islice(batches_in(data), steps)]
+        held = [_of_each(_array, batch) for batch in itertools.islice(batches_in(data), steps)]
         if not held:
             raise ValueError("`data` is empty: it has no batches.")
         for inputs, _, _ in held:
             check_finite("data", inputs)
         return Batches(held, steps, None, 0, seed)
-    inputs, answers = (tree.map_structure(_array, nest) for nest in (data, labels))
+    inputs, answers = (_of_each(_array, nest) for nest in (data, labels))
     count = _samples(inputs, answers)
     check_finite("data", inputs)
-    size = _size(model, batch_size, count)
+    fixed = fixed_samples(model)
+    if fixed is not None and batch_size not in (None, fixed):
+        raise ValueError(f"The model takes {fixed} samples at a time. Received: batch_size={batch_size}.")
+    size = fixed or batch_size or min(_BATCH, count)
+    if size > count:
+        raise ValueError(f"A batch of {size} samples needs as many at least. Received: {count} samples.")
     return Batches([(inputs, answers, None)], steps, size, count, seed)
 
 
 def _samples(inputs: Any, answers: Any) -> int:
-    """How many samples there are."""
     counts = []
     for nest in (inputs, answers):
         arrays = [array for array in tree.flatten(nest) if array is not None]
@@ -121,21 +110,8 @@ def _samples(inputs: Any, answers: Any) -> int:
     return count
 
 
-def _size(model: keras.Model, asked: int | None, count: int) -> int:
-    """How many samples a batch has."""
-    fixed = fixed_samples(model)
-    if fixed is not None and asked not in (None, fixed):
-        raise ValueError(f"The model takes {fixed} samples at a time. Received: batch_size={asked}.")
-    size = fixed or asked or min(_BATCH, count)
-    if size > count:
-        raise ValueError(f"A batch of {size} samples needs as many at least. Received: {count} samples.")
-    return size
-
-
 def _array(item: Any) -> Any:
-    """An array of numpy; wide floats become those of Keras, as `fit` has them."""
-    if item is None:
-        return None
+    """An array of numpy, wide floats as Keras' own, as `fit` has them."""
     array = ops.convert_to_numpy(item) if ops.is_tensor(item) else np.asarray(item)
     if array.dtype == object:
         raise TypeError(
@@ -146,11 +122,7 @@ def _array(item: Any) -> Any:
 
 
 def warm_up(model: keras.Model, batches: Batches, monitor: str) -> None:
-    """One step, which compiles and builds what the first step of a model does, so that all starts are alike.
-
-    Raises:
-        ValueError: where the model cannot be trained on the batches, or has no such loss.
-    """
+    """One step, which compiles and builds what a model's first step does, so that all starts are alike."""
     inputs, labels, weights = next(iter(batches))
     _check_labels(model, inputs, batches.held[0][1])
     logs = _step(model, inputs, labels, weights)
@@ -165,26 +137,20 @@ def warm_up(model: keras.Model, batches: Batches, monitor: str) -> None:
 def train(
     model: keras.Model, batches: Batches, monitor: str, advance: Callable[[], None]
 ) -> tuple[list[float], int | None]:
-    """The loss of each step, up to the first that is not finite, and which step that is, if there is one.
-
-    Raises:
-        ValueError: where the model cannot be trained on a batch.
-    """
+    """The loss of each step, up to the first that is not finite, and which step that is, if any."""
     losses: list[float] = []
     for step, (inputs, labels, weights) in enumerate(batches, start=1):
         logs = _step(model, inputs, labels, weights)
         loss = float(np.mean(np.asarray(logs[monitor], "float64")))
-        advance()
         if not math.isfinite(loss):
-            for _ in range(batches.steps - step):
-                advance()
             return losses, step
         losses.append(loss)
+        advance()
     return losses, None
 
 
 def _check_labels(model: keras.Model, inputs: Any, labels: Any) -> None:
-    """Raise a ValueError for labels that the model's loss cannot compare with what it puts out."""
+    """Raise a ValueError for labels that the model's loss cannot take."""
     if not trains_as_keras(model) or (labels is None and not model.loss):
         return
     if labels is None:

@@ -1,14 +1,14 @@
-"""Say what is wrong with a model's weights, signals and gradients, and what to do about it."""
+"""Say what is wrong with a model, and what to do about it."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import fields, replace
+from functools import partial
 from typing import Any
 
 import keras
 
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.attention import attentions
-from keras_winit.models.anatomy.branch import Branches
 from keras_winit.models.anatomy.branches import branches_of
 from keras_winit.models.anatomy.following import output_kernels
 from keras_winit.models.diagnosing.answering import findings_inside, findings_of_loss, findings_of_outputs
@@ -17,16 +17,14 @@ from keras_winit.models.diagnosing.judging import Judge
 from keras_winit.models.diagnosing.loss import guess_of, loss_of
 from keras_winit.models.diagnosing.reading import what_is_left
 from keras_winit.models.diagnosing.report import SEVERITIES, LayerRow, Report
-from keras_winit.models.diagnosing.seen import Seen
 from keras_winit.models.diagnosing.signals import signals
-from keras_winit.models.diagnosing.weights import Starts, WeightCheck
+from keras_winit.models.diagnosing.weights import WeightCheck
 from keras_winit.models.initializing.sizes import MANY
-from keras_winit.models.running.batch import MOST_SAMPLES, Batch, batch_for
+from keras_winit.models.running.batch import MOST_SAMPLES, batch_for
 from keras_winit.models.tracing.structure import check_built, check_callable, unbuilt
 from keras_winit.support.losses import check_labels
 
 _MORE_PASSES = 2
-_UNKNOWN = "{}: nothing is known of it: its layer is not seen"
 
 
 def diagnose(
@@ -90,23 +88,27 @@ def diagnose(
         check_labels(model, loss, batch.labels, anatomy.trace.outputs)
     elif loss is not None:
         raise ValueError("A `loss` needs `labels` to compare the outputs with. Pass them too.")
+    weights = WeightCheck(limits, anatomy.slots)
     answers = [kernel.slot.layer for kernel in last]
-    starts = Starts(anatomy.slots)
-    first = seen = signals(model, anatomy.slots, batch, compare, answers=answers, watched=starts.waiting)
-    # What a zero kernel keeps the gradient from is seen once it has taken a step.
+    send = partial(signals, model, anatomy.slots, batch, compare, answers=answers, values=weights.values)
+    first = seen = send(watched=weights.waiting)
     for _ in range(_MORE_PASSES):
-        if not starts.step(seen.gradients):
+        if not weights.step(seen.gradients):
             break
-        stepped: dict[str, Any] = {"watched": starts.waiting, "values": starts.values}
-        seen = signals(model, anatomy.slots, batch, compare, answers=answers, **stepped)
+        seen = send(watched=weights.waiting)
     left = what_is_left(seen, batch.labels)
     found = branches_of(anatomy)
     inside = {str(slot.layer.path) for branch in found for slot in branch.kernels}
-    judge = Judge(limits, Remedies(anatomy), left, inside, attends=_attends(anatomy, found))
-    ends = [slot for branch in found for slot in branch.last]
-    check = WeightCheck(limits, starts, small=[*(kernel.slot for kernel in last), *ends])
-    check.look(anatomy.slots)
-    findings = [*check.findings, *judge.findings(seen), *findings_inside(anatomy, seen, judge)]
+    long = max((branch.depth for branch in found), default=0) >= MANY
+    attends = long and bool(attentions(anatomy))
+    judge = Judge(limits, Remedies(anatomy), left, inside, attends=attends)
+    # An end of the model, or of a branch, may start near zero.
+    ends = {slot for branch in found for slot in branch.last}
+    findings = [
+        *weights.findings(ends.union(kernel.slot for kernel in last)),
+        *judge.findings(seen),
+        *findings_inside(anatomy, seen, judge),
+    ]
     width = first.outputs[0].shape[-1] if first.outputs and first.outputs[0].ndim else 1
     guess = guess_of(model, loss, batch.labels, width)
     if compare is not None:
@@ -114,45 +116,25 @@ def diagnose(
         findings += findings_of_outputs(model, first, loss)
     findings.sort(key=lambda finding: SEVERITIES.index(finding.severity))
     never = [f"{name}: never called, and has no weights yet" for name in unbuilt(model)]
-    unknown = [_UNKNOWN.format(slot.path) for slot in anatomy.slots if slot.unseen]
+    unseen = [
+        f"{slot.path}: nothing is known of it: its layer is not seen" for slot in anatomy.slots if slot.unseen
+    ]
     gradients = {layer.path: layer.gradient for layer in seen.layers}
-    rows = tuple(_row(replace(each, gradient=gradients.get(each.path))) for each in first.layers)
-    notes = tuple(seen.notes + never + unknown)
+    rows = []
+    for layer in first.layers:
+        shown = replace(layer, gradient=gradients.get(layer.path))
+        rows.append(LayerRow(*(getattr(shown, field.name) for field in fields(LayerRow))))
+    known = "with their labels" if batch.labels is not None else "without labels, with random gradients"
     return Report(
         tuple(findings),
-        rows,
-        tuple(check.rows),
+        tuple(rows),
+        tuple(weights.rows),
         first.loss,
         guess.best,
         str(batch),
-        notes,
+        (*seen.notes, *never, *unseen),
         left.labels,
         left.inputs,
-        _rests_on(batch),
-    )
-
-
-def _attends(anatomy: Anatomy, found: Branches) -> bool:
-    """Whether there is attention, and a stream of as many branches as it takes to make all places alike."""
-    longest = max((branch.depth for branch in found), default=0)
-    return longest >= MANY and bool(attentions(anatomy))
-
-
-def _rests_on(batch: Batch) -> str:
-    labels = "with their labels" if batch.labels is not None else "without labels, with random gradients"
-    given = f"It rests on {batch.samples} samples, {labels}."
-    return f"{given} It cannot see the learning rate, the optimizer, or data that it was not shown."
-
-
-def _row(seen: Seen) -> LayerRow:
-    return LayerRow(
-        seen.path,
-        seen.activation,
-        seen.mean,
-        seen.std,
-        seen.distinct,
-        seen.dead,
-        seen.saturated,
-        seen.gradient,
-        seen.rank,
+        f"It rests on {batch.samples} samples, {known}. "
+        "It cannot see the learning rate, the optimizer, or data that it was not shown.",
     )

@@ -1,8 +1,7 @@
 """The loss that is asked for: what guessing costs by it, and its gradients, by taps.
 
-A tap is the identity, which shows the values that pass and, on the way back, their gradient. Each also reads
-a scalar, the source: a gradient with respect to that source passes every tap, and needs the gradient of no
-weight.
+A tap is the identity, which shows the values that pass and, on the way back, their gradient. It also reads a
+scalar, the source: the gradient with respect to it passes every tap, and needs that of no weight.
 """
 
 import math
@@ -26,16 +25,13 @@ _LEAST = 1e-12  # a probability
 
 
 class LossOf(NamedTuple):
-    """Losses of (batch, outputs): all that training adds up, and the plain mean of the named one."""
+    """Of (batch, outputs): all that training adds up, and the mean of the named loss alone."""
 
     total: Callable[[Any, Any], Any]
     plain: Callable[[Any, Any], Any] | None
 
     def of_constants(self, batch: Any, outputs: Any) -> float | None:
-        """The least loss of outputs that are the same for all samples: zero, or the batch's mean; or None.
-
-        Penalties are no part of it, where they can be told apart.
-        """
+        """The least loss of constant outputs, zero or the batch's mean, if possible without penalties."""
         found = []
         for constant in (np.zeros_like, _mean):
             same = keras.tree.map_structure(lambda each, of=constant: _tensor(of(each)), outputs)
@@ -44,19 +40,15 @@ class LossOf(NamedTuple):
                     found.append(float(ops.mean((self.plain or self.total)(batch, same))))
             except Exception:  # a loss of the user's own that wants what only the model's call gives
                 return None
-        good = [loss for loss in found if math.isfinite(loss)]
-        return min(good) if good else None
-
-
-class Guess(NamedTuple):
-    """The loss of the best constant; and of no preference, if that is more: what a first loss is held to."""
-
-    best: float | None
-    fair: float | None
+        return min(filter(math.isfinite, found), default=None)
 
 
 def _mean(output: Any) -> Any:
     return np.broadcast_to(output.mean(axis=0, keepdims=True), output.shape).astype(output.dtype)
+
+
+def _tensor(array: Any) -> Any:
+    return None if array is None else ops.convert_to_tensor(array)
 
 
 def loss_of(model: keras.Model, loss: Any) -> LossOf:
@@ -66,20 +58,18 @@ def loss_of(model: keras.Model, loss: Any) -> LossOf:
         TypeError, ValueError: for what is no loss, or a model that has none.
     """
     check_there_is_one(model, loss)
-    compiled = loss is None
-    loss = model.loss if compiled else loss
-    single = isinstance(loss, str) or callable(loss)
-    if not single and not compiled:
-        raise TypeError(f"`loss` must be a name, a function or a keras.losses.Loss. Received: {loss!r}.")
-    plain = _plain(loss) if single else None
-    if compiled:
+    named = model.loss if loss is None else loss
+    plain = _plain(named) if isinstance(named, str) or callable(named) else None
+    if loss is not None:
+        if plain is None:
+            raise TypeError(f"`loss` must be a name, a function or a keras.losses.Loss. Received: {loss!r}.")
+        return LossOf(plain, plain)
 
-        def total(batch: Any, outputs: Any) -> Any:
-            x, y = keras.tree.map_structure(_tensor, (batch.inputs, batch.labels))
-            return _devices() * model.compute_loss(x=x, y=y, y_pred=outputs)
+    def total(batch: Any, outputs: Any) -> Any:
+        x, y = keras.tree.map_structure(_tensor, (batch.inputs, batch.labels))
+        return _devices() * model.compute_loss(x=x, y=y, y_pred=outputs)
 
-        return LossOf(total, plain)
-    return LossOf(_plain(loss), plain)
+    return LossOf(total, plain)
 
 
 def _devices() -> int:
@@ -91,12 +81,8 @@ def _devices() -> int:
     return int(tf.distribute.get_strategy().num_replicas_in_sync)
 
 
-def _tensor(array: Any) -> Any:
-    return None if array is None else ops.convert_to_tensor(array)
-
-
 def _plain(loss: Any) -> Callable[[Any, Any], Any]:
-    """The mean of a loss over samples, added up over outputs; no weights, no other reduction."""
+    """The mean over samples, added up over outputs; no weights, no other reduction."""
     try:
         found = keras.losses.get(loss)
     except (ValueError, TypeError):
@@ -105,15 +91,15 @@ def _plain(loss: Any) -> Callable[[Any, Any], Any]:
     each = found.call if isinstance(found, keras.losses.Loss) else found
 
     def mean(batch: Any, outputs: Any) -> Any:
-        answers, found_outputs = keras.tree.flatten(batch.labels), keras.tree.flatten(outputs)
-        if len(answers) != len(found_outputs):
+        labels, outputs = keras.tree.flatten(batch.labels), keras.tree.flatten(outputs)
+        if len(labels) != len(outputs):
             raise ValueError(
-                f"The model has {len(found_outputs)} outputs and there are {len(answers)} arrays of labels. "
+                f"The model has {len(outputs)} outputs and there are {len(labels)} arrays of labels. "
                 "Pass as many labels, or compile the model with its losses."
             )
         total: Any = 0.0
-        for answer, output in zip(answers, found_outputs, strict=True):
-            given = ops.convert_to_tensor(answer)
+        for label, output in zip(labels, outputs, strict=True):
+            given = ops.convert_to_tensor(label)
             if len(given.shape) + 1 == len(output.shape) and output.shape[-1] == 1:
                 given = ops.expand_dims(given, -1)
             total = total + ops.mean(each(given, output))
@@ -122,23 +108,30 @@ def _plain(loss: Any) -> Callable[[Any, Any], Any]:
     return mean
 
 
-def guess_of(model: keras.Model, loss: Any, labels: Any, width: int) -> Guess:
-    """What guessing would cost by a loss.
+class Guess(NamedTuple):
+    """The loss of the best constant; and of no preference, if that is more: what a first loss is held to."""
 
-    Args:
-        model: whose compiled loss counts where none is given.
-        loss: the one that is given.
-        labels: what is guessed, or None.
-        width: how many numbers the first output has side by side.
-    """
+    best: float | None
+    fair: float | None
+
+
+def guess_of(model: keras.Model, loss: Any, labels: Any, width: int) -> Guess:
+    """What guessing costs, with `width` numbers side by side in the first output."""
     best = loss_of_guessing(model, loss, labels)
-    return Guess(best, None if best is None else max(best, loss_of_indifference(model, loss, width)))
+    if best is None:
+        return Guess(None, None)
+    loss = loss if loss is not None else model.loss
+    kind, focus = CROSSENTROPIES.get(loss_name(loss)), focus_of(loss)
+    if kind is None:
+        return Guess(best, best)
+    chance = 1 / 2 if kind == "yes" else 1 / max(width, 1)
+    return Guess(best, max(best, float(np.max(focus.yes) * _surprise(chance, focus))))
 
 
 def loss_of_guessing(model: keras.Model, loss: Any, labels: Any) -> float | None:
-    """The loss of the best constant answer, for crossentropies and squared and absolute errors; else None."""
+    """The loss of the best constant, for crossentropies and squared and absolute errors; else None."""
     loss = loss if loss is not None else getattr(model, "loss", None)
-    if labels is None or not hasattr(labels, "shape") or not loss:
+    if not hasattr(labels, "shape") or not loss:
         return None
     name = loss_name(loss)
     answers = labels.astype("float64")
@@ -152,13 +145,12 @@ def loss_of_guessing(model: keras.Model, loss: Any, labels: Any) -> float | None
 
 
 def _entropy(kind: str, answers: Any, focus: Focus) -> float:
-    """The crossentropy of the best constant: the entropy of the labels, where the loss has no focus."""
+    """The loss of the best constant: without a focus, the entropy of the labels."""
     if kind == "yes":
         share = answers.mean(axis=0)[..., None]
         tried = np.linspace(0, 1, 1001) if focus.gamma else share
-        costs = share * focus.yes * _surprise(tried, focus) + (1 - share) * focus.no * _surprise(
-            1 - tried, focus
-        )
+        costs = share * focus.yes * _surprise(tried, focus)
+        costs = costs + (1 - share) * focus.no * _surprise(1 - tried, focus)
         return float(np.mean(costs.min(axis=-1)))
     if kind == "classes":
         _, counts = np.unique(answers, return_counts=True)
@@ -177,27 +169,16 @@ def _surprise(chances: Any, focus: Focus) -> Any:
     return -((1 - chances) ** focus.gamma) * np.log(np.clip(chances, _LEAST, 1))
 
 
-def loss_of_indifference(model: keras.Model, loss: Any, width: int) -> float:
-    """The crossentropy of an answer that prefers no class, whatever the labels; else 0."""
-    loss = loss if loss is not None else getattr(model, "loss", None)
-    kind, focus = CROSSENTROPIES.get(loss_name(loss)), focus_of(loss)
-    if kind is None:
-        return 0.0
-    chance = 1 / 2 if kind == "yes" else 1 / max(width, 1)
-    return float(np.max(focus.yes) * _surprise(chance, focus))
-
-
-# Is given a tensor with values.
-See = Callable[[Any], None]
+See = Callable[[Any], None]  # is given a tensor with values
 
 
 def tap(tensor: Any, source: Any, see: See, see_gradient: See) -> Any:
-    """The tensor; its values are shown at once, those of its gradient when it is computed."""
+    """The tensor; its values are shown at once, those of its gradient later."""
     return _TAPS[keras.backend.backend()](tensor, source, see, see_gradient)
 
 
 def gradient(objective: Callable[[Any], Any]) -> None:
-    """Compute the gradient of a scalar function of the source, for what its taps show."""
+    """Compute the gradient of a scalar function of the source, for its taps."""
     _GRADIENTS[keras.backend.backend()](objective)
 
 

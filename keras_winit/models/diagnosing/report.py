@@ -56,19 +56,14 @@ class Finding:
 
 @dataclass(frozen=True)
 class LayerRow:
-    """What one layer did with the batch; None where there is nothing of the kind.
+    """What one layer did with the batch; None for nothing of the kind.
 
     Attributes:
-        path: the layer's.
-        activation: the name of the activation it applies.
-        mean, std: of what it computes before its activation.
-        distinct: the share of the activations' power that differs between inputs; at an output, of what
-            it computes before its activation.
+        mean, std, gradient: of what it computes before its activation; the gradient's size for one sample.
+        distinct, rank: the share of its activations' power that differs between inputs, and how many
+            directions that fills (the effective rank); at an output, before the activation.
         dead: the share of its units that give the same for every input, whatever they are given.
         saturated: the share of its activations at the ends of a bounded function.
-        gradient: the size of the gradient there, of one sample.
-        rank: how many directions the differences between inputs fill in its activations, their effective
-            rank; at an output, before its activation.
     """
 
     path: str
@@ -84,7 +79,7 @@ class LayerRow:
 
 @dataclass(frozen=True)
 class WeightRow:
-    """One weight against its theory: its standard deviation, and that of its own initializer."""
+    """The standard deviation of a weight, and that of its own initializer."""
 
     path: str
     shape: Shape
@@ -150,7 +145,7 @@ class Report(Printed):
         return {"ok": self.ok, **super().to_dict()}
 
     def plot(self) -> Any:
-        """A matplotlib figure: signal and gradient along depth, weights against theory, dead and saturated.
+        """Signal and gradient along depth, weights against theory, dead and saturated units.
 
         Returns:
             The `matplotlib.figure.Figure`, to be shown or saved.
@@ -163,19 +158,15 @@ class Report(Printed):
         return plot_report(self)
 
     def _line(self) -> str:
-        errors, warnings, remarks = (
-            sum(finding.severity == severity for finding in self.findings) for severity in SEVERITIES
-        )
-        state = "healthy" if self.ok else "not healthy"
-        counts = f"{counted(errors, 'error')}, {counted(warnings, 'warning')}"
-        counts += f", {counted(remarks, 'note')}" if remarks else ""
-        line = f"{state}: {counts}, on {self.batch}"
+        found = {name: sum(each.severity == name for each in self.findings) for name in SEVERITIES}
+        counts = [counted(number, name) for name, number in found.items() if number or name != "note"]
+        line = f"{'healthy' if self.ok else 'not healthy'}: {', '.join(counts)}, on {self.batch}"
         if self.loss is not None:
             line += f"; loss {self.loss:.4g}"
-        if self.loss is not None and self.loss_of_guessing is not None:
-            line += f" (guessing: {self.loss_of_guessing:.4g})"
-        rests = [self.rests_on] if self.rests_on else []
-        return "\n".join([line, *rests, *(f"not seen: {note}" for note in self.notes)])
+            if self.loss_of_guessing is not None:
+                line += f" (guessing: {self.loss_of_guessing:.4g})"
+        unseen = (f"not seen: {note}" for note in self.notes)
+        return "\n".join(filter(None, (line, self.rests_on, *unseen)))
 
     def _tables(self) -> list[Table]:
         findings = [(f.severity, f.code, f.path, f.message, f.remedy) for f in self.findings]
@@ -183,16 +174,16 @@ class Report(Printed):
             (
                 row.path,
                 row.activation or "–",
-                *(number(figure) for figure in (row.mean, row.std, row.gradient, row.rank)),
-                *(share(figure) for figure in (row.distinct, row.dead, row.saturated)),
+                *map(number, (row.mean, row.std, row.gradient, row.rank)),
+                *map(share, (row.distinct, row.dead, row.saturated)),
             )
             for row in self.layers
         ]
         weights = []
         for row in self.weights:
-            ratio = None if not row.expected else row.std / row.expected
-            shape = "×".join(map(str, row.shape))
-            weights.append((row.path, shape, number(row.std), number(row.expected), number(ratio)))
+            ratio = row.std / row.expected if row.expected else None
+            figures = map(number, (row.std, row.expected, ratio))
+            weights.append((row.path, "×".join(map(str, row.shape)), *figures))
         tables = [
             Table("Findings", ("severity", "code", "where", "what", "remedy"), findings),
             Table("Layers", _LAYER_HEADINGS, layers, _LAYER_LEGEND),

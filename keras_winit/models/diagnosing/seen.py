@@ -1,4 +1,4 @@
-"""The figures of one layer: its values, its units, and what it tells apart."""
+"""The figures of one layer."""
 
 import math
 from dataclasses import dataclass, field
@@ -11,29 +11,24 @@ from keras import layers, ops
 
 from keras_winit.support.exact import array_product, moments
 from keras_winit.support.host import host_array
-from keras_winit.theory.activations import Activation, resolve
+from keras_winit.theory.activations import resolve
 
-MOST_ROWS, _MOST_COLUMNS = 256, 4096
+_MOST_ROWS, _MOST_COLUMNS = 256, 4096
 _WIDTH = 128  # of a sketch
 _RIDGES = (1e-3, 1e-1)  # of the mean eigenvalue: the better one counts
 
 
-def rows_of(array: Any) -> Any:
-    """The samples of an array as the rows of a matrix, at most 256 of them, spread over all."""
-    array = np.asarray(array)
-    return array.reshape(len(array), -1)[chosen_rows(len(array))]
-
-
 def chosen_rows(count: int) -> Any:
-    """Which rows of so many are looked at."""
-    return np.linspace(0, count - 1, min(count, MOST_ROWS)).astype(int)
+    """Which of so many samples are looked at: some of all parts."""
+    return np.linspace(0, count - 1, min(count, _MOST_ROWS)).astype(int)
 
 
-def sketch(rows: Any) -> Any:
-    """The rows, centred, in at most 128 columns: random signs keep distances to a few percent.
+def sketch(array: Any) -> Any:
+    """Centred samples in at most 128 columns: random signs keep distances to a few percent.
 
     Source: W. Johnson, J. Lindenstrauss 1984; D. Achlioptas 2003, "Database-friendly random projections".
     """
+    rows = array.reshape(len(array), -1)[chosen_rows(len(array))]
     step = -(-rows.shape[1] // _MOST_COLUMNS)
     rows = rows[:, ::step].astype("float32")
     largest = float(np.max(np.abs(rows), initial=0))
@@ -54,9 +49,9 @@ def _signs() -> Any:
 
 
 def effective_rank(centred: Any) -> float | None:
-    """exp(−Σ pᵢ·log pᵢ), with pᵢ the shares of the variance along the principal axes; None for no variance.
+    """exp(−Σ pᵢ·log pᵢ), with pᵢ the shares of the variance along the principal axes; None without variance.
 
-    One where all samples lie on a line, k where they fill k directions alike.
+    One on a line, k where samples fill k directions alike.
 
     Source: O. Roy, M. Vetterli 2007, "The effective rank: a measure of effective dimensionality".
     """
@@ -69,20 +64,17 @@ def effective_rank(centred: Any) -> float | None:
 
 
 def _products(centred: Any) -> Any:
-    """XᵀX or XXᵀ, the smaller: the same eigenvalues but for zeros, at a tenth of the price of X's SVD."""
-    return array_product(centred, centred.T) if _is_wide(centred) else array_product(centred.T, centred)
-
-
-def _is_wide(matrix: Any) -> bool:
-    return bool(matrix.shape[1] > matrix.shape[0])
+    """XᵀX or XXᵀ, the smaller: but for zeros the same eigenvalues, at a tenth of the price of X's SVD."""
+    wide = centred.shape[1] > len(centred)
+    return array_product(centred, centred.T) if wide else array_product(centred.T, centred)
 
 
 def _along_axes(centred: Any) -> tuple[Any, Any]:
-    """The samples along their principal axes, the first axis first, and the power along each."""
+    """The samples along their principal axes, and the power along each."""
     power, vectors = np.linalg.eigh(_products(centred))
     power, vectors = np.clip(power[::-1], 0, None), vectors[:, ::-1]
-    along = vectors * np.sqrt(power) if _is_wide(centred) else centred @ vectors
-    return along, power
+    wide = centred.shape[1] > len(centred)
+    return vectors * np.sqrt(power) if wide else centred @ vectors, power
 
 
 def principal(centred: Any, count: int = 10) -> Any:
@@ -91,7 +83,7 @@ def principal(centred: Any, count: int = 10) -> Any:
 
 
 def read_off(centred: Any, answers: Any) -> float | None:
-    """The share of the answers' variance that a ridge regression tells, each sample left out once: R².
+    """R² of a ridge regression, each sample left out once.
 
     With H = X(XᵀX + λI)⁻¹Xᵀ + 1/n the sample i that is left out is missed by (y − Hy)ᵢ / (1 − Hᵢᵢ).
 
@@ -103,7 +95,7 @@ def read_off(centred: Any, answers: Any) -> float | None:
 
 
 def named_right(centred: Any, classes: Any) -> float | None:
-    """How much better than the commonest class a ridge classifier is, each sample left out once: 0 to 1."""
+    """How much better than the commonest class (0 to 1) a ridge classifier is, each sample left out once."""
     found, index = np.unique(classes, return_inverse=True)
     if len(found) < 2:
         return None
@@ -114,7 +106,7 @@ def named_right(centred: Any, classes: Any) -> float | None:
 
 
 def _left_out(centred: Any, answers: Any) -> list[Any]:
-    """By how much each sample is missed that was left out, for each ridge; nothing where nothing varies."""
+    """For each ridge, by how much left out samples are missed; empty where nothing varies."""
     along, power = _along_axes(centred)
     count, total = len(centred), float(power.sum())
     if not total > 0 or count < 3:
@@ -131,8 +123,7 @@ def _left_out(centred: Any, answers: Any) -> list[Any]:
 
 _ROUNDING = 1e-5  # of a number, which is no difference
 _ENDS = 1 / 80  # of the range of a bounded function
-_FAR = 1e3
-_LARGE = 1e6
+_FAR, _LARGE = 1e3, 1e6
 _PIECE = 2**18  # numbers: a batch of large maps is large
 
 
@@ -144,7 +135,7 @@ class Seen:
     activation: str | None
     weighted: bool
     normalized: bool = False
-    answer: bool = False  # whether an output of the model comes out of it
+    answer: bool = False  # an output of the model comes out of it
     mean: float = math.nan
     std: float = math.nan
     finite: bool = True
@@ -156,16 +147,8 @@ class Seen:
     sketch: Any = field(default=None, repr=False)  # of its activations
 
 
-def look(seen: Seen, values: Any, apply: Any, channels: int, *, elementwise: bool) -> None:
-    """Note the figures of what a layer computes.
-
-    Args:
-        seen: where they are noted.
-        values: what it computes before its activation.
-        apply: its activation, or None.
-        channels: the axis of its units.
-        elementwise: whether the activation can be tried on a few numbers.
-    """
+def look(seen: Seen, values: Any, layer: Any, apply: Any) -> None:
+    """Note the figures of what a layer computes before its activation."""
     found = moments(values)
     seen.mean, seen.std = found.mean, found.std
     seen.finite = math.isfinite(found.std)
@@ -177,31 +160,29 @@ def look(seen: Seen, values: Any, apply: Any, channels: int, *, elementwise: boo
     shown = given if seen.answer else activated
     seen.distinct = distinct(shown)
     if shown.ndim > 1 and len(shown) > 1:
-        seen.sketch = sketch(rows_of(shown))
+        seen.sketch = sketch(shown)
         seen.rank = effective_rank(seen.sketch)
-    if linear or activated.ndim < 2 or len(activated) < 2:
+    gated = activated.shape != given.shape
+    if linear or gated or given.ndim < 2 or len(given) < 2:
         return
-    if activated.shape != given.shape:  # a gated activation, say
-        return
-    ends = _ends(apply) if elementwise else None
-    _look_at_units(seen, by_unit(given, channels), by_unit(activated, channels), ends)
-
-
-def _look_at_units(seen: Seen, given: Any, units: Any, ends: tuple[float, float] | None) -> None:
+    channels = 1 if getattr(layer, "data_format", None) == "channels_first" else -1
+    inputs, units = (
+        np.moveaxis(each, channels, -1).reshape(-1, each.shape[channels]) for each in (given, activated)
+    )
     # A unit that is given the same for every input is not to blame for putting out the same, unless it is
     # given what lies far beyond where its activation answers.
-    low, high = given.min(axis=0), given.max(axis=0)
-    varies = high - low > _ROUNDING * np.maximum(np.abs(low), np.abs(high))
-    far = (np.minimum(np.abs(low), np.abs(high)) > _FAR) & (np.sign(low) == np.sign(high))
-    dead = (units.max(axis=0) == units.min(axis=0)) & (varies | far)
-    seen.dead = float(np.mean(dead))
+    low, high = inputs.min(axis=0), inputs.max(axis=0)
+    least, most = np.minimum(np.abs(low), np.abs(high)), np.maximum(np.abs(low), np.abs(high))
+    to_blame = (high - low > _ROUNDING * most) | ((least > _FAR) & (np.sign(low) == np.sign(high)))
+    seen.dead = float(np.mean((units.max(axis=0) == units.min(axis=0)) & to_blame))
+    ends = _ends(layer, apply)
     if ends is not None:
-        low, high = ends[0] + _ENDS * (ends[1] - ends[0]), ends[1] - _ENDS * (ends[1] - ends[0])
-        seen.saturated = float(np.mean((units < low) | (units > high)))
+        margin = _ENDS * (ends[1] - ends[0])
+        seen.saturated = float(np.mean((units < ends[0] + margin) | (units > ends[1] - margin)))
 
 
 def distinct(array: Any) -> float | None:
-    """The share of an array's power that differs from sample to sample."""
+    """The share of an array's power that differs between samples."""
     if len(array) < 2 or array.ndim < 2:
         return None
     flat = array.reshape(len(array), -1).astype("float32", copy=False)
@@ -214,63 +195,53 @@ def distinct(array: Any) -> float | None:
     step = max(1, _PIECE // flat.shape[1])
     differing = power = 0.0
     for start in range(0, len(flat), step):
-        rows = flat[start : start + step].reshape(-1)
-        differences = (flat[start : start + step] - common).reshape(-1)
-        differing += float(array_product(differences, differences))
-        power += float(array_product(rows, rows))
+        rows = flat[start : start + step]
+        differing += _power(rows - common)
+        power += _power(rows)
     return differing / power
 
 
-def by_unit(array: Any, channels: int) -> Any:
-    """The array as a matrix with a column for each unit."""
-    return np.moveaxis(array, channels, -1).reshape(-1, array.shape[channels])
+def _power(array: Any) -> float:
+    flat = array.reshape(-1)
+    return float(array_product(flat, flat))
 
 
-def _ends(apply: Any) -> tuple[float, float] | None:
-    """The ends of a function that is bounded on both sides and runs from one to the other, or None."""
+def _ends(layer: Any, apply: Any) -> tuple[float, float] | None:
+    """The ends of a function of single numbers that runs from one to the other, or None."""
+    named = layer.activation if isinstance(layer, layers.Activation) else apply
+    if getattr(named, "__name__", "") in ("softmax", "log_softmax", "sparsemax", "glu"):
+        return None
+    if any(isinstance(each, (layers.PReLU, layers.Softmax)) for each in (layer, named)):
+        return None
     try:
         values = host_array(apply(ops.convert_to_tensor([[-1e4, -0.5, 0.5, 1e4]], "float32"))).reshape(-1)
     except Exception:  # one that only takes the layer's own shape
         return None
     if values.size != 4:
         return None
-    low, below, above, high = (float(value) for value in values)
-    if not (math.isfinite(low) and math.isfinite(high)) or abs(low) > 10 or abs(high) > 10:
-        return None
-    return (low, high) if low < below < above < high else None
-
-
-def is_elementwise(layer: Any, apply: Any) -> bool:
-    """Whether an activation can be tried on four numbers."""
-    names = ("softmax", "log_softmax", "sparsemax", "glu")
-    if isinstance(layer, layers.Activation):
-        apply = layer.activation
-    kinds = (layers.PReLU, layers.Softmax)
-    joins = isinstance(layer, kinds) or isinstance(apply, kinds)
-    return not joins and getattr(apply, "__name__", "") not in names
+    low, below, above, high = map(float, values)
+    return (low, high) if -10 <= low < below < above < high <= 10 else None
 
 
 def name_of(activation: Any) -> str | None:
     """The name of an activation; None for none."""
     try:
-        found: Activation = resolve(activation)
+        name = resolve(activation).name
     except (TypeError, ValueError):
         return type(activation).__name__
-    return None if found.name == "linear" else found.name
+    return None if name == "linear" else name
 
 
 def variance_read_by(layer: Any, values: Any) -> float:
-    """The mean of the variances, or squares, that a normalization divides by."""
+    """The mean variance, or square, that a normalization divides by."""
     array = host_array(ops.cast(values, "float32")).astype("float64")
     if isinstance(layer, (layers.RMSNormalization, layers.UnitNormalization)):
         return float(np.mean(np.square(array)))
+    axes = getattr(layer, "axis", -1)
     if isinstance(layer, layers.BatchNormalization):
-        axis = layer.axis % array.ndim
-        others = tuple(each for each in range(array.ndim) if each != axis)
-        return float(np.mean(array.var(axis=others)))
+        axes = [axis for axis in range(array.ndim) if axis != layer.axis % array.ndim]
     if isinstance(layer, layers.GroupNormalization):
         array = np.moveaxis(array, layer.axis, 1)
         groups = array.shape[1] if layer.groups == -1 else layer.groups
-        return float(np.mean(array.reshape(len(array), groups, -1).var(axis=-1)))
-    axes = getattr(layer, "axis", -1)
+        array, axes = array.reshape(len(array), groups, -1), -1
     return float(np.mean(array.var(axis=tuple(axes) if isinstance(axes, (list, tuple)) else axes)))

@@ -1,7 +1,8 @@
 """Which scheme each variable of a model is to be drawn from, and why."""
 
 import math
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import Any
 
 import keras
 
@@ -22,7 +23,7 @@ from keras_winit.models.initializing.fitting import asked_for, fit, std_of
 from keras_winit.models.initializing.mirroring import Mirroring
 from keras_winit.models.initializing.plan import MIRRORED, NOTHING_KNOWN, Rule
 from keras_winit.models.initializing.sizes import TableSizes, factors
-from keras_winit.models.recipes import Recipe, recipe_class, recipes
+from keras_winit.models.recipes import Choice, Recipe, recipe_class, recipes
 from keras_winit.schemes import Scheme
 from keras_winit.schemes.compose import Scaled
 from keras_winit.schemes.orthogonal import Orthogonal
@@ -31,34 +32,16 @@ from keras_winit.schemes.variance import HeNormal, HeUniform
 from keras_winit.theory.activations import Activation, resolve
 from keras_winit.theory.gains import gain
 
-_SHORT = f"in a chain of fewer than {DEEP} kernels"
-_HE = (HeNormal, HeUniform)
-# Shares of an orthogonal kernel's size between which a layer's own smaller one is kept. One of a seventh,
-# as ConvNeXt's N(0, 0.02²), learns worse.
+# Shares of an orthogonal kernel's size between which a layer's own is kept. One of a seventh, as ConvNeXt's
+# N(0, 0.02²), learns worse.
 _SMALLER = 0.2, 0.8
 
 
-class Choice(NamedTuple):
-    """What a variable is to be drawn from, and why."""
-
-    initializer: Any  # None: the variable is kept
-    reason: str
-    activation: str | None = None
-    forget_bias: bool = True
-    own: bool = False  # the layer's own initializer, to be drawn as the layer would
-    asked: bool = False  # what the layer asks for on purpose
-    named: bool = True  # whether the scheme is about the variable: it, or all, is what is to be drawn
-    pair: Slot | None = None  # whose seed it is drawn with, where two are parts of one matrix
-
-
 class Chooser:
-    """Decides for each variable of a model, by the rules given and by what lies around it.
+    """Decides for each variable, by the first rule that matches and by what lies around it.
 
-    Args:
-        anatomy: the model taken apart.
-        rules: what is to be drawn; the first that matches counts.
-        overwrite: whether what is asked for on purpose is drawn anew too.
-        measured: whether the size of kernels is to be measured later; that of embeddings is not.
+    With `overwrite`, what is asked for on purpose is drawn anew too; where `measured`, the size of kernels is
+    measured later, and that of embeddings is not.
     """
 
     def __init__(
@@ -67,15 +50,12 @@ class Chooser:
         self._rules = rules
         self._overwrite, self._measured = overwrite, measured
         self._anatomy = anatomy
-        self._answers: dict[Slot, float] | None = None
         self._table_sizes = TableSizes(anatomy)
         self._depths = anatomy.once(Depths)
         self._recipes: dict[str, Recipe] = {}
         mirrored = [slot for slot in anatomy.slots if getattr(self._rule(slot), "scheme", None) == MIRRORED]
-        self._mirroring = None
-        if mirrored:
-            free = mirrored if overwrite else [slot for slot in mirrored if not self.purpose(slot)]
-            self._mirroring = Mirroring(anatomy, mirrored, free)
+        free = [slot for slot in mirrored if overwrite or not self.purpose(slot)]
+        self._mirroring = Mirroring(anatomy, mirrored, free) if mirrored else None
 
     def choice(self, slot: Slot) -> Choice:
         """What a variable is to be drawn from, and why."""
@@ -110,25 +90,24 @@ class Chooser:
         if slot.role == "bias":
             moved = self._mirroring.bias(slot) if self._mirroring and rule.scheme == MIRRORED else None
             if moved is not None:
-                follows = resolve(moved.activation).name
-                return Choice(moved, f"where twins of {follows} are most nearly linear")
+                name = resolve(moved.activation).name
+                return Choice(moved, f"where twins of {name} are most nearly linear")
             return Choice(get("zeros"), "a bias" + (", its forget gate one" if slot.forget_bias else ""))
         if slot.role == "statistic" and slot.variable.name not in STATISTICS:
             return Choice(None, "not trained: a state of its layer, which only a reset draws")
         if slot.role not in ("kernel", "embedding", "recurrent"):
-            around = self._table(slot, rule) or self._ending_gain(slot, rule)
-            return around or _own(slot, "its initial value", slot.asked)
+            found = self._table(slot, rule) or self._ending_gain(slot, rule)
+            return found or _own(slot, "its initial value", slot.asked)
         return self._for_kernel(slot, rule)
 
     def _by_recipe(self, slot: Slot, rule: Rule) -> Choice:
-        """What a recipe says of a variable; what it leaves alone is as by "auto", or its initial value."""
+        """What a recipe says, or else "auto" or its initial value."""
         if rule.scheme not in self._recipes:
             self._recipes[rule.scheme] = recipe_class(rule.scheme)(self._anatomy)
         recipe = self._recipes[rule.scheme]
         drawn = recipe.choice(slot)
         if drawn is not None:
-            forget = recipe.forget_bias
-            return Choice(drawn.initializer, drawn.reason, forget_bias=forget, pair=drawn.pair)
+            return drawn._replace(forget_bias=recipe.forget_bias)
         if recipe.otherwise == "own" or slot.role in ("norm", "gain"):
             return _own(slot, "its initial value", slot.asked)
         choice = self._by_rule(slot, rule._replace(scheme="auto"))
@@ -137,25 +116,21 @@ class Chooser:
         return choice._replace(reason=f"{recipe.name} leaves it as auto: {choice.reason}")
 
     def _asked(self, slot: Slot, rule: Rule) -> Choice | None:
-        """What the layer asks for on purpose, which only a rule that names it, or all of it, replaces."""
-        if self._overwrite or rule.scheme == "configured":
-            return None
-        if not isinstance(rule.scheme, str) and not rule.is_about_all:
-            return None
-        reason = self.purpose(slot)
+        """What the layer asks for on purpose, unless a rule names it."""
+        kept = rule.scheme != "configured" if isinstance(rule.scheme, str) else rule.is_about_all
+        reason = self.purpose(slot) if kept and not self._overwrite else None
         # A bias has no fans but those that its layer goes by.
         return None if reason is None else Choice(slot.asked, reason, own=slot.role == "bias", asked=True)
 
     def purpose(self, slot: Slot) -> str | None:
-        """What a slot's layer asks for on purpose, in words; None for a default or an ordinary draw."""
-        follows = activation_after(self._anatomy, slot)[0] if slot.role == "kernel" else None
-        return asked_for(slot, follows)
+        """As `asked_for`, before what follows a kernel."""
+        return asked_for(slot, activation_after(self._anatomy, slot)[0] if slot.role == "kernel" else None)
 
     def _for_kernel(self, slot: Slot, rule: Rule) -> Choice:
         if len(slot.shape) < 2 and rule.is_about_all and isinstance(rule.scheme, Orthogonal):
             return Choice(get("lecun_normal"), "a vector, which no scheme makes orthogonal")
-        # Keras' ±0.05, or what the author gave. Of twelve models in tests/benchmarks/published.py that read
-        # embeddings, ones three times as large train four better and five worse, ten times two and eight.
+        # Of twelve models in tests/benchmarks/published.py that read embeddings, ones three times as large as
+        # Keras' ±0.05 train four better and five worse, ten times two and eight.
         if slot.role == "embedding" and slot.asked is not None and self._sizes_tables(rule):
             own = Choice(slot.asked, "an embedding: as the layer asks", own=True)
             return self._table(slot, rule) or own
@@ -174,24 +149,25 @@ class Chooser:
         return rule.scheme == "auto" or (self._measured and rule.is_about_all)
 
     def _table(self, slot: Slot, rule: Rule) -> Choice | None:
-        """A table whose size is not for its layer to say: added to another, or the start of a stream."""
-        size = self._table_sizes.of(slot) if self._sizes_tables(rule) else None
-        return None if size is None else Choice(get("random_normal", stddev=size.std), size.reason)
+        """A table whose size is not for its layer to say."""
+        return self._table_sizes.of(slot) if self._sizes_tables(rule) else None
 
     def _rule(self, slot: Slot) -> Rule | None:
         return next((rule for rule in self._rules if rule.matches(slot)), None)
 
+    @cached_property
+    def _answers(self) -> dict[Slot, float]:
+        return {answer.slot: answer.std for answer in answers(self._anatomy)}
+
     def _answer(self, slot: Slot) -> Choice | None:
-        """What puts out a model's answers, which start small: the first loss is then that of guessing."""
-        if self._answers is None:
-            self._answers = {answer.slot: answer.std for answer in answers(self._anatomy)}
+        """What puts out a model's answers starts small: the first loss is then that of guessing."""
         if slot not in self._answers:
             return None
         activation = activation_after(self._anatomy, slot)[0]
         std, depth = self._answers[slot], self._depths.of(slot)
         if slot.fans is not None:
-            # No larger than Glorot's; but an activation before it takes from the signal, ReLU a factor of
-            # 1/√2, and so does each of Glorot's layers in a short chain.
+            # No larger than Glorot's; but an activation before it takes from the signal, as ReLU 1/√2, and so
+            # does each of Glorot's layers in a short chain.
             glorot = math.sqrt(2 * slot.fans.fan_in / (slot.fans.fan_in + slot.fans.fan_out))
             lost = 2 ** ((depth - 1) / 4) if self._depths.is_short(slot) else 1.0
             # A mean of many numbers is smaller than they are.
@@ -201,7 +177,7 @@ class Chooser:
         return Choice(get("variance_scaling", scale=std**2), reason, activation and activation.name)
 
     def _ending_gain(self, slot: Slot, rule: Rule) -> Choice | None:
-        """The γ of a normalization that ends a branch, if it would be one, starts the branch small."""
+        """The γ of a normalization that ends a branch, where its layer asks for ones."""
         chosen = isinstance(rule.scheme, str) or (self._measured and rule.is_about_all)
         ones = isinstance(slot.asked, keras.initializers.Ones)
         share = self._anatomy.once(shares).get(slot) if chosen and ones else None
@@ -210,7 +186,7 @@ class Chooser:
         return Choice(get("constant", value=share), "γ of what ends a branch, which starts small")
 
     def _in_branch(self, slot: Slot, choice: Choice) -> Choice:
-        """What ends a residual branch starts small beside its stream, as do queries in some."""
+        """What ends a residual branch starts small, as do queries in some."""
         if choice.own or not isinstance(choice.initializer, Scheme):
             return choice
         for factor, reason in factors(self._anatomy, slot):
@@ -225,18 +201,21 @@ class Chooser:
                 return Choice(slot.asked, f"{how}: as the layer asks")
             return Choice(for_activation(None), f"{how}: as a linear layer")
         normalizations = normalizations_after(self._anatomy, slot)
-        if normalizations and _clears(slot, normalizations):
-            # Of what is divided out, the size only says how fast a kernel learns: one of orthogonal size
-            # does well where He's learns half as fast, and Keras' own depthwise one, four times as small,
-            # better yet. Measured: tests/benchmarks/published.py.
+        size = _orthogonal_size(slot) if normalizations and slot.fans else 0.0
+        power = size**2 * slot.fans.fan_in if slot.fans else 0.0
+        epsilons = [getattr(each, "epsilon", None) or 0.0 for each in normalizations]
+        if normalizations and power > 100 * max(epsilons):  # more than drowns in any of them
+            # The size only says how fast it learns: orthogonal ones do well where He's learn half as fast,
+            # and Keras' own depthwise one, four times as small, better yet (tests/benchmarks/published.py).
             reason = f"{normalizations[0].name} divides by its size"
-            if _asks_for_less(slot):
+            asked = std_of(slot.asked, slot)
+            if asked is not None and _SMALLER[0] < asked / size < _SMALLER[1]:
                 return Choice(slot.asked, f"{reason}: as small as its layer asks", activation.name, own=True)
             return Choice(get("orthogonal"), reason, activation.name)
         try:
             scheme = for_activation(activation)
-            if isinstance(scheme, _HE) and self._depths.is_short(slot):
-                scheme, how = get("glorot_uniform"), f"{how}, {_SHORT}"
+            if isinstance(scheme, (HeNormal, HeUniform)) and self._depths.is_short(slot):
+                scheme, how = get("glorot_uniform"), f"{how}, in a chain of fewer than {DEEP} kernels"
             return Choice(scheme, how, activation.name)
         except ValueError:  # one that joins features, or is not finite
             reason = f"{how}, and has no gain: as a linear layer"
@@ -244,35 +223,27 @@ class Chooser:
 
 
 def _room(activation: Activation | None) -> float:
-    """How much larger a kernel may be that reads what an activation puts out."""
+    """How much larger a kernel may be behind an activation."""
     try:
         return 1.0 if activation is None else max(1.0, gain(activation))
-    except (TypeError, ValueError):  # one that joins features, or is not finite
+    except (TypeError, ValueError):  # it has none
         return 1.0
 
 
 def _adapter(slot: Slot, rule: Rule) -> Choice:
-    """A low-rank adapter that a rule names: its second factor is zero, so that it starts as no change."""
+    """A factor of a low-rank adapter that a rule names."""
     if slot.variable.name.endswith("_b"):
         return Choice(get("zeros"), "the second factor of an adapter: it starts as no change")
     scheme = get("he_uniform") if isinstance(rule.scheme, str) else rule.scheme
     return Choice(scheme, "the first factor of an adapter")
 
 
-def _clears(slot: Slot, normalizations: list[Any]) -> bool:
-    """Whether an orthogonal kernel can be drawn, and gives more than drowns in any of the epsilons."""
+def _orthogonal_size(slot: Slot) -> float:
+    """The deviation of an orthogonal kernel; 0 for a shape that is no matrix."""
     try:
-        std = fit(get("orthogonal"), slot, 0).expected_std(slot.shape)
-    except ValueError:  # of a shape that is no matrix
-        return False
-    variance = std**2 * slot.fans.fan_in if slot.fans else 0.0
-    return all(variance > 100 * (getattr(each, "epsilon", None) or 0.0) for each in normalizations)
-
-
-def _asks_for_less(slot: Slot) -> bool:
-    """Whether a slot's layer asks for a kernel that is smaller than an orthogonal one, but not much."""
-    asked, orthogonal = std_of(slot.asked, slot), fit(get("orthogonal"), slot, 0).expected_std(slot.shape)
-    return asked is not None and _SMALLER[0] < asked / orthogonal < _SMALLER[1]
+        return float(fit(get("orthogonal"), slot, 0).expected_std(slot.shape))
+    except ValueError:
+        return 0.0
 
 
 def _own(slot: Slot, reason: str, configured: Any) -> Choice:

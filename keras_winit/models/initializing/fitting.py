@@ -1,9 +1,8 @@
 """The initializer of one variable: what its author asked for, how one is fitted to it, and one for a layer.
 
-What a layer's author asked for on purpose is drawn as asked, and not chosen anew. Keras' defaults, and
-ordinary random draws, say nothing; zeros for a kernel, ones, constants, arrays, functions, draws near zero,
-random biases, and schemes with a purpose do; so does any draw before a function of the author's own that no
-one gain suits.
+Keras' defaults and ordinary random draws ask for nothing on purpose; zeros for a kernel, ones, constants,
+arrays, functions, draws near zero, random biases and schemes with a purpose do, and so does any draw before a
+function of the author's own that no one gain suits.
 """
 
 import math
@@ -34,18 +33,15 @@ from keras_winit.theory.activations import Activation, builtin_names
 from keras_winit.theory.fans import Fans
 from keras_winit.theory.gains import balanced
 
+_KERAS = keras.initializers
 _HALF = ("bfloat16", "float16")
 
 
 def fit(initializer: Any, slot: Slot, seed: int, *, own: bool = False, asked: bool = False) -> Any:
-    """A copy of an initializer with the slot's seed, exact fans and axes.
+    """A copy of an initializer with a variable's seed, exact fans and axes.
 
-    Args:
-        initializer: a scheme, an initializer of Keras, or a function of shape and dtype.
-        slot: the variable that it is for.
-        seed: the seed of that variable.
-        own: whether it is the layer's own initializer, which is to draw as the layer would.
-        asked: whether the layer's author asked for it on purpose, what the model multiplies by in view.
+    The layer's `own` is to draw as the layer would; one `asked` for on purpose had what the model multiplies
+    by in view.
     """
     if own:
         if keras.backend.standardize_dtype(slot.variable.dtype) in _HALF:
@@ -71,33 +67,31 @@ def fit(initializer: Any, slot: Slot, seed: int, *, own: bool = False, asked: bo
 
 
 def _of_float32(initializer: Any) -> Any:
-    """This package's scheme for one of Keras' own, which draws few different numbers in half precision."""
-    own = keras.initializers
-    if type(initializer) is own.RandomNormal:
+    """This package's scheme for one of Keras', which draws few different numbers in half precision."""
+    if type(initializer) is _KERAS.RandomNormal:
         return RandomNormal(initializer.mean, initializer.stddev)
-    if type(initializer) is own.RandomUniform:
+    if type(initializer) is _KERAS.RandomUniform:
         return RandomUniform(initializer.minval, initializer.maxval)
-    if type(initializer) is own.TruncatedNormal:
+    if type(initializer) is _KERAS.TruncatedNormal:
         return TruncatedNormal(initializer.mean, initializer.stddev * TRUNCATED_STD)
-    return _ours(initializer) if isinstance(initializer, own.VarianceScaling) else initializer
+    return _ours(initializer) if isinstance(initializer, _KERAS.VarianceScaling) else initializer
 
 
 def _ours(initializer: Any) -> Any:
-    """This package's scheme for one of Keras' own that cannot be told its fans, axes or gates."""
-    own = keras.initializers
+    """This package's scheme for one of Keras' that cannot be told its fans, axes or gates."""
     if isinstance(initializer, Scheme) or not type(initializer).__module__.startswith("keras."):
         return initializer
-    if isinstance(initializer, own.VarianceScaling):
+    if isinstance(initializer, _KERAS.VarianceScaling):
         config = initializer.get_config()
         axes = {key: config.get(key) for key in ("input_axes", "output_axes")}  # which an older Keras has not
         return VarianceScaling(initializer.scale, initializer.mode, initializer.distribution, **axes)
-    if isinstance(initializer, own.Orthogonal):
+    if isinstance(initializer, _KERAS.Orthogonal):
         return Orthogonal(initializer.gain)
-    return Identity(initializer.gain) if isinstance(initializer, own.Identity) else initializer
+    return Identity(initializer.gain) if isinstance(initializer, _KERAS.Identity) else initializer
 
 
 def _with(initializer: Any, seed: int | None, fans: Any, axes: Any) -> Any:
-    if not isinstance(initializer, keras.initializers.Initializer):
+    if not isinstance(initializer, _KERAS.Initializer):
         return initializer  # a function of shape and dtype
     arguments = arguments_of(initializer)
     changed: dict[str, Any] = {}
@@ -109,39 +103,39 @@ def _with(initializer: Any, seed: int | None, fans: Any, axes: Any) -> Any:
         changed["fans"] = arguments["fans"] or list(fans)
     elif axes is not None and arguments.get("input_axes", ()) is None:
         changed["input_axes"], changed["output_axes"] = axes
+    return _changed(initializer, changed)
+
+
+def _changed(initializer: Any, arguments: dict[str, Any]) -> Any:
     try:
-        return remade(initializer, **changed)
+        return remade(initializer, **arguments)
     except TypeError:  # one of the user's own that has no configuration is used as it is
         return initializer
 
 
 def without_place(initializer: Any) -> Any:
-    """An initializer for all projections of an attention layer: no one's fans, axes or seed."""
-    if not isinstance(initializer, keras.initializers.Initializer):
+    """A copy without fans, axes or seed, for all projections of attention."""
+    if not isinstance(initializer, _KERAS.Initializer):
         return initializer
     places = arguments_of(initializer).keys() & {"seed", "fans", "input_axes", "output_axes"}
     changed = dict.fromkeys(places)
     if isinstance(initializer, Wrapper):
         changed["initializer"] = without_place(initializer.initializer)
-    try:
-        return remade(initializer, **changed)
-    except TypeError:
-        return initializer
+    return _changed(initializer, changed)
 
 
 def expected_std(slot: Slot) -> float | None:
-    """The deviation that a variable's own initializer gives it, by theory; None where none is known."""
+    """As `std_of`, for the initializer that the layer holds."""
     return std_of(slot.configured, slot)
 
 
 def std_of(initializer: Any, slot: Slot) -> float | None:
-    """The deviation that an initializer gives a slot's variable, by theory; None where none is known."""
-    own = keras.initializers
-    if isinstance(initializer, own.RandomUniform):
+    """The deviation that an initializer gives a variable, by theory; None where none is known."""
+    if isinstance(initializer, _KERAS.RandomUniform):
         return float(initializer.maxval - initializer.minval) / math.sqrt(12)
-    if isinstance(initializer, own.TruncatedNormal):
+    if isinstance(initializer, _KERAS.TruncatedNormal):
         return float(initializer.stddev) * TRUNCATED_STD
-    if isinstance(initializer, own.RandomNormal):
+    if isinstance(initializer, _KERAS.RandomNormal):
         return float(initializer.stddev)
     if initializer is None or isinstance(initializer, type):
         return None
@@ -150,59 +144,52 @@ def std_of(initializer: Any, slot: Slot) -> float | None:
         return scheme.expected_std(slot.shape) if isinstance(scheme, Scheme) else None
 
 
-_KERAS = keras.initializers
 _CONSTANT = (Zeros, Ones, Constant, _KERAS.Zeros, _KERAS.Ones, _KERAS.Constant)
 _RANDOM = (RandomUniform, RandomNormal, TruncatedNormal, VarianceScheme)
-_KERAS_RANDOM = (
-    *(_KERAS.RandomUniform, _KERAS.RandomNormal, _KERAS.TruncatedNormal, _KERAS.VarianceScaling),
-)
-_ORTHOGONAL = (Orthogonal, _KERAS.Orthogonal)
-# A kernel that is as small as this, and puts out less than this share of the power that it reads, is meant
-# to start near zero: U(±0.003) at the end of an actor, N(0, 0.001²) of a head. N(0, 0.02²) is not.
+_KERAS_RANDOM = (_KERAS.RandomUniform, _KERAS.RandomNormal, _KERAS.TruncatedNormal, _KERAS.VarianceScaling)
+# A kernel so small, which puts out less than this share of the power that it reads, is meant to start near
+# zero: U(±0.003) at the end of an actor, N(0, 0.001²) of a head. N(0, 0.02²) is not.
 _NEAR_ZERO_STD, _NEAR_ZERO = 0.01, 0.01
-_SAME = 0.2  # of a size: a weight that was trained has another
+_SAME = 0.2  # of a size; training makes it another
 
 
 def asked_for(slot: Slot, before: Activation | None = None) -> str | None:
-    """What a slot's layer asks for on purpose, in words; None for a default or an ordinary draw.
-
-    Args:
-        slot: the variable.
-        before: the activation that follows it, where one is seen.
-    """
+    """What a layer asks for on purpose, in words, before an activation; None for an ordinary draw."""
     initializer = slot.asked
     while isinstance(initializer, (PerGate, Summed)):
         initializer = initializer.initializer
     if initializer is None or slot.role not in ("kernel", "recurrent", "embedding", "bias"):
         return None
     name = initializer.name if isinstance(initializer, Scheme) else _name(initializer)
+    said = f"the layer asks for {name}"
     if isinstance(initializer, _CONSTANT):
-        return None if _is_default(slot, initializer) else f"the layer asks for {name}"
-    if isinstance(initializer, _ORTHOGONAL):
-        return None if initializer.gain == 1 else f"the layer asks for {name} times {initializer.gain:g}"
+        value = getattr(initializer, "value", isinstance(initializer, (Ones, _KERAS.Ones)))
+        zeros = slot.role == "bias" and not np.any(value)  # Keras' default
+        return None if zeros else said
+    if isinstance(initializer, (Orthogonal, _KERAS.Orthogonal)):
+        return None if initializer.gain == 1 else f"{said} times {initializer.gain:g}"
     if not _is_ordinary(initializer):
-        return f"the layer asks for {name}"
+        return said
     if _is_near_zero(initializer, slot):
-        return f"the layer asks for {name} near zero"
+        return f"{said} near zero"
     if isinstance(initializer, _KERAS.GlorotUniform):  # the default of layers, and of `add_weight`
         return None
     if slot.role == "bias":  # one of this package's is what "torch" has drawn, in a model that was saved
         return None if isinstance(initializer, Scheme) else f"the layer asks for a bias of {name}"
     if slot.role == "kernel" and before is not None and _wants_two_gains(before):
-        return f"the layer asks for {name} before {before.name}, which no one gain suits"
+        return f"{said} before {before.name}, which no one gain suits"
     return None
 
 
 def is_as_asked(slot: Slot) -> bool:
-    """Whether a weight that is not drawn still has the size that its layer asks for."""
-    std = std_of(slot.asked, slot)
-    now = moments(exact_value(slot.variable)).std
-    return bool(std) and math.isclose(now, std or 0.0, rel_tol=_SAME)
+    """Whether a weight still has the size that its layer asks for."""
+    std = std_of(slot.asked, slot) or 0.0
+    return std != 0 and math.isclose(moments(exact_value(slot.variable)).std, std, rel_tol=_SAME)
 
 
 def remember(record: Any, asked: Any) -> None:
-    """Let what is recorded in a layer know what the layer was asked for."""
-    if isinstance(record, keras.initializers.Initializer):
+    """Keep in what is recorded what the layer was asked for."""
+    if isinstance(record, _KERAS.Initializer):
         setattr(record, ASKED, asked)
 
 
@@ -213,26 +200,17 @@ def _name(initializer: Any) -> str:
     return "a function" if name == "<lambda>" else name
 
 
-def _is_default(slot: Slot, initializer: Any) -> bool:
-    """Zeros are what every bias of Keras is, unless it is told otherwise."""
-    ones = isinstance(initializer, (Ones, _KERAS.Ones))
-    value = getattr(initializer, "value", 1.0 if ones else 0.0)
-    return slot.role == "bias" and not np.any(value)
-
-
 def _is_ordinary(initializer: Any) -> bool:
-    """Whether an initializer draws ordinary random numbers, without a purpose of its own."""
+    """Whether an initializer draws random numbers without a purpose."""
     if isinstance(initializer, Scheme):
         return isinstance(initializer, _RANDOM) and not isinstance(initializer, Siren)
     return isinstance(initializer, _KERAS_RANDOM) and type(initializer).__module__.startswith("keras.")
 
 
 def _wants_two_gains(activation: Activation) -> bool:
-    """Whether it is a function of the author's own that wants one gain forwards and another backwards."""
-    if activation.name in builtin_names():
-        return False
+    """Whether a user's function wants one gain forwards and another backwards."""
     try:
-        return balanced(activation).apart
+        return activation.name not in builtin_names() and balanced(activation).apart
     except (TypeError, ValueError):  # it has no gain
         return False
 
@@ -285,12 +263,11 @@ def for_layer(
     while isinstance(inner, layers.Wrapper):
         inner = inner.layer
     activation = getattr(inner, "activation", None)
-    scheme = for_activation(activation, distribution=distribution, method=method, seed=seed)
+    scheme: Scheme = for_activation(activation, distribution=distribution, method=method, seed=seed)
     fans = _fans(layer, inner)
-    if fans is None:
-        return scheme
-    fitted: Scheme = remade(scheme, fans=list(fans))
-    return fitted
+    if fans is not None:
+        scheme = remade(scheme, fans=list(fans))
+    return scheme
 
 
 def _fans(layer: Any, inner: Any) -> Fans | None:

@@ -11,9 +11,10 @@ from keras_winit.drawing.seeds import check_seed, fold, settle
 from keras_winit.drawing.sharding import layout_of
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.slots import ASKED, Slot
-from keras_winit.models.initializing.choosing import Choice, Chooser
+from keras_winit.models.initializing.choosing import Chooser
 from keras_winit.models.initializing.fitting import fit, is_as_asked, remember, without_place
 from keras_winit.models.initializing.plan import Plan, Row, rules_of, unmatched
+from keras_winit.models.recipes import Choice
 from keras_winit.models.running.undo import (
     Undo,
     rate_of,
@@ -30,7 +31,7 @@ from keras_winit.support.checks import as_bool, shown
 from keras_winit.support.host import building
 from keras_winit.support.printing import progress
 
-# JAX goes ahead of Python. It is waited for after about so many elements, or one larger tensor.
+# JAX goes ahead of Python: it is waited for after so many elements.
 _AHEAD = 2**22
 
 
@@ -125,13 +126,7 @@ def initialize(
 
 
 class Drawing:
-    """What is to be drawn in a model, every decision made and checked, nothing changed yet.
-
-    Attributes:
-        seed: the root seed.
-        anatomy: the model taken apart.
-        slots: its variables.
-    """
+    """What is to be drawn in a model: decided and checked, nothing changed yet."""
 
     def __init__(
         self,
@@ -145,11 +140,11 @@ class Drawing:
     ) -> None:
         self.seed = root_seed(seed)
         self.anatomy = Anatomy(model, data)
-        self._model, self.slots = model, self.anatomy.slots
+        self.slots = self.anatomy.slots
         rules = rules_of(scheme)
         self._chooser = Chooser(self.anatomy, rules, overwrite=overwrite, measured=measured)
+        self._choices: dict[Slot, Choice] = {}
         drawn_seeds: set[int] = set()
-        self._steps = []
         for slot in self.slots:
             place_seed = fold(self.seed, slot.place)
             while place_seed in drawn_seeds:  # one in two thousand million for each pair of weights
@@ -157,22 +152,24 @@ class Drawing:
             drawn_seeds.add(place_seed)
             choice = self._chooser.choice(slot)
             seed = place_seed if choice.pair is None else fold(self.seed, choice.pair.place, "pair")
-            self._steps.append((slot, *_step(slot, choice, seed)))
+            self._choices[slot] = _fitted(slot, choice, seed)
+        self._rows = [_row(slot, choice) for slot, choice in self._choices.items()]
         self._states = states_of(model) if self.drawn and all(rule.is_about_all for rule in rules) else []
         self.unmatched = unmatched(rules, self.slots)
         optimizer = getattr(model, "optimizer", None)
-        self.stateful = optimizer is not None and optimizer.built
+        self._optimizer = optimizer if optimizer is not None and optimizer.built else None
 
     @property
     def drawn(self) -> dict[Slot, Any]:
         """The variables that are drawn anew, and what from."""
-        return {slot: choice.initializer for slot, choice, _ in self._steps if choice.initializer is not None}
+        found = {slot: choice.initializer for slot, choice in self._choices.items()}
+        return {slot: initializer for slot, initializer in found.items() if initializer is not None}
 
     @property
     def asked(self) -> dict[Slot, str]:
-        """What the layers ask for on purpose, and still have: the reason of each."""
+        """What layers ask for on purpose, and still have, and why."""
         found = {}
-        for slot, choice, _ in self._steps:
+        for slot, choice in self._choices.items():
             kept = choice.initializer is None and choice.named and not slot.kept
             reason = self._chooser.purpose(slot) if choice.asked or choice.own or kept else None
             if reason and (not kept or is_as_asked(slot)):
@@ -181,16 +178,15 @@ class Drawing:
 
     @property
     def untouched(self) -> set[Slot]:
-        """The variables that a mapping keeps, or does not name: nothing is to become of them."""
-        return {slot for slot, choice, _ in self._steps if not choice.named}
+        """The variables that a mapping keeps, or does not name."""
+        return {slot for slot, choice in self._choices.items() if not choice.named}
 
     def carry_out(self, undo: Undo, *, show: bool = True) -> bool:
-        """Draw; what is changed is noted in `undo`. Returns whether anything was to be drawn."""
-        todo = [(slot, choice) for slot, choice, _ in self._steps if choice.initializer is not None]
-        ahead = 0
+        """Draw, and say whether anything was to be drawn."""
+        todo, ahead = self.drawn, 0
         with progress("drawing", len(todo), show=show) as advance:
-            for slot, choice in todo:
-                value = _draw(slot, choice, undo)
+            for slot in todo:
+                value = _draw(slot, self._choices[slot], undo)
                 ahead += math.prod(slot.shape)
                 if ahead >= _AHEAD:
                     getattr(value, "block_until_ready", lambda: None)()
@@ -200,32 +196,32 @@ class Drawing:
         return bool(todo)
 
     def reset_states(self, undo: Undo) -> None:
-        """Let random generators and stateful recurrent layers start over, where all of the model does."""
+        """Let random generators and recurrent states start over."""
         reset_states(self._states, undo)
 
     def reset_optimizer(self, undo: Undo) -> None:
-        """Give the optimizer's state the values that it starts with, if it has one."""
-        if self.stateful:
-            reset_optimizer(self._model.optimizer, undo)
+        """Let the optimizer start over."""
+        if self._optimizer is not None:
+            reset_optimizer(self._optimizer, undo)
 
     def plan(self, *, dry_run: bool) -> Plan:
         """What is done, or would be."""
-        rows = [row for _, _, row in self._steps]
+        rows = [*self._rows]
         for state in self._states:
             shape = tuple(int(size) for size in state.variable.shape)
             rows.append(Row(state.variable.path, shape, "state", None, None, "start", None, state.reason))
-        note, never = self.note(resets=bool(self.drawn)), unbuilt(self._model)
+        note, never = self.note(resets=bool(self.drawn)), unbuilt(self.anatomy.model)
         return Plan(tuple(rows), self.seed, note, dry_run, never, self.unmatched)
 
     def note(self, *, resets: bool) -> str:
         """What becomes of the optimizer."""
-        if not (self.stateful and resets):
+        if self._optimizer is None or not resets:
             return "there is no optimizer state to reset"
-        return f"the optimizer's state is reset too; {rate_of(self._model.optimizer)}"
+        return f"the optimizer's state is reset too; {rate_of(self._optimizer)}"
 
 
 def root_seed(seed: Any) -> int:
-    """The root seed of a whole model: as given, or a new one for None."""
+    """The root seed of a whole model."""
     checked = check_seed(seed)
     if isinstance(checked, keras.random.SeedGenerator):
         raise TypeError(
@@ -235,44 +231,40 @@ def root_seed(seed: Any) -> int:
     return int(settle(checked))
 
 
-def _step(slot: Slot, choice: Choice, seed: int) -> tuple[Choice, Row]:
-    if choice.initializer is not None:
-        fitted = fit(choice.initializer, slot, seed, own=choice.own, asked=choice.asked)
-        choice = choice._replace(initializer=fitted)
-        if isinstance(fitted, Scheme):
-            try:
-                with _building(fitted, slot):
-                    fitted.check_shape(slot.shape)
-            except ValueError as error:
-                raise ValueError(
-                    f"{_describe(fitted)} cannot draw {slot.path!r} of shape {slot.shape}: {error} "
-                    "Give a mapping that names another scheme for it."
-                ) from error
-    row = Row(
-        slot.path,
-        slot.shape,
-        slot.role,
-        slot.fans,
-        choice.activation,
-        None if choice.initializer is None else _describe(choice.initializer),
-        getattr(choice.initializer, "seed", None),
-        choice.reason,
-    )
-    return choice, row
+def _fitted(slot: Slot, choice: Choice, seed: int) -> Choice:
+    if choice.initializer is None:
+        return choice
+    fitted = fit(choice.initializer, slot, seed, own=choice.own, asked=choice.asked)
+    if isinstance(fitted, Scheme):
+        try:
+            with _building(fitted, slot):
+                fitted.check_shape(slot.shape)
+        except ValueError as error:
+            raise ValueError(
+                f"{_describe(fitted)} cannot draw {slot.path!r} of shape {slot.shape}: {error} "
+                "Give a mapping that names another scheme for it."
+            ) from error
+    return choice._replace(initializer=fitted)
+
+
+def _row(slot: Slot, choice: Choice) -> Row:
+    scheme = None if choice.initializer is None else _describe(choice.initializer)
+    seed = getattr(choice.initializer, "seed", None)
+    return Row(slot.path, slot.shape, slot.role, slot.fans, choice.activation, scheme, seed, choice.reason)
 
 
 def _building(initializer: Any, slot: Slot) -> contextlib.AbstractContextManager[Any]:
-    """Lets those schemes know which layer they are for that may want to."""
+    """Tells a scheme that asks which layer it is for."""
     asks = isinstance(initializer, (Wrapper, Identity))
     return building(slot.layer) if asks else contextlib.nullcontext()
 
 
 def _draw(slot: Slot, choice: Choice, undo: Undo) -> Any:
-    """Draw and assign a variable's new value, and record how; returns the value."""
+    """Draw and assign a variable's new value, and record how."""
     variable, initializer = slot.variable, choice.initializer
     undo.keep(variable)  # before the new value is drawn: two copies at a time, never three
     layout = layout_of(variable)
-    options = {} if layout is None or not isinstance(initializer, Scheme) else {"layout": layout}
+    options = {"layout": layout} if layout is not None and isinstance(initializer, Scheme) else {}
     with _building(initializer, slot):
         value = initializer(slot.shape, dtype=variable.dtype, **options)
     if tuple(value.shape) != slot.shape:
@@ -282,12 +274,11 @@ def _draw(slot: Slot, choice: Choice, undo: Undo) -> Any:
         )
     if slot.forget_bias and choice.forget_bias:
         units = slot.shape[-1] // 4
-        ones = ops.ones((units,), dtype=value.dtype)
-        value = ops.concatenate([value[:units], ones, value[2 * units :]])
+        value = ops.concatenate([value[:units], ops.ones((units,), value.dtype), value[2 * units :]])
     elif slot.forget_bias:
         undo.set_attribute(slot.layer, "unit_forget_bias", False)
     variable.assign(value)
-    # What is drawn again from such a record is no more asked for than it was.
+    # A record that is drawn again is no more asked for than it was.
     if not (choice.asked or choice.own) or hasattr(slot.configured, ASKED):
         remember(initializer, slot.asked)
     for owner, attribute in slot.recorders():

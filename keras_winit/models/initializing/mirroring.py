@@ -12,16 +12,15 @@ from keras_winit.schemes.looks_linear import LooksLinear, LooksLinearBias
 from keras_winit.theory.activations import resolve
 from keras_winit.theory.linearity import Start, is_odd, linear_start, linear_variance
 
-# The variance of what the model puts out at the start is this by the number of layers, and at most
-# 1: a step of training moves the outputs of a network by what all its layers learn together.
-# Measured: tests/benchmarks/trainability.py.
+# The variance of the model's outputs at the start is this by the number of layers, and at most 1: a step of
+# training moves them by what all layers learn together. Measured: tests/benchmarks/trainability.py.
 _OUTPUT_VARIANCE_IN_ALL = 25
-# Where all activations of a chain are odd, and not all a line, as tanh and softsign; and at the end of units
-# around a flat place, where they are so small that a smaller step moves them.
+# Where all activations of a chain are odd, and not all a line, as tanh and softsign; and behind units around
+# a flat place, so small that a smaller step moves them.
 _SMALLER_OUTPUT_VARIANCE_IN_ALL = 2
-# The variances in a chain of these begin where all would be in one so much shorter, and fall to 1/√length of
-# that. At 100 layers tanh and softsign reach 0.94 and 0.92 so; with one variance for all layers, the largest
-# that keeps a hundred nearly linear, 0.57 and 0.65.
+# The variances in a chain of odd ones begin where all would be in one so much shorter, and fall to 1/√length
+# of that. At 100 layers tanh and softsign reach 0.94 and 0.92 so; with the largest one variance that keeps a
+# hundred nearly linear, 0.57 and 0.65.
 _SHORTER_OF_ODD = 4
 
 _SIDES = {(True, True): "both", (True, False): "inputs", (False, True): "outputs", (False, False): "none"}
@@ -31,8 +30,6 @@ class Mirroring:
     """Which kernels of a model are to have twins, by what lies between them.
 
     Args:
-        anatomy: the model taken apart.
-        kernels: the slots of the kernels that are to be drawn so.
         free: the variables that nobody asked otherwise for, biases among them.
 
     Raises:
@@ -45,14 +42,13 @@ class Mirroring:
         self._rough = any(_is_rough(step) for step in anatomy.trace.steps)
         biases = [slot for slot in self._free if slot.role == "bias" and slot.use is None and not slot.kept]
         self._biases = {id(slot.layer): slot for slot in reversed(biases)}
-        # A chain's variances follow from its length.
         self._starts = {slot: self._start(slot) for slot in links.reads if links.goes_on(slot)}
         self._moved = {
             self._biases[id(slot.layer)]: slot for slot, start in self._starts.items() if start.mean
         }
 
     def scheme(self, slot: Slot) -> tuple[LooksLinear | None, str]:
-        """The scheme for a kernel, None where it has nothing to pair, and the reason."""
+        """A kernel's scheme, None where it has nothing to pair, and the reason."""
         links = self._links
         if slot not in links.reads:
             return None, "nothing to mirror: what it reads is not known to be units in a row"
@@ -64,12 +60,13 @@ class Mirroring:
         reads_twins = linked and self._has_twins(signal.source)
         has_twins = goes_on and self._has_twins(slot)
         activation = signal.activation if readable(signal.activation) else None
+        source = self._starts[signal.source] if linked else Start(0.0, 1.0)
         scheme = LooksLinear(
             activation,
             _SIDES[reads_twins, has_twins],
             variance=self._starts[slot].variance if goes_on else self._end_variance(slot, end),
-            input_variance=self._starts[signal.source].variance if linked else 1.0,
-            input_mean=self._starts[signal.source].mean if linked else 0.0,
+            input_variance=source.variance,
+            input_mean=source.mean,
             input_blocks=blocks if linked else 1,
         )
         units, name = "twins" if reads_twins else "units", resolve(activation).name
@@ -78,14 +75,14 @@ class Mirroring:
         return scheme, f"{before}; {after}"
 
     def bias(self, slot: Slot) -> LooksLinearBias | None:
-        """The scheme for a bias that is to move its layer's units; None for zeros."""
+        """The scheme of a bias that is to move its layer's units; None for zeros."""
         kernel = self._moved.get(slot)
         if kernel is None:
             return None
         return LooksLinearBias(self._links.readers[kernel][0][1].activation, self._starts[kernel].place)
 
     def _start(self, slot: Slot) -> Start:
-        """How a kernel's units start: as all that read them want it."""
+        """How a kernel's units start, as all their readers want it."""
         depth = self._links.chain(slot).depth
         activations = [signal.activation for _, signal in self._links.readers[slot]]
         start, *others = (linear_start(activation, depth, rough=self._rough) for activation in activations)
@@ -98,7 +95,7 @@ class Mirroring:
         return Start(0.0, variance * fallen)
 
     def _may_move(self, slot: Slot) -> bool:
-        """Whether a bias is there to move a kernel's units, and stays, and all that reads them suits."""
+        """Whether a lasting bias can move a kernel's units, and all their readers suit."""
         own = slot.use is None and id(slot.layer) in self._biases
         kernels = (slot, *dict(self._links.readers[slot]))
         held = [getattr(slot.layer, "bias_regularizer", None), getattr(slot.layer, "bias_constraint", None)]
@@ -118,6 +115,6 @@ class Mirroring:
 
 
 def _is_rough(step: Step) -> bool:
-    """Whether what a step puts out is rounded more than by float16, or has noise added in training."""
+    """Whether a step rounds more than float16, or adds noise in training."""
     rounded = any(value.dtype.startswith(("bfloat", "float8")) for value in step.outputs)
     return rounded or isinstance(step.operation, NOISE)

@@ -1,4 +1,4 @@
-"""What `initialize` is asked for, and what it did: its rules, and a row for each variable."""
+"""What `initialize` is asked for, its rules, and what it did, a row for each variable."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -17,8 +17,7 @@ from keras_winit.support.printing import Printed, Table, counted
 from keras_winit.theory.fans import Fans
 
 MODES = ("auto", "configured", "keep")
-# A scheme whose arguments follow from a kernel's place in the model.
-MIRRORED = LooksLinear.name
+MIRRORED = LooksLinear.name  # its arguments follow from a kernel's place in the model
 
 
 class Rule(NamedTuple):
@@ -33,17 +32,17 @@ class Rule(NamedTuple):
 
     @property
     def is_about_all(self) -> bool:
-        """Whether the rule is about all variables, and names none."""
+        """Whether the rule names no variable."""
         return self.pattern is None or self.pattern.search("") is not None
 
     def names_the_variable(self, slot: Slot) -> bool:
-        """Whether the rule is about this variable, and not about its layer as a whole."""
+        """Whether the rule is about this variable, and not its layer."""
         layer = slot.path.removesuffix(slot.variable.name)
         return self.pattern is not None and self.pattern.search(layer) is None
 
 
 def rules_of(scheme: Any) -> list[Rule]:
-    """The rules that the argument `scheme` of `initialize` stands for."""
+    """The rules that `scheme` of `initialize` stands for."""
     if not isinstance(scheme, Mapping) or "class_name" in scheme:
         return [Rule(None, _scheme(scheme))]
     rules = []
@@ -63,26 +62,27 @@ def rules_of(scheme: Any) -> list[Rule]:
 
 
 def unmatched(rules: list[Rule], slots: Sequence[Slot]) -> tuple[str, ...]:
-    """The expressions that are found in no variable of a model, as where a name is mistyped."""
+    """The expressions that are found in no variable: a name may be mistyped."""
     unused = [rule.pattern for rule in rules if not any(map(rule.matches, slots))]
     return tuple(pattern.pattern for pattern in unused if pattern is not None)
 
 
 def _scheme(item: Any) -> Any:
-    """A mode, or an initializer."""
-    if isinstance(item, str) and item in (*MODES, *recipes()):
-        return item
-    if isinstance(item, str) and item.removeprefix("winit>") not in names(aliases=True):
-        hint = did_you_mean(item, (*MODES, *recipes(), *names(aliases=True)))
-        hint = " `calibrate` is a function, and a command, of its own." if item == "calibrate" else hint
-        raise ValueError(
-            f"`scheme` must be one of {list(MODES)}, a recipe of {list(recipes())}, the name of a scheme, an "
-            f"initializer, or a mapping of regular expressions to these. Received: {shown(item)}.{hint}"
-        )
+    if isinstance(item, str):
+        known = (*MODES, *recipes())
+        if item in known:
+            return item
+        if item.removeprefix("winit>") not in names(aliases=True):
+            hint = did_you_mean(item, (*known, *names(aliases=True)))
+            hint = " `calibrate` is a function, and a command, of its own." if item == "calibrate" else hint
+            raise ValueError(
+                f"`scheme` must be one of {list(MODES)}, a recipe of {list(recipes())}, the name of a "
+                "scheme, an initializer, or a mapping of regular expressions to these. "
+                f"Received: {shown(item)}.{hint}"
+            )
+        return MIRRORED if scheme_class(item) is LooksLinear else get(item)
     if callable(item) and not isinstance(item, (type, keras.initializers.Initializer)):
         return item  # a function of shape and dtype, as Keras takes it
-    if isinstance(item, str) and scheme_class(item) is LooksLinear:
-        return MIRRORED
     return get(item)
 
 
@@ -90,20 +90,20 @@ NOTHING_KNOWN = "no initial value is known for it"
 
 
 def said_of_unmatched(expressions: tuple[str, ...]) -> str:
-    """What a line says of expressions that are found in no variable."""
+    """What a result's line says of `unmatched`."""
     return f"; found in no variable: {', '.join(map(repr, expressions))}" if expressions else ""
 
 
 @dataclass(frozen=True)
 class Row:
-    """What is to become of one variable; `scheme` is None where it is kept as it is."""
+    """What is to become of one variable."""
 
     path: str
     shape: Shape
     role: str
     fans: Fans | None
     activation: str | None
-    scheme: str | None
+    scheme: str | None  # None: it is kept
     seed: int | None
     reason: str
 
@@ -140,12 +140,12 @@ class Plan(Printed):
 
     @property
     def drawn(self) -> tuple[Row, ...]:
-        """The rows of the variables that are drawn anew."""
+        """The rows that are drawn anew."""
         return tuple(row for row in self.rows if row.scheme is not None)
 
     @property
     def kept(self) -> tuple[Row, ...]:
-        """The rows of the variables that are left as they are."""
+        """The rows that are left as they are."""
         return tuple(row for row in self.rows if row.scheme is None)
 
     def _line(self) -> str:

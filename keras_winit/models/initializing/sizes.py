@@ -2,7 +2,6 @@
 
 import math
 from functools import cached_property
-from typing import NamedTuple
 
 from keras_winit.models.anatomy.anatomy import Anatomy
 from keras_winit.models.anatomy.ancestry import Ancestry, LookUps, added_to, added_whole
@@ -12,12 +11,14 @@ from keras_winit.models.anatomy.branches import branches_of, last_kernels, share
 from keras_winit.models.anatomy.passing import moves
 from keras_winit.models.anatomy.slots import Slot
 from keras_winit.models.initializing.fitting import std_of
+from keras_winit.models.recipes import Choice
 from keras_winit.models.tracing.kinds import ADDING
 from keras_winit.models.tracing.trace import Value
+from keras_winit.schemes.registry import get
 
-# Of a query in a post-norm branch, against what its fans say: attention then starts nearly even. Measured on
-# the models with attention of tests/benchmarks/published.py and residual.py: BERT ends 0.8 times as high so,
-# other post-norm ones do not care, and pre-norm ones of images end up to 1.5 times as high.
+# Of a query in a post-norm branch, against its fans. Measured on the models with attention of
+# tests/benchmarks/published.py and residual.py: BERT ends 0.8 times as high so, other post-norm ones do not
+# care, and pre-norm ones of images end up to 1.5 times as high.
 QUERY = 0.3
 
 
@@ -39,83 +40,63 @@ def _queries(anatomy: Anatomy) -> set[Slot]:
     return query_kernels(anatomy) & inside if inside else set()
 
 
-# From so many pre-norm branches on a table that starts their stream is larger. Measured with 24 and 48 by
-# tests/benchmarks/residual.py; with two to six, larger ones do harm in published.py there.
+# From so many pre-norm branches on a table that starts their stream is larger. Measured with 24 and 48 in
+# residual.py; with two to six it does harm in published.py.
 MANY = 16
 
 
-class Size(NamedTuple):
-    """The deviation that a table is to have, and why."""
-
-    std: float
-    reason: str
-
-
 class TableSizes:
-    """Which tables are to have another deviation than their layers ask for.
-
-    Args:
-        anatomy: the model taken apart.
-    """
+    """Which tables get another deviation than their layers ask for."""
 
     def __init__(self, anatomy: Anatomy) -> None:
         self._anatomy = anatomy
 
-    def of(self, slot: Slot) -> Size | None:
-        """A table's deviation, if it is not for its layer to say."""
-        largest = self._fellows.get(slot)
+    def of(self, slot: Slot) -> Choice | None:
+        """What a table is drawn from, if not as its layer says."""
+        largest = self._anatomy.once(added_to).get(slot)
         if largest is not None:
             # Added to a larger one, as positions are to tokens, it gets that one's scale.
             std, own = self._in_sum(largest), std_of(slot.asked, slot)
             if std is None or own is None or math.isclose(std, own * abs(slot.scale), rel_tol=0.01):
                 return None
-            return Size(std, f"added to {largest.path}: of the same scale")
-        if slot in self._places:
-            return Size(
-                1 / abs(slot.scale), "places, which nothing else tells apart: as large as what is there"
-            )
-        if slot not in self._starts:
+            reason = f"added to {largest.path}: of the same scale"
+        elif slot in self._places:
+            std = 1 / abs(slot.scale)
+            reason = "places, which nothing else tells apart: as large as what is there"
+        elif slot in self._starts:
+            std = 1 / abs(slot.scale)
+            reason = f"starts a stream of {self._starts[slot]} pre-norm branches, which are small beside 1"
+        else:
             return None
-        reason = f"starts a stream of {self._starts[slot]} pre-norm branches, which are small beside 1"
-        return Size(1 / abs(slot.scale), reason)
+        return Choice(get("random_normal", stddev=std), reason)
 
     def _in_sum(self, slot: Slot) -> float | None:
-        """The deviation that a table's rows have where they are added."""
+        """The deviation of a table's rows where they are added."""
         std = std_of(slot.asked, slot)
         return 1.0 if slot in self._starts else None if std is None else std * abs(slot.scale)
-
-    @cached_property
-    def _fellows(self) -> dict[Slot, Slot]:
-        return added_to(self._anatomy)
 
     @cached_property
     def _starts(self) -> dict[Slot, int]:
         """The tables whose rows start a stream of many pre-norm branches, and how many there are.
 
-        At Keras' ±0.05 the first branches drown them, so that all tokens look alike at depth: twelve and 24
-        blocks end at 3.1 where ones of deviation 1 end at 2.6 and 2.7. What also puts out the answers keeps
-        its size.
+        At Keras' ±0.05 the first branches drown them, and tokens look alike at depth: twelve and 24 blocks
+        end at 3.1, with a deviation of 1 at 2.6 and 2.7. What also puts out the answers keeps its size.
         """
-        if not any(slot.role == "embedding" for slot in self._anatomy.slots):
-            return {}
-        firsts = [branch for branch in self._firsts if branch.depth >= MANY]
-        if not firsts:
-            return {}
-        found = {
+        return {
             slot: branch.depth
-            for branch in firsts
-            if _as_looked_up(branch.carried, self._look_ups)
+            for branch in self._firsts
+            if branch.depth >= MANY and _as_looked_up(branch.carried, self._look_ups)
             for slot in self._look_ups.tables(branch.carried)
+            if self._starts_small(slot)
         }
-        return {slot: depth for slot, depth in found.items() if self._starts_small(slot)}
 
     @cached_property
     def _places(self) -> set[Slot]:
-        """Tables of places beside what a kernel makes of patches or the like, where they alone tell places.
+        """Tables of places that alone tell places, beside what a kernel makes of patches or the like.
 
-        A mean of all places, or one of them, is what pre-norm attention's result is read by: at Keras' ±0.05,
-        a thirtieth of the patches, a ViT of six blocks ends at 1.7 where one with places of deviation 1 ends
-        at 0.7. Where the next kernel has a row for each place, as behind `Flatten`, they are not needed.
+        Pre-norm attention's result is read by a mean of all places, or one: at Keras' ±0.05, a thirtieth of
+        the patches, a ViT of six blocks ends at 1.7, with a deviation of 1 at 0.7. They are not needed where
+        the next kernel has a row for each place, as behind `Flatten`.
         """
         found = set()
         for branch in self._firsts:
@@ -130,7 +111,6 @@ class TableSizes:
 
     @cached_property
     def _firsts(self) -> list[Branch]:
-        """The first branches of pre-norm streams."""
         found = branches_of(self._anatomy)
         return [branch for branch in found if branch.kind == "pre-norm" and branch.place == 1]
 
@@ -143,13 +123,13 @@ class TableSizes:
         return self._anatomy.once(LookUps)
 
     def _comes_from_kernels(self, value: Value) -> bool:
-        """Whether kernels made a value of what the model reads, and none of it was looked up."""
+        """Whether kernels made a value, and none of it was looked up."""
         every = self._ancestry.between(value, 0)
         looked_up = any(map(self._look_ups.is_one, every))
         return not looked_up and any(id(step) in self._ancestry.kernels for step in every)
 
     def _is_read_alike(self, first: Branch) -> bool:
-        """Whether attention alone mixes a stream's places, and what reads its end treats all alike."""
+        """Whether attention alone mixes a stream's places, and its readers treat all alike."""
         stream = [branch for branch in branches_of(self._anatomy) if branch.stream == first.stream]
         width = first.carried.shape[-1]
         kernels = [slot for branch in stream for slot in branch.kernels]
@@ -162,12 +142,11 @@ class TableSizes:
                 if step.index in seen:
                     continue
                 seen.add(step.index)
-                if id(step) in self._ancestry.kernels:
-                    slots = self._ancestry.kernels[id(step)]
-                    if value.shape[-1] != width or any(map(self._reads_neighbours, slots)):
-                        return False
-                    continue
-                waiting += step.outputs
+                slots = self._ancestry.kernels.get(id(step))
+                if slots is None:
+                    waiting += step.outputs
+                elif value.shape[-1] != width or any(map(self._reads_neighbours, slots)):
+                    return False
         return True
 
     def _starts_small(self, slot: Slot) -> bool:
@@ -183,7 +162,7 @@ class TableSizes:
 
 
 def _as_looked_up(value: Value, look_ups: LookUps) -> bool:
-    """Whether a value is a sum of rows, none of them multiplied after it was looked up."""
+    """Whether a value is a sum of rows, multiplied by nothing since."""
     step = value.step
     if step is None or look_ups.is_one(step):
         return True

@@ -8,9 +8,8 @@ from keras import ops
 
 from keras_winit.drawing.sampling import normal
 from keras_winit.drawing.seeds import Seed, fold
-from keras_winit.models.anatomy.attention import Attention
 from keras_winit.models.anatomy.slots import Slot
-from keras_winit.models.recipes.recipe import Draw, Recipe, recipe
+from keras_winit.models.recipes.recipe import Choice, Recipe, parts_of, recipe
 from keras_winit.schemes.base import KernelScheme
 from keras_winit.schemes.registry import register
 from keras_winit.support.checks import Shape, as_float, as_int, one_of
@@ -27,17 +26,14 @@ _QUERY_KEY, _VALUE_OUTPUT = (0.7, 0.7), (0.4, -0.4)  # shares of noise and ident
 class MimeticFactor(KernelScheme):
     """One of two kernels whose product is α·Z/√d + β·I, or what of it so many columns can hold.
 
-    Both are drawn from one matrix where their seeds are equal: the left one is U·√S of its singular value
+    Where their seeds are equal, both are drawn from one matrix: the left one is U·√S of its singular value
     decomposition U·S·Vᵀ, the right one V·√S.
 
     Args:
         alpha: a positive number, the share of noise.
         beta: a finite number, the share of the identity.
-        side: "left" or "right".
-        heads: in how many parts of its columns, each with a matrix of its own, the kernel is drawn.
-        seed: None, an integer, or a `keras.random.SeedGenerator`.
-        outputs: whether the d rows of the matrix are the kernel's outputs, not its inputs.
-        input_axes, output_axes: the axes of the weight that are summed over, and those that are put out.
+        heads: how many parts of its columns have a matrix of their own.
+        outputs: whether the matrix's d rows are the kernel's outputs, not its inputs.
 
     Source: A. Trockman, J. Z. Kolter 2023, "Mimetic initialization of self-attention layers",
     arXiv:2305.09828.
@@ -62,7 +58,8 @@ class MimeticFactor(KernelScheme):
         self.side = one_of("side", side, ("left", "right"))
         self.heads = as_int("heads", heads, minimum=1)
         self.outputs = bool(outputs)
-        super().__init__(seed, input_axes=input_axes, output_axes=output_axes)
+        self.set_axes(input_axes, output_axes)
+        self.set_seed(seed)
 
     def draw(self, shape: Shape, dtype: str) -> Any:
         view = self.view(shape)
@@ -90,63 +87,54 @@ class MimeticFactor(KernelScheme):
 class Mimetic(Recipe):
     """Attention as trained models have it: a token looks at itself, and its own value is taken from it.
 
-    Query·keyᵀ of each head is the best that d_head columns can hold of 0.7·Z/√d + 0.7·I, and value·output is
-    0.4·Z/√d − 0.4·I, Z standard normal, d the width: the halves are U·√S and V·√S of the singular value
-    decomposition. All else is drawn as by "auto".
+    Query·keyᵀ of each head is the best that d_head columns can hold of 0.7·Z/√d + 0.7·I, Z standard normal,
+    d the width. All else is drawn as by "auto".
 
     Source: A. Trockman, J. Z. Kolter 2023, "Mimetic initialization of self-attention layers",
     arXiv:2305.09828.
     """
 
-    def check(self) -> None:
-        self.need_attention()
-        for each in self.around.attentions:
-            self._check(each)
+    needs = ("attentions",)
 
-    def draw(self, slot: Slot) -> Draw | None:
-        projections = self.around.projections.get(slot, {})
+    def check(self) -> None:
+        for attention in self.attentions:
+            parts = [part.slot for part in parts_of(attention).values()]
+            if len(parts) < 4:
+                self.refuse(
+                    "needs to see the kernels of query, key, value and output, and does not in this model."
+                )
+            query, key, value, output = parts
+            if len({query, key, value}) < 3:
+                self.refuse(
+                    f"needs query, key and value in kernels of their own, and {query.path!r} has several."
+                )
+            if _size(value) != _size(output)[::-1]:
+                self.refuse(
+                    "is for attention whose output has the size of what it reads, and "
+                    f"{value.path!r} and {output.path!r} do not lead there and back."
+                )
+            if _size(query) != _size(key):
+                self.refuse(
+                    "is for self-attention with as many keys as queries, and "
+                    f"{query.path!r} and {key.path!r} are not of one size."
+                )
+
+    def draw(self, slot: Slot) -> Choice | None:
+        projections = self.projections.get(slot, {})
         if not projections:
             return None
-        attention = self.around.attention_of(slot)
-        query, value = attention.query, attention.value
-        if query is None or value is None:
-            return None
+        attention = self.attention_of(slot)
+        parts = parts_of(attention)
         if "query" in projections or "key" in projections:
+            query = parts["query"].slot
             side = "left" if "query" in projections else "right"
-            heads = _columns(query.slot) // attention.width
-            scheme = MimeticFactor(*_QUERY_KEY, side, heads)
-            return Draw(scheme, "query·keyᵀ of a head 0.7·Z/√d + 0.7·I", query.slot)
+            scheme = MimeticFactor(*_QUERY_KEY, side, _size(query)[1] // attention.width)
+            return Choice(scheme, "query·keyᵀ of a head 0.7·Z/√d + 0.7·I", pair=query)
         outputs = "output" in projections
         scheme = MimeticFactor(*_VALUE_OUTPUT, "right" if outputs else "left", outputs=outputs)
-        return Draw(scheme, "value·output 0.4·Z/√d − 0.4·I", value.slot)
-
-    def _check(self, attention: Attention) -> None:
-        found, output = (attention.query, attention.key, attention.value), attention.output
-        if None in found or output is None:
-            self.refuse(
-                "needs to see the kernels of query, key, value and output, and does not in this model."
-            )
-            return
-        query, key, value = (each.slot for each in found if each is not None)
-        if len({query, key, value}) < len(found):
-            self.refuse(
-                f"needs query, key and value in kernels of their own, and {query.path!r} has several."
-            )
-        if _rows(value) != _columns(output) or _columns(value) != _rows(output):
-            self.refuse(
-                f"is for attention whose output has the size of what it reads, and {value.path!r} and "
-                f"{output.path!r} do not lead there and back."
-            )
-        if _columns(query) != _columns(key) or _rows(query) != _rows(key):
-            self.refuse(
-                f"is for self-attention with as many keys as queries, and {query.path!r} and {key.path!r} "
-                "are not of one size."
-            )
+        return Choice(scheme, "value·output 0.4·Z/√d − 0.4·I", pair=parts["value"].slot)
 
 
-def _rows(slot: Slot) -> int:
-    return 0 if slot.fans is None else int(slot.fans.fan_in)
-
-
-def _columns(slot: Slot) -> int:
-    return 0 if slot.fans is None else int(slot.fans.fan_out)
+def _size(slot: Slot) -> tuple[int, int]:
+    """Rows and columns of a kernel."""
+    return (0, 0) if slot.fans is None else (int(slot.fans.fan_in), int(slot.fans.fan_out))

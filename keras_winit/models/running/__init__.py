@@ -1,1 +1,1 @@
-"""Send data through a model, watch and change what layers do, and leave no trace."""
+"""Send data through a model, and leave no trace."""

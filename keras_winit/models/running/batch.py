@@ -1,4 +1,4 @@
-"""One batch to send through a model, of the user's data or a probe, and the call."""
+"""A batch of data, or a probe, and the call of a model on it."""
 
 import contextlib
 import itertools
@@ -11,25 +11,23 @@ import numpy as np
 from keras import layers, ops, tree
 
 from keras_winit.drawing.seeds import fold
-from keras_winit.models.running.watching import intercepted
-from keras_winit.models.tracing.structure import SAMPLES, concrete, input_struct, skeleton, specs_of
+from keras_winit.models.running.watching import Hook, intercepted
+from keras_winit.models.tracing.structure import SAMPLES, concrete, input_struct, inside, specs_of
 from keras_winit.support.checks import as_int, said_by
 from keras_winit.support.losses import check_finite
 
 
 def is_data_set(data: Any) -> bool:
-    """Whether data comes in batches of its own: a tf.data.Dataset, a PyDataset, a DataLoader, a generator."""
-    if isinstance(data, keras.utils.PyDataset):
-        return True
+    """Whether data comes in batches: a tf.data.Dataset, a PyDataset, a DataLoader, a generator."""
     plain = hasattr(data, "shape") or isinstance(data, (dict, list, tuple, str, bytes))
-    return not plain and hasattr(data, "__iter__")
+    return isinstance(data, keras.utils.PyDataset) or (hasattr(data, "__iter__") and not plain)
 
 
 def batches_in(data: Any) -> Iterator[tuple[Any, Any, Any]]:
-    """Each batch of a data set, as (inputs, labels, sample weights); what is not there is None."""
+    """Each batch of a data set, as inputs, labels or None, and sample weights or None."""
     if isinstance(data, keras.utils.PyDataset):  # it may have no end, and no `__iter__`
         indices = itertools.count() if data.num_batches is None else range(data.num_batches)
-        return map(_triple, map(data.__getitem__, indices))
+        data = map(data.__getitem__, indices)
     return map(_triple, data)  # no generator of ours, which would close the user's when it ends
 
 
@@ -41,98 +39,76 @@ def _triple(batch: Any) -> tuple[Any, Any, Any]:
     return found
 
 
-_MANY = 2**20  # integers of a probe are below this, and an Embedding folds them into its vocabulary
+_MANY = 2**20  # above the integers of a probe, which an Embedding folds into its vocabulary
+_NO_PROBE = "No probe can be made for the model {!r}: {}. Pass `data`."
 
 
 def probe_for(model: keras.Model, seed: int) -> Any:
-    """Random arrays in the nest, and of the shapes, that a model takes.
-
-    Raises:
-        ValueError: for a model that does not say what it takes, or takes no numbers.
-    """
-    counter = iter(range(10**6))
+    """Random arrays as a model takes them; a ValueError where it does not say, or takes no numbers."""
+    counter = itertools.count()
     samples = fixed_samples(model) or SAMPLES
 
     def draw(spec: Any) -> Any:
-        shape = concrete((samples, *spec[0][1:]), samples)
+        shape = concrete((samples, *spec.shape[1:]), samples)
         rng = np.random.default_rng([fold(seed, "probe"), next(counter)])
-        if spec[1] is not None and not keras.backend.is_float_dtype(spec[1]):
-            if spec[1] == "bool":
-                return np.ones(shape, "bool")
-            if "int" not in spec[1]:
-                raise ValueError(_NO_PROBE.format(model.name, f"it takes {spec[1]}"))
-            return rng.integers(1, _MANY, shape).astype(spec[1])
-        return rng.standard_normal(shape, "float32")
+        if spec.dtype is None or keras.backend.is_float_dtype(spec.dtype):
+            return rng.standard_normal(shape, "float32")
+        if spec.dtype == "bool":
+            return np.ones(shape, "bool")
+        if "int" not in spec.dtype:
+            raise ValueError(_NO_PROBE.format(model.name, f"it takes {spec.dtype}"))
+        return rng.integers(1, _MANY, shape).astype(spec.dtype)
 
     try:
         specs = specs_of(model)
     except ValueError as error:
         raise ValueError(_NO_PROBE.format(model.name, error)) from error
-    return tree.map_structure_up_to(skeleton(specs), draw, specs)
-
-
-_NO_PROBE = "No probe can be made for the model {!r}: {}. Pass `data`."
+    return tree.map_structure(draw, specs)
 
 
 def fixed_samples(model: keras.Model) -> int | None:
-    """How many samples a model takes at a time, where it takes no other number."""
+    """How many samples a model takes at a time, if no other number."""
     struct = input_struct(model)
-    sizes = (
-        [tensor.shape[0] for tensor in tree.flatten(struct) if len(tensor.shape)]
-        if struct is not None
-        else []
-    )
-    return next((size for size in sizes if size is not None), None)
+    tensors = [] if struct is None else tree.flatten(struct)
+    return next((size for tensor in tensors for size in tensor.shape[:1] if size is not None), None)
 
 
 @contextlib.contextmanager
 def handed_on(model: keras.Model) -> Iterator[None]:
-    """While a probe passes, what comes before the first weights takes it as their input.
-
-    A probe stands for what data has become when it reaches the first weights: layers that rescale
-    data hand it on as it is, and an Embedding folds it into its vocabulary.
-    """
+    """In the block a probe reaches the first weights unscaled; an Embedding folds it into its vocabulary."""
     reached: list[Any] = []
-    hooks = {}
+    hooks: dict[Any, Hook] = {}
     for layer in model._flatten_layers():
         if isinstance(layer, layers.Embedding):
-            hooks[layer] = _fold_into_vocabulary(layer, reached)
+            hooks[layer] = partial(_fold_into_vocabulary, layer, reached)
         elif isinstance(layer, (layers.Rescaling, layers.Normalization)):
-            hooks[layer] = _hand_on(layer, reached)
-        elif layer.trainable_weights and not layer._flatten_layers(include_self=False, recursive=False):
-            hooks[layer] = _note(reached)
+            hooks[layer] = partial(_hand_on, layer, reached)
+        elif layer.trainable_weights and not inside(layer):
+            hooks[layer] = partial(_note, reached)
     with intercepted(hooks):
         yield
 
 
-def _fold_into_vocabulary(layer: Any, reached: list[Any]) -> Any:
-    def hook(call: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
-        reached.append(layer)
-        if options.get("reverse") or (arguments and arguments[0]):
-            return call(inputs, *arguments, **options)
+def _fold_into_vocabulary(
+    layer: Any, reached: list[Any], call: Any, /, inputs: Any, *arguments: Any, **options: Any
+) -> Any:
+    reached.append(layer)
+    if not options.get("reverse") and not (arguments and arguments[0]):
         if keras.backend.is_float_dtype(keras.backend.standardize_dtype(inputs.dtype)):
             inputs = ops.abs(ops.cast(inputs, "float32")) * 1009
-        tokens = ops.mod(ops.cast(inputs, "int32"), layer.input_dim)
-        return call(tokens, *arguments, **options)
-
-    return hook
+        inputs = ops.mod(ops.cast(inputs, "int32"), layer.input_dim)
+    return call(inputs, *arguments, **options)
 
 
-def _hand_on(layer: Any, reached: list[Any]) -> Any:
-    def hook(call: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
-        if reached:
-            return call(inputs, *arguments, **options)
-        return ops.cast(inputs, layer.compute_dtype)
-
-    return hook
+def _hand_on(
+    layer: Any, reached: list[Any], call: Any, /, inputs: Any, *arguments: Any, **options: Any
+) -> Any:
+    return call(inputs, *arguments, **options) if reached else ops.cast(inputs, layer.compute_dtype)
 
 
-def _note(reached: list[Any]) -> Any:
-    def hook(call: Any, *arguments: Any, **options: Any) -> Any:
-        reached.append(call)
-        return call(*arguments, **options)
-
-    return hook
+def _note(reached: list[Any], call: Any, /, *arguments: Any, **options: Any) -> Any:
+    reached.append(call)
+    return call(*arguments, **options)
 
 
 MOST_SAMPLES = 256  # of an array
@@ -140,14 +116,7 @@ _AS_IT_IS = "Pass `samples=None` to hand a batch on as it is, as a model on grap
 
 
 class Batch(NamedTuple):
-    """What a model is called on.
-
-    Attributes:
-        inputs: arrays, in the nest that the model takes.
-        labels: what its outputs are compared with, or None.
-        samples: how many samples there are.
-        probe: whether it is random numbers in place of data.
-    """
+    """What a model is called on, labels or None, the number of samples, and whether it is a probe."""
 
     inputs: Any
     labels: Any
@@ -161,18 +130,13 @@ class Batch(NamedTuple):
 def batch_for(
     model: keras.Model, data: Any, labels: Any = None, *, seed: int = 0, samples: Any = MOST_SAMPLES
 ) -> Batch:
-    """The first batch of the data, checked; without data, a probe of the shapes that the model takes.
+    """The first batch of the data, arrays or a data set, checked; without data, a probe.
 
     Args:
-        model: what is to be called.
-        data: arrays, or a data set.
-        labels: what belongs to arrays.
-        seed: of a probe.
-        samples: the most samples that are used; None leaves the batch as it is, its arrays of any lengths.
+        samples: the most that are used; None leaves the batch as it is, its arrays of any lengths.
 
     Raises:
-        TypeError, ValueError: for data that is empty, not finite, or of no known kind, and where no
-            probe can be made.
+        TypeError, ValueError: for data that is empty, not finite or of no known kind; for no probe.
     """
     if samples is not None:
         samples = as_int("samples", samples, minimum=1)
@@ -192,13 +156,14 @@ def batch_for(
         count = len(arrays[0]) if arrays else 0
     else:
         count = _samples(inputs, "data")
-        if answers is not None and _samples(answers, "labels") != count:
+        answered = count if answers is None else _samples(answers, "labels")
+        if answered != count:
             raise ValueError(
                 f"`data` and `labels` must have the same number of samples. Received: {count} and "
-                f"{_samples(answers, 'labels')}. {_AS_IT_IS}"
+                f"{answered}. {_AS_IT_IS}"
             )
         most = fixed_samples(model) or samples
-        if count > most:  # spread over all of them, which may be sorted by class
+        if count > most:  # spread over all, which may be sorted by class
             chosen = np.linspace(0, count - 1, most).astype(int)
             inputs, answers = tree.map_structure(
                 lambda array: None if array is None else array[chosen], (inputs, answers)
@@ -211,7 +176,7 @@ def batch_for(
 
 
 def _first(data: Any) -> tuple[Any, Any]:
-    """The first batch of a data set, as (inputs, labels or None); arrays are one batch."""
+    """Inputs, and labels or None, of the first batch; arrays are one."""
     if is_data_set(data):
         batch = next(batches_in(data), None)
         if batch is None:
@@ -229,7 +194,7 @@ def _first(data: Any) -> tuple[Any, Any]:
 def _array(item: Any, *, scalars: bool = False) -> Any:
     if item is None:
         return None
-    array = np.asarray(item) if not keras.ops.is_tensor(item) else ops.convert_to_numpy(item)
+    array = ops.convert_to_numpy(item) if ops.is_tensor(item) else np.asarray(item)
     if array.dtype.name == "bfloat16":
         array = array.astype("float32")
     if array.dtype.kind not in "fiubUSO" or (array.ndim == 0 and not scalars):
@@ -254,10 +219,10 @@ def _samples(nest: Any, name: str) -> int:
 
 
 def call_on(model: keras.Model, batch: Batch, *, training: bool = False) -> Any:
-    """What the model makes of a batch; where it cannot take it, an error that says so."""
+    """What the model makes of a batch; a ValueError where it cannot take it."""
     try:
         return model(batch.inputs, training=training)
-    except Exception as error:  # whatever a backend or the model's own code raises
+    except Exception as error:  # whatever the model's own code raises
         raise ValueError(
             f"The model {model.name!r} cannot be called on {'a probe' if batch.probe else 'this data'}: "
             f"{said_by(error)}" + (" Pass `data`." if batch.probe else "")

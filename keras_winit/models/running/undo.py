@@ -1,4 +1,4 @@
-"""Changes to a model that are taken back where something fails, and what starts over with it."""
+"""Changes to a model that can be taken back, and states that start over."""
 
 import contextlib
 import io
@@ -11,47 +11,49 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-from keras import layers, tree
+from keras import layers, ops, tree
 from keras.src.backend.common.variables import AutocastScope
 
 from keras_winit.support.host import host_array
 
 
 def exact_value(variable: Any) -> Any:
-    """A variable's value in its own precision, also while a layer of mixed precision is called."""
+    """A variable's value in its own precision, also where a layer of mixed precision is called."""
     value = variable._value
     return value.read_value() if hasattr(value, "read_value") else value  # TensorFlow's is a variable too
 
 
 def assign_exactly(variable: Any, value: Any) -> None:
-    """Assign to a variable, also while a layer of mixed precision is called.
-
-    There Keras would show PyTorch a copy of half precision to assign to.
-    """
-    with AutocastScope(None):
+    """Assign to a variable, also where a layer of mixed precision is called."""
+    with AutocastScope(None):  # else Keras shows PyTorch a copy of half precision to assign to
         variable.assign(value)
 
 
-_SMALL = 2**12  # of so many numbers a file would take more time than it saves memory
+_SMALL = 2**12  # numbers for which a file would take more time than it saves memory
 _PART = 2**20  # numbers of what is read by copying
-_HELD = 2**25  # so many numbers in all are held in memory before a file is written to
+_HELD = 2**25  # numbers held in memory before a file is written to
 
-# Keeps a value, and returns what gives it back.
+# Keeps a value; returns what gives it back.
 Store = Callable[[Any], Callable[[], Any]]
 
 
 def _in_memory(value: Any) -> Callable[[], Any]:
-    """Hold a value: TensorFlow and JAX assign another tensor; PyTorch writes into the one that is there."""
+    """Hold a value: only PyTorch writes into the tensor that is there."""
     if keras.backend.backend() == "torch":
         value = value.detach().clone()
     return lambda: value
 
 
-def _in_file(file: Any) -> Store:
-    """Write values to a file, so that they are not in memory twice."""
+def _in_file(file: Any, room: int = -1) -> Store:
+    """Hold as many numbers as there is room for, and write the rest to a file."""
 
     def keep(value: Any) -> Callable[[], Any]:
-        if math.prod(value.shape) <= _SMALL:
+        nonlocal room
+        size = math.prod(value.shape)
+        if size <= room:
+            room -= size
+            return _in_memory(value)
+        if size <= _SMALL:
             array = host_array(value).copy()  # JAX gives the memory of what is trained to what comes of it
             return lambda: array
         start = file.seek(0, os.SEEK_END)  # giving back may have moved it
@@ -74,7 +76,7 @@ def _in_file(file: Any) -> Store:
 
 
 def _readable(value: Any) -> Iterator[Any]:
-    """A value; JAX's of half precision by parts of its first axis, as numpy would copy what it reads."""
+    """A value; JAX's of half precision, which numpy copies to read, by parts of its first axis."""
     whole = keras.backend.backend() != "jax" or value.ndim == 0 or value.dtype.itemsize > 2
     if whole or len(value.devices()) > 1:
         yield value
@@ -84,37 +86,20 @@ def _readable(value: Any) -> Iterator[Any]:
         yield value[start : start + step]
 
 
-def _sparing(file: Any) -> Store:
-    """Hold values while there are few, and write to a file what would make them many."""
-    in_file, room = _in_file(file), _HELD
-
-    def keep(value: Any) -> Callable[[], Any]:
-        nonlocal room
-        size = math.prod(value.shape)
-        if size > room:
-            return in_file(value)
-        room -= size
-        return _in_memory(value)
-
-    return keep
-
-
 class Undo:
-    """The values that variables and attributes had, in the order in which they were changed."""
+    """The values that variables and attributes had before their changes."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._saved: list[tuple[Any, Callable[[], Any]]] = []
         self._kept: set[int] = set()
-        self._attributes: list[tuple[Any, str, Any]] = []
+        self._changes: list[Callable[[], Any]] = []
 
     def keep(self, variable: Any) -> None:
-        """Note a variable's value, to give it back on failure; of several, the first counts."""
-        if id(variable) in self._kept:
-            return
-        value = self._store(exact_value(variable))
-        self._saved.append((variable, value))  # only once it can be taken back
-        self._kept.add(id(variable))
+        """Keep a variable's value, the first of several."""
+        if id(variable) not in self._kept:
+            value = self._store(exact_value(variable))
+            self._changes.append(lambda: variable.assign(value()))
+            self._kept.add(id(variable))
 
     def assign(self, variable: Any, value: Any) -> None:
         """Assign to a variable, its old value kept."""
@@ -123,22 +108,20 @@ class Undo:
 
     def set_attribute(self, owner: Any, name: str, value: Any) -> None:
         """Set an attribute, its old value kept."""
-        self._attributes.append((owner, name, getattr(owner, name)))
+        self._changes.append(partial(setattr, owner, name, getattr(owner, name)))
         setattr(owner, name, value)
 
     def take_back(self) -> None:
         """Give everything its old value."""
-        for variable, value in reversed(self._saved):
-            variable.assign(value())
-        for owner, name, value in reversed(self._attributes):
-            setattr(owner, name, value)
+        for change in reversed(self._changes):
+            change()
 
 
 @contextlib.contextmanager
 def taken_back() -> Iterator[Undo]:
-    """All changes made through the `Undo` are taken back as the block ends, however it ends.
+    """All changes made through the `Undo` are taken back as the block ends.
 
-    The old values are in a temporary file, where what trains a model does not reach them.
+    The old values are in a temporary file, out of the reach of training.
     """
     with tempfile.TemporaryFile(buffering=0) as file:
         undo = Undo(_in_file(file))
@@ -157,13 +140,13 @@ def undo_on_failure(*, in_memory: bool = False) -> Iterator[Undo]:
     """All changes made through the `Undo` are taken back if the block raises, an interrupt included.
 
     Args:
-        in_memory: where the old values are until then: all in memory, which costs no time; or those of a
-            large model in a temporary file, since it could not be held twice.
+        in_memory: hold all old values in memory, which costs no time; else those of a large model are in a
+            temporary file, as they could not be held twice.
     """
-    # No buffer: what a full disk refuses would wait in it, and be in the way of taking back. And nothing
-    # of Python's own closes either file, where an interrupt would come too late to take back.
+    # No buffer: what a full disk refuses would wait in it, in the way of taking back. And nothing of Python's
+    # own closes either file: an interrupt there would come too late to take back.
     with io.BytesIO() if in_memory else tempfile.TemporaryFile(buffering=0) as file:
-        undo = Undo(_in_memory if in_memory else _sparing(file))
+        undo = Undo(_in_memory if in_memory else _in_file(file, _HELD))
         try:
             yield undo
         except BaseException:
@@ -176,7 +159,7 @@ def undo_on_failure(*, in_memory: bool = False) -> Iterator[Undo]:
 
 
 class State(NamedTuple):
-    """One such state that is not at its start: the value that it starts from, and what that means."""
+    """A state that is not at its start, the value to start from, and what that means."""
 
     variable: Any
     start: Any
@@ -184,27 +167,22 @@ class State(NamedTuple):
 
 
 def states_of(model: keras.layers.Layer) -> list[State]:
-    """The states of a model that have moved on, in the order of its layers."""
+    """The states of a model that have moved on."""
     found: dict[int, State] = {}
     for layer in model._flatten_layers():
         for generator in layer._seed_generators:
-            seed, count = keras.ops.convert_to_numpy(generator.state)
+            seed, count = ops.convert_to_numpy(generator.state)
             if count:
                 start = np.array([seed, 0], generator.state.dtype)
                 reason = f"{layer.name}: its random numbers start over"
                 found.setdefault(id(generator.state), State(generator.state, start, reason))
-        for variable in tree.flatten(layer.states) if _keeps_its_state(layer) else ():
-            value = keras.ops.convert_to_numpy(variable)
+        states = tree.flatten(layer.states) if isinstance(layer, layers.RNN) and layer.stateful else []
+        for variable in states if all(isinstance(each, keras.Variable) for each in states) else ():
+            value = ops.convert_to_numpy(variable)
             if value.any():
                 start = np.zeros_like(value)
                 found.setdefault(id(variable), State(variable, start, f"{layer.name}: its state is empty"))
     return list(found.values())
-
-
-def _keeps_its_state(layer: Any) -> bool:
-    if not isinstance(layer, layers.RNN) or not layer.stateful:
-        return False
-    return all(isinstance(each, keras.Variable) for each in tree.flatten(layer.states))
 
 
 def reset_states(states: list[State], undo: Undo) -> None:
@@ -214,11 +192,7 @@ def reset_states(states: list[State], undo: Undo) -> None:
 
 
 def reset_optimizer(optimizer: keras.optimizers.Optimizer, undo: Undo) -> None:
-    """Give the state of an optimizer the values that it starts with.
-
-    Raises:
-        ValueError: for an optimizer that was built for other weights.
-    """
+    """Let an optimizer start over; a ValueError where it was built for other weights."""
     fresh = type(optimizer).from_config(optimizer.get_config())
     # What it was built for, which after loading an h5 file may be nothing yet.
     fresh.build(getattr(optimizer, "inner_optimizer", optimizer)._trainable_variables)
@@ -232,7 +206,7 @@ def reset_optimizer(optimizer: keras.optimizers.Optimizer, undo: Undo) -> None:
 
 
 def rate_of(optimizer: keras.optimizers.Optimizer) -> str:
-    """The learning rate in force, which is not part of the state: a callback may have changed it."""
+    """The learning rate in force, which is no state: a callback may have changed it."""
     if isinstance(optimizer._learning_rate, keras.optimizers.schedules.LearningRateSchedule):
         return "its learning rate follows its schedule from the start"
-    return f"its learning rate stays {float(keras.ops.convert_to_numpy(optimizer.learning_rate)):.3g}"
+    return f"its learning rate stays {float(ops.convert_to_numpy(optimizer.learning_rate)):.3g}"

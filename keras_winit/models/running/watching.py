@@ -1,4 +1,4 @@
-"""Watch, and change, what layers do while a model is called, and leave no trace."""
+"""Watch and change what layers do in a call, and leave no trace."""
 
 import contextlib
 import inspect
@@ -10,20 +10,19 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-# What a layer does in place of its own `call`: it is given that, and what `call` would be.
 Hook = Callable[..., Any]
 
 
 @contextlib.contextmanager
 def intercepted(hooks: Mapping[Any, Hook]) -> Iterator[None]:
-    """In the block, `hook(call, *arguments)` answers in place of each layer's `call(*arguments)`."""
+    """In the block `hook(call, *arguments)` answers in place of a layer's `call(*arguments)`."""
     calls = [(layer, "call", partial(_by_position, hook, layer.call)) for layer, hook in hooks.items()]
     with _having_all(calls):
         yield
 
 
 def _by_position(hook: Hook, call: Any, *arguments: Any, **options: Any) -> Any:
-    """Hand the first argument to a hook by position, however the model passed it."""
+    """Hand the first argument to a hook by position."""
     if not arguments and options:
         first = next(iter(inspect.signature(call).parameters), None)
         if first in options:
@@ -33,10 +32,9 @@ def _by_position(hook: Hook, call: Any, *arguments: Any, **options: Any) -> Any:
 
 @contextlib.contextmanager
 def as_written(model: keras.layers.Layer) -> Iterator[None]:
-    """In the block every layer's call runs as it is written: not compiled, not computed twice.
+    """In the block every layer's call runs as written, not compiled and not computed twice.
 
-    What TensorFlow compiled in here, it would go on using; what JAX computes again for a gradient, it
-    compiles.
+    TensorFlow would go on using what it compiles here, and JAX compiles what it computes twice.
     """
     computed_twice = [
         (layer, "_remat_mode", None)
@@ -47,8 +45,7 @@ def as_written(model: keras.layers.Layer) -> Iterator[None]:
         yield
 
 
-# Who is in a block of `_eagerly`, and what holds outside of all of them: TensorFlow's switch is one
-# for all threads.
+# Who is in a block of `_eagerly`, and what holds outside: TensorFlow's switch is one for all threads.
 _EAGER: set[object] = set()
 _EAGER_BEFORE: list[bool] = []
 _EAGER_LOCK = threading.RLock()
@@ -87,15 +84,12 @@ def _eagerly() -> Iterator[None]:
 
 
 def having(layer: Any, **values: Any) -> contextlib.AbstractContextManager[None]:
-    """In the block, attributes of one layer have other values.
-
-    They are put where Python looks first: Keras' own way of setting attributes would track them.
-    """
+    """In the block attributes of a layer have other values, put where Keras does not track them."""
     return _having_all([(layer, name, value) for name, value in values.items()])
 
 
-# What is changed in layers now: for an attribute what was there, and above it what each block that is
-# not over has put there. An interrupt can end an inner block after the one around it.
+# For each attribute what was there, and above it what each block that is not over has put there. An
+# interrupt can end an inner block after the one around it.
 _CHANGED: dict[tuple[int, str], list[tuple[object, Any]]] = {}
 _MISSING = object()
 
@@ -106,14 +100,14 @@ def _having_all(changes: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
 
     def put_back() -> None:
         for layer, name, _ in changes:
-            attributes, values = vars(layer), _CHANGED.get((id(layer), name))
+            values = _CHANGED.get((id(layer), name))
             if values is None:
                 continue
             values[:] = [each for each in values if each[0] is not block]
             if values[-1][1] is _MISSING:
-                attributes.pop(name, None)
+                vars(layer).pop(name, None)
             else:
-                attributes[name] = values[-1][1]
+                vars(layer)[name] = values[-1][1]
             if len(values) == 1:
                 del _CHANGED[id(layer), name]
 
@@ -135,17 +129,13 @@ def _having_all(changes: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
 def untouched(model: keras.layers.Layer, undo: Any = None) -> Iterator[None]:
     """What a call changes by itself (statistics, seeds, losses) is as before when the block ends.
 
-    Args:
-        model: what is called.
-        undo: the `Undo` around the block, if there is one. A block that an interrupt threw away ends
-            late, maybe after that: variables are then left to it.
+    An interrupt may throw a block away: it then ends after the `undo` around it, and leaves variables to it.
     """
-    every = list(model._flatten_layers())
-    states = _changed_by_calls(model, every)
+    states = _changed_by_calls(model)
     for variable in states if undo is not None else ():
         undo.keep(variable)
     values = [ops.convert_to_numpy(variable).copy() for variable in states]
-    losses = [(layer, list(layer._losses), set(layer._loss_ids)) for layer in every]
+    losses = [(layer, list(layer._losses), set(layer._loss_ids)) for layer in model._flatten_layers()]
 
     def put_back() -> None:
         for variable, value in zip(states, values, strict=False):  # none where they are left to an undo
@@ -169,8 +159,9 @@ def untouched(model: keras.layers.Layer, undo: Any = None) -> Iterator[None]:
             raise
 
 
-def _changed_by_calls(model: keras.layers.Layer, every: list[Any]) -> list[Any]:
-    """All that training does not change, a spectrally normalized kernel, and the states of RNNs."""
+def _changed_by_calls(model: keras.layers.Layer) -> list[Any]:
+    """What training does not change, spectrally normalized kernels, and the states of RNNs."""
+    every = model._flatten_layers()
     learned = {id(variable) for layer in every for variable in layer._trainable_variables}
     found = {id(variable): variable for variable in model.variables if id(variable) not in learned}
     for layer in every:
@@ -194,10 +185,9 @@ def no_gradients() -> contextlib.AbstractContextManager[Any]:
 
 @contextlib.contextmanager
 def surely_left(scope: Any) -> Iterator[None]:
-    """The block is in a scope of Keras or a backend, which is left even if an interrupt comes meanwhile.
+    """The block is in a scope, which is left even if an interrupt comes meanwhile.
 
-    Where Python does not get to leave this one, as in the midst of an `ExitStack`, it closes what
-    waits here when it throws it away.
+    Where Python does not get to leave this one, as in an `ExitStack`, it does when it throws it away.
     """
     try:
         with scope:

@@ -1,1 +1,1 @@
-"""The trace of a model: the operations that a call of it consists of, without computing them."""
+"""The operations that a call of a model consists of."""

@@ -1,34 +1,24 @@
-"""Stand in for Keras' calls of layers and operations, in one thread, and leave nothing behind.
-
-This is the only file that replaces methods of Keras.
-"""
+"""Stand in for Keras' calls of layers and operations; only here are methods of Keras replaced."""
 
 import collections
 import contextlib
 import random
 import threading
-from collections.abc import Iterator
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import keras
 import numpy as np
 from keras import layers
 from keras.src.backend.common import global_state  # which Keras does not export
 
-
-class Tracer(Protocol):
-    """What answers in the place of layers and operations."""
-
-    def called(self, layer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """What a layer puts out."""
-
-    def operation(self, operation: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """What an operation of `keras.ops` puts out."""
+# Says what a layer or an operation of `keras.ops` puts out for arguments and options.
+Tracer = Callable[[Any, tuple[Any, ...], dict[str, Any]], Any]
 
 
 @contextlib.contextmanager
 def answering(tracer: Tracer | None) -> Iterator[None]:
-    """In the block this thread's calls of layers and operations go to a tracer; None lets Keras answer."""
+    """In the block a tracer answers this thread's calls of layers and operations; for None, Keras does."""
     before = getattr(_THREAD, "tracer", None)
     _THREAD.tracer = tracer
     try:
@@ -37,39 +27,26 @@ def answering(tracer: Tracer | None) -> Iterator[None]:
         _THREAD.tracer = before
 
 
-# The tracer of each thread that traces now, and who needs Keras' methods replaced.
 _THREAD = threading.local()
+# Who needs Keras' methods replaced.
 _USERS: set[object] = set()
 _ORIGINALS: dict[Any, tuple[str, Any]] = {}
 _LOCK = threading.RLock()
 
 
-def _layer_call(original: Any) -> Any:
-    def __call__(self: Any, *arguments: Any, **options: Any) -> Any:  # noqa: N807 - in place of it
+def _replacement(original: Any) -> Any:
+    def call(self: Any, *arguments: Any, **options: Any) -> Any:
         tracer = getattr(_THREAD, "tracer", None)
         if tracer is None:
             return original(self, *arguments, **options)
-        return tracer.called(self, arguments, options)
+        return tracer(self, arguments, options)
 
-    return __call__
-
-
-def _symbolic_call(original: Any) -> Any:
-    def symbolic_call(self: Any, *arguments: Any, **options: Any) -> Any:
-        tracer = getattr(_THREAD, "tracer", None)
-        if tracer is None:
-            return original(self, *arguments, **options)
-        return tracer.operation(self, arguments, options)
-
-    return symbolic_call
-
-
-_REPLACED = ((layers.Layer, "__call__", _layer_call), (keras.Operation, "symbolic_call", _symbolic_call))
+    return call
 
 
 @contextlib.contextmanager
 def replaced() -> Iterator[None]:
-    """In the block calls of layers and operations ask whether their thread traces."""
+    """In the block calls of layers and operations look for a tracer of their thread."""
     user = object()
 
     def put_back() -> None:
@@ -83,10 +60,10 @@ def replaced() -> Iterator[None]:
     try:
         with _LOCK:
             _USERS.add(user)
-            for kind, name, replacement in _REPLACED:
+            for kind, name in ((layers.Layer, "__call__"), (keras.Operation, "symbolic_call")):
                 if kind not in _ORIGINALS:
                     _ORIGINALS[kind] = name, vars(kind)[name]
-                    setattr(kind, name, replacement(vars(kind)[name]))
+                    setattr(kind, name, _replacement(vars(kind)[name]))
         yield
     finally:
         try:
@@ -96,45 +73,42 @@ def replaced() -> Iterator[None]:
             raise
 
 
-@contextlib.contextmanager
-def untracked() -> Iterator[None]:
-    """In the block Keras does not track what a layer's call sets as attributes."""
+def stop_tracking() -> None:
+    """Until `nothing_left` ends Keras does not track what a layer's call sets as attributes."""
     global_state.set_global_attribute("tracking_on", False)
-    yield  # `nothing_left` puts it back
 
 
 @contextlib.contextmanager
 def nothing_left(model: Any) -> Iterator[keras.StatelessScope]:
-    """What calls and new layers leave in a thread, and in layers, is as before when the block ends.
+    """What calls and new layers leave in a thread and in layers is as before when the block ends.
 
-    In the block variables keep their values, and new ones get none.
+    In it variables keep their values, and new ones get none.
     """
-    # Automatic names, the scope that variables change in, variables that wait for a value, how errors are
-    # shown: Keras keeps it all for each thread apart. Python's random numbers give it seeds.
+    # Keras keeps for each thread automatic names, the scope that variables change in, those that wait for a
+    # value, and how errors are shown. Python's random numbers give it seeds.
     thread = vars(global_state.GLOBAL_STATE_TRACKER)
     before = dict(thread)
-    every = model._flatten_layers()
     layers_before = [
-        (vars(each), each._losses, list(each._losses), each._loss_ids, set(each._loss_ids), each.built)
-        for each in every
+        (each, list(each._losses), set(each._loss_ids), each.built, each._called)
+        for each in model._flatten_layers()
     ]
-    uncalled = [vars(each) for each in every if not each._called]
     numbers = random.getstate(), np.random.get_state()
 
     def put_back() -> None:
         thread.update(before)
         for name in thread.keys() - before.keys():
             del thread[name]
-        for attributes, losses, held, ids, known, built in layers_before:
-            if len(losses) != len(held):
-                losses[:] = held
-            if len(ids) != len(known):
-                ids.clear()
-                ids.update(known)
+        for layer, losses, ids, built, called in layers_before:
+            attributes = vars(layer)
+            if len(layer._losses) != len(losses):
+                layer._losses[:] = losses
+            if len(layer._loss_ids) != len(ids):
+                layer._loss_ids.clear()
+                layer._loss_ids.update(ids)
             if attributes.get("built", built) != built:
                 attributes["built"] = built
-        for attributes in uncalled:
-            attributes["_called"] = False
+            if not called:
+                attributes["_called"] = False
         random.setstate(numbers[0])
         np.random.set_state(numbers[1])
 

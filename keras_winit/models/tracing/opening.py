@@ -1,8 +1,4 @@
-"""Look into a layer or a loop: its code as written, run on symbols.
-
-The body of a loop takes the operation and what it is called with, and returns what the operation puts out
-and what the body did, as symbols.
-"""
+"""Look into a layer or a loop: run its code on symbols."""
 
 import collections
 import functools
@@ -15,11 +11,12 @@ import numpy as np
 from keras import layers, ops, tree
 
 from keras_winit.models.tracing.kinds import SAME_SHAPE
+from keras_winit.models.tracing.structure import inside
 from keras_winit.theory.fans import einsum_labels
 
 
 class VariableSymbol(keras.KerasTensor):
-    """A symbol in the place of a variable: like it for all that does not need numbers."""
+    """A symbol in the place of a variable."""
 
     def __init__(self, variable: Any) -> None:
         dtype = keras.backend.standardize_dtype(variable.dtype)
@@ -28,33 +25,33 @@ class VariableSymbol(keras.KerasTensor):
 
     @property
     def value(self) -> "VariableSymbol":
-        """Itself: Keras' variables have their tensor here."""
+        """Itself."""
         return self
 
     def assign(self, value: Any) -> Any:
-        """Nothing: a trace changes no variable."""
+        """A trace changes no variable."""
         return value
 
     assign_add = assign_sub = assign
 
 
 def mapped(function: Callable[[Any], Any], nest: Any) -> Any:
-    """A nest with a function of each leaf; quickly for what is none."""
+    """A nest with a function of each leaf, fast for a single one."""
     if nest is None or isinstance(nest, (keras.KerasTensor, bool, int, float, str)):
         return function(nest)
     return tree.map_structure(function, nest)
 
 
 def is_symbol(item: Any) -> bool:
-    """Whether something is a tensor without numbers."""
+    """Whether it is a tensor without numbers."""
     return isinstance(item, keras.KerasTensor)
 
 
 def fresh(item: Any) -> Any:
-    """A new symbol like a tensor, symbolic or not; all else as it is."""
+    """A new symbol like a tensor or symbol; all else as it is."""
     if is_symbol(item) or ops.is_tensor(item) or isinstance(item, np.ndarray):
-        # A name keeps Keras from making one.
-        return keras.KerasTensor(tuple(item.shape), keras.backend.standardize_dtype(item.dtype), name="_")
+        dtype = keras.backend.standardize_dtype(item.dtype)
+        return keras.KerasTensor(tuple(item.shape), dtype, name="_")  # else Keras makes one
     return item
 
 
@@ -75,29 +72,12 @@ def _map(_operation: Any, function: Any, elements: Any) -> tuple[Any, Any]:
     return _stacked(_length(elements), results), results
 
 
-def _vectorized_map(operation: Any, elements: Any) -> tuple[Any, Any]:
-    return _map(operation, operation.function, elements)
-
-
 def _scan(
     operation: Any, function: Any, init: Any, elements: Any = None, length: Any = None
 ) -> tuple[Any, Any]:
     count = length or operation.length if elements is None else _length(elements)  # as Keras 3.10 has it
     carry, results = function(init, None if elements is None else _first(elements))
     return (carry, _stacked(count, results)), (carry, results)
-
-
-def _associative_scan(_operation: Any, function: Any, elements: Any, *_: Any) -> tuple[Any, Any]:
-    return elements, function(elements, elements)
-
-
-def _while_loop(operation: Any, variables: Any) -> tuple[Any, Any]:
-    results = operation.body(*variables)
-    return variables, results
-
-
-def _fori_loop(operation: Any, initial: Any) -> tuple[Any, Any]:
-    return initial, operation.body_fun(operation.lower, initial)
 
 
 def _cond(_operation: Any, _condition: Any, true: Any, false: Any) -> tuple[Any, Any]:
@@ -110,29 +90,28 @@ def _switch(_operation: Any, _index: Any, branches: Any, *operands: Any) -> tupl
     return results[0], results
 
 
+# For an operation and what it is given: what it puts out, and what its body does, as symbols.
 BODIES: dict[str, Callable[..., tuple[Any, Any]]] = {
     "Map": _map,
-    "VectorizedMap": _vectorized_map,
+    "VectorizedMap": lambda operation, elements: _map(operation, operation.function, elements),
     "Scan": _scan,
-    "AssociativeScan": _associative_scan,
-    "WhileLoop": _while_loop,
-    "ForiLoop": _fori_loop,
+    "AssociativeScan": lambda _operation, function, elements, *_: (elements, function(elements, elements)),
+    "WhileLoop": lambda operation, variables: (variables, operation.body(*variables)),
+    "ForiLoop": lambda operation, initial: (initial, operation.body_fun(operation.lower, initial)),
     "Cond": _cond,
     "Switch": _switch,
 }
 
 
-# Of what these classes hold nothing needs a symbol, and most attributes are of them.
+# Most attributes are of these classes.
 _NUMBERS_AND_NAMES = {type(None), bool, int, float, str}
-# Packages whose objects are not copied with the layer that holds them.
+# Packages whose objects are not copied.
 _OTHERS = {"builtins", "keras", "tensorflow", "jax", "jaxlib", "torch", "numpy", "threading", "types", "enum"}
 
 
 def is_leaf(layer: Any) -> bool:
-    """Whether a layer is one of Keras' own, with no layers inside: a step as it is."""
-    if isinstance(layer, (keras.Model, layers.Lambda)) or not is_keras_call(layer):
-        return False
-    return not layer._flatten_layers(include_self=False, recursive=False)
+    """Whether a layer is one of Keras' own, with no layers inside."""
+    return not isinstance(layer, (keras.Model, layers.Lambda)) and is_keras_call(layer) and not inside(layer)
 
 
 def is_keras_call(layer: Any) -> bool:
@@ -141,7 +120,7 @@ def is_keras_call(layer: Any) -> bool:
 
 
 def opened(layer: Any, symbol: Callable[[Any], Any]) -> Callable[..., Any]:
-    """The `call` of a layer as written, with symbols in the place of its variables."""
+    """The `call` of a layer as written, on symbols in the place of its variables."""
     if isinstance(layer, layers.TimeDistributed):
         return _over_time(layer)
     if isinstance(layer, keras.Sequential) and type(layer).call is keras.Sequential.call:
@@ -158,69 +137,58 @@ def opened(layer: Any, symbol: Callable[[Any], Any]) -> Callable[..., Any]:
 
 
 def _with_symbols(item: Any, symbol: Callable[[Any], Any], depth: int = 4) -> Any:
-    """An attribute with symbols in the place of variables, its containers copied."""
+    """An attribute, its containers copied, with symbols in the place of variables."""
     if type(item) in _NUMBERS_AND_NAMES:
         return item
     if isinstance(item, keras.Variable):
         return symbol(item)
     if not depth:
         return item
+
+    def inner(each: Any) -> Any:
+        return _with_symbols(each, symbol, depth - 1)
+
     if isinstance(item, dict):  # one with a default for what is missing keeps it
         copy = dict(item) if type(item).__module__.startswith("keras.") else item.copy()
-        copy.update((key, _with_symbols(each, symbol, depth - 1)) for key, each in item.items())
+        copy.update((key, inner(each)) for key, each in item.items())
         return copy
     if isinstance(item, list):
-        return [_with_symbols(each, symbol, depth - 1) for each in item]
+        return [inner(each) for each in item]
     if isinstance(item, set):
         return set(item)
     if isinstance(item, tuple):
-        each_one = [_with_symbols(each, symbol, depth - 1) for each in item]
+        each_one = [inner(each) for each in item]
         kind = item.__class__  # TensorFlow wraps it, and says so only by its type
         return kind._make(each_one) if hasattr(kind, "_make") else tuple(each_one)
     if isinstance(item, collections.deque):
-        return collections.deque((_with_symbols(each, symbol, depth - 1) for each in item), item.maxlen)
-    return _copied(item, symbol, depth) if _is_plain(item) else item
-
-
-def _is_plain(item: Any) -> bool:
-    """Whether an attribute is an object of the user's own that only holds others."""
-    kind = type(item)
-    foreign = str(kind.__module__).partition(".")[0] in _OTHERS
-    return not foreign and hasattr(item, "__dict__") and not callable(item) and not isinstance(item, type)
-
-
-def _copied(item: Any, symbol: Callable[[Any], Any], depth: int) -> Any:
-    """A copy, so that what a call leaves in it is left in the copy."""
-    try:
+        return collections.deque((inner(each) for each in item), item.maxlen)
+    foreign = str(type(item).__module__).partition(".")[0] in _OTHERS
+    if foreign or not hasattr(item, "__dict__") or callable(item):
+        return item
+    try:  # a user's own object, in which the call may leave something
         copy = object.__new__(type(item))
-        vars(copy).update({name: _with_symbols(each, symbol, depth - 1) for name, each in vars(item).items()})
+        vars(copy).update({name: inner(each) for name, each in vars(item).items()})
+        return copy
     except Exception:  # of a class that cannot be made so
         return item
-    return copy
 
 
 @functools.lru_cache(maxsize=1024)
-def required(call: Any) -> tuple[tuple[str, Any], ...]:
-    """For each parameter of a call what Keras gives that has no default: whether it is training, and masks.
-
-    A parameter that is to be given by the model itself has no name here.
-    """
+def required(call: Any) -> tuple[tuple[int, str, Any], ...]:
+    """What Keras gives where there is no default, as (place, name, value): training, and masks."""
     try:
         parameters = list(inspect.signature(call).parameters.values())[1:]
     except (TypeError, ValueError):
         return ()
-    given = [
-        each.default is each.empty and (each.name == "training" or each.name.endswith("mask"))
-        for each in parameters
-    ]
     return tuple(
-        (each.name if found else "", False if each.name == "training" else None)
-        for each, found in zip(parameters, given, strict=True)
+        (place, each.name, False if each.name == "training" else None)
+        for place, each in enumerate(parameters)
+        if each.default is each.empty and (each.name == "training" or each.name.endswith("mask"))
     )
 
 
 def _over_time(layer: Any) -> Callable[..., Any]:
-    """The call of a `TimeDistributed` layer: all steps of time at once, as more samples."""
+    """The call of a `TimeDistributed` layer: steps of time as more samples."""
 
     def call(inputs: Any, **_options: Any) -> Any:
         samples, steps, *rest = inputs.shape
@@ -231,7 +199,7 @@ def _over_time(layer: Any) -> Callable[..., Any]:
 
 
 def spec_of(layer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-    """What one of Keras' own layers puts out."""
+    """What a layer of Keras puts out."""
     if isinstance(layer, SAME_SHAPE) and len(arguments) == 1 and is_symbol(arguments[0]):
         return keras.KerasTensor(arguments[0].shape, layer.compute_dtype, name="_")
     if isinstance(layer, layers.EinsumDense):  # which says the sizes that it was built with
@@ -242,18 +210,11 @@ def spec_of(layer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> 
     return layer.compute_output_spec(*arguments, **options)
 
 
-def by_backend(layer: Any, arguments: Any, options: Any) -> Any:
-    """What a layer puts out, as its backend traces it."""
-    return layer.compute_output_spec(*arguments, **options)
-
-
-def by_zeros(layer: Any, arguments: Any, options: Any) -> Any:
+def by_zeros(layer: Any, /, *arguments: Any, **options: Any) -> Any:
     """What a layer puts out for real zeros."""
 
     def zeros(item: Any) -> Any:
         return ops.zeros(item.shape, item.dtype) if is_symbol(item) else item
 
-    return layer(
-        *tree.map_structure(zeros, list(arguments)),
-        **{key: tree.map_structure(zeros, item) for key, item in options.items()},
-    )
+    positional, named = tree.map_structure(zeros, (list(arguments), options))
+    return layer(*positional, **named)

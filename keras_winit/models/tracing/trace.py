@@ -1,4 +1,4 @@
-"""The trace of a model: the operations that one call of it consists of, in order."""
+"""The trace of a model: the operations of one call, in order."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
@@ -13,15 +13,11 @@ from keras_winit.support.printing import Printed, Table
 
 @dataclass(eq=False, repr=False)
 class Value:
-    """A tensor of a trace: something with a shape, and nothing in it.
+    """A tensor without numbers.
 
     Attributes:
-        shape: its shape, all sizes known.
-        dtype: its type.
-        source: where it comes from: a "step"; an "input"; a "variable"; the "state" of a recurrent cell;
-            or a "constant", which the model made by itself.
-        step: the step that puts it out, or None.
-        variable: the variable that it stands for, or None.
+        source: a "step", an "input", a "variable", the "state" of a recurrent cell, or a "constant" that the
+            model made by itself.
         readers: the steps that read it, in order.
     """
 
@@ -33,24 +29,21 @@ class Value:
     readers: list["Step"] = field(default_factory=list)
 
     def __repr__(self) -> str:
-        """One line: what reads it reads others in turn."""
+        """One line: readers read others in turn."""
         origin = f"step {self.step.index + 1}" if self.step else getattr(self.variable, "path", self.source)
         return f"<Value {_sizes(self)} of {self.dtype}, from {origin}>"
 
 
 @dataclass(eq=False, repr=False)
 class Step:
-    """One operation of a trace.
+    """One operation.
 
     Attributes:
-        operation: a layer of Keras without layers inside, a recurrent layer, or an operation of
-            `keras.ops`; where `opaque` says why, a layer that could not be looked into.
+        operation: a layer of Keras without layers inside, a recurrent layer, an operation of `keras.ops`,
+            or a layer that could not be looked into, where `opaque` says why.
         around: the layers around it, from the model inwards.
-        arguments, options: what it is called with, a `Value` in the place of each tensor.
-        inputs: the values among these, in order.
-        outputs: what it puts out.
-        opaque: why nothing is known of what it does inside, or None.
-        index: its place among the steps.
+        arguments, options: what it is called with, a `Value` for each tensor.
+        inputs: the values among these.
     """
 
     operation: Any
@@ -67,7 +60,7 @@ class Step:
 
     @property
     def place(self) -> str:
-        """Where it is in the model: the layers around it, and its own name."""
+        """The layers around it, without the model, and its own name."""
         own = self.operation.name if self.in_layer else self.kind.lower()
         return "/".join([*(layer.name for layer in self.around[1:]), own])
 
@@ -83,7 +76,7 @@ class Step:
 
     @property
     def in_layer(self) -> bool:
-        """Whether it is a layer, not an operation of `keras.ops`."""
+        """Whether it is a layer."""
         return isinstance(self.operation, layers.Layer)
 
     @property
@@ -95,7 +88,7 @@ class Step:
 
 
 class Call(NamedTuple):
-    """One call of a layer that was looked into: what it was given, and the steps in it."""
+    """One call of a layer, looked into."""
 
     layer: Any
     inputs: tuple[Value, ...]
@@ -143,15 +136,14 @@ class Trace(Printed):
         self._calls = {id(call.layer): call for call in reversed(tuple(calls))}
         self._of: dict[int, list[Step]] = {}
         self._opened: set[int] = set()
-        self._given = {id(value) for value in self.outputs}
         for index, step in enumerate(self.steps):
             step.index = index
             self._of.setdefault(id(step.operation), []).append(step)
             if step.opaque is None:
-                self._opened.update(id(layer) for layer in step.around)
+                self._opened.update(map(id, step.around))
 
     def of(self, operation: Any) -> list[Step]:
-        """The steps that are calls of a layer or operation, in order."""
+        """The steps of a layer or operation, in order."""
         return self._of.get(id(operation), [])
 
     def first_call(self, layer: Any) -> Call | None:
@@ -159,16 +151,16 @@ class Trace(Printed):
         return self._calls.get(id(layer))
 
     def is_open(self, layer: Any) -> bool:
-        """Whether a layer's own call was looked into, to its operations."""
+        """Whether a layer's own call was looked into."""
         return id(layer) in self._opened and not any(step.opaque for step in self.of(layer))
 
     def is_lost(self, value: Value) -> bool:
-        """Whether who reads a value is not seen: it is put out by a part that is traced for itself."""
+        """Whether a value's readers are not seen, as it is put out by what is traced for itself."""
         return not value.readers and value.step is not None and value.step.index >= self._count
 
     def is_output(self, value: Value) -> bool:
         """Whether the model gives a value back."""
-        return id(value) in self._given
+        return value in self.outputs
 
     @property
     def opaque(self) -> tuple[Step, ...]:
@@ -182,9 +174,9 @@ class Trace(Printed):
         return f"{len(self.steps)} steps of {self.name!r}{unseen}{whole}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The rows of the table as dicts of strings, ready for JSON."""
-        keys = ("step", "inside", "layer", "operation", "reads", "puts out", "note")
+        """The rows of the table as dicts of strings, for JSON."""
         (table,) = self._tables()
+        keys = (*table.headings[:-1], "note")
         steps = [dict(zip(keys, row, strict=True)) for row in table.rows]
         return {"name": self.name, "reason": self.reason, "steps": steps}
 
@@ -194,13 +186,17 @@ class Trace(Printed):
         for number, step in enumerate(self.steps, 1):
             for index, value in enumerate(step.outputs):
                 names[id(value)] = str(number) + (f".{index}" if index else "")
-            reads = ", ".join(dict.fromkeys(_name(value, names) for value in step.inputs))
-            shape = ", ".join(map(_sizes, step.outputs))
-            place = "/".join(layer.name for layer in step.around[1:])
-            what = step.operation.name if step.in_layer else ""
             ends = "→ output" if any(map(self.is_output, step.outputs)) else ""
-            note = "; ".join(filter(None, (ends, step.opaque)))
-            rows.append((str(number), place, what, step.kind, reads, shape, note))
+            row = (
+                str(number),
+                "/".join(layer.name for layer in step.around[1:]),
+                step.operation.name if step.in_layer else "",
+                step.kind,
+                ", ".join(dict.fromkeys(_name(value, names) for value in step.inputs)),
+                ", ".join(map(_sizes, step.outputs)),
+                "; ".join(filter(None, (ends, step.opaque))),
+            )
+            rows.append(row)
         headings = ("step", "inside", "layer", "operation", "reads", "puts out", "")
         return [Table("Steps", headings, rows)]
 
@@ -216,11 +212,9 @@ def _name(value: Value, names: dict[int, str]) -> str:
 
 
 def number_in(step: Step) -> float | None:
-    """The one number that a step is given beside its values: of Python, of NumPy, or a tensor's."""
+    """The one number, of any kind, that a step is given beside its values."""
     found = []
     for item in step.arguments:
-        if isinstance(item, Value):
-            continue
         if isinstance(item, (int, float)):
             found.append(float(item))
         elif (isinstance(item, (np.ndarray, np.generic)) or ops.is_tensor(item)) and len(item.shape) == 0:
@@ -230,5 +224,5 @@ def number_in(step: Step) -> float | None:
 
 
 def values_in(nest: Any) -> Iterator[Value]:
-    """The values in a nest of arguments."""
+    """The values in a nest."""
     return (leaf for leaf in tree.flatten(nest) if isinstance(leaf, Value))

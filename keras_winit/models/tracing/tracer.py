@@ -1,20 +1,20 @@
 """Trace a model: call it on tensors without numbers, and write down every operation.
 
-No layer is changed: what is called is a copy of each that has symbols in the place of its variables.
+No layer is changed: copies are called, with symbols in the place of variables.
 """
 
+import functools
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import keras
 from keras import layers, tree
 
-from keras_winit.models.tracing.interception import answering, nothing_left, replaced, untracked
+from keras_winit.models.tracing.interception import answering, nothing_left, replaced, stop_tracking
 from keras_winit.models.tracing.opening import (
     BODIES,
     VariableSymbol,
-    by_backend,
     by_zeros,
     fresh,
     is_leaf,
@@ -24,10 +24,8 @@ from keras_winit.models.tracing.opening import (
     required,
     spec_of,
 )
-from keras_winit.models.tracing.structure import arguments_for, check_built, is_unbuilt
+from keras_winit.models.tracing.structure import arguments_for, check_built, inside, unbuilt
 from keras_winit.models.tracing.trace import Call, Step, Trace, Value, values_in
-
-_NOT_BUILT = "it is not built"
 
 
 def trace(model: keras.layers.Layer, data: Any = None) -> Trace:
@@ -63,82 +61,76 @@ def trace(model: keras.layers.Layer, data: Any = None) -> Trace:
     """
     check_built(model)
     tracer = _Tracer(model)
-    with replaced(), nothing_left(model), untracked(), answering(tracer):
+    with replaced(), nothing_left(model), answering(tracer.answer):
+        stop_tracking()
         return tracer.run(data)
 
 
 class _Unseen(Exception):  # noqa: N818 - never seen by a user
-    """What a layer puts out cannot be told."""
+    """Nothing says what a layer puts out."""
 
 
 class _Tracer:
-    """Calls one model, and keeps the steps."""
+    """One call of a model."""
 
     def __init__(self, model: Any) -> None:
         self._model = model
         self._steps: list[Step] = []
         self._around: list[Any] = []
-        self._values: dict[int, tuple[Any, Value]] = {}  # of each symbolic tensor, which is kept alive
-        self._symbols: dict[int, tuple[Any, VariableSymbol]] = {}  # of each variable
+        self._values: dict[int, tuple[Any, Value]] = {}  # by tensors, which are kept alive
+        self._symbols: dict[int, VariableSymbol] = {}
         self._made: list[Call] = []
-        self._specs: dict[Any, Any] = {}  # what layers put out for shapes that they have seen
-        self._calls: dict[int, Callable[..., Any]] = {}  # of each layer that is looked into
+        self._specs: dict[Any, Any] = {}  # what layers put out for shapes
+        self._calls: dict[int, Callable[..., Any]] = {}  # of layers that are looked into
 
     def run(self, data: Any) -> Trace:
-        """Trace the model, and then what its call did not reach."""
+        """Trace the model and what its call did not reach."""
         inputs, outputs, reason = self._whole(self._model, data)
         reason = reason or next((s.opaque for s in self._steps if s.operation is self._model), None)
         count, seen = len(self._steps), set[int]()
+        # What is inside a layer that could not be looked into, each for itself.
         while missing := [s.operation for s in self._steps if s.opaque and id(s.operation) not in seen]:
-            self._parts(missing, seen)
+            for layer in missing:
+                seen.add(id(layer))
+                self._around = [self._model] if layer is self._model else [self._model, layer]
+                for child in inside(layer):
+                    if id(child) not in seen and child.variables:
+                        self._whole(child)
         self._uncalled(seen)
         for step in self._steps:
             for value in dict.fromkeys(step.inputs):
                 value.readers.append(step)
-        whole = (self._model.name, self._steps, inputs, outputs)
-        return Trace(*whole, reason=reason, count=count, calls=self._made)
+        return Trace(
+            self._model.name, self._steps, inputs, outputs, reason=reason, count=count, calls=self._made
+        )
 
     def _whole(self, layer: Any, data: Any = None) -> tuple[tuple[Value, ...], tuple[Value, ...], str | None]:
-        """Call a layer on symbols of its inputs; what it is given, puts out, and why it could not be."""
+        """Call a layer on symbols; its inputs, its outputs, and why there are none."""
         reason = "its inputs are not known"
         for arguments, options in arguments_for(layer, data):
-            given = mapped(self._symbolic, (list(arguments), options))
-            inputs = tuple(self._value(tensor) for tensor in tree.flatten(given) if is_symbol(tensor))
+            given = _each(self._symbolic, arguments, options)
+            inputs = self._values_of(given)
             for value in inputs:
                 value.source = "input"
             try:
-                found = self.called(layer, tuple(given[0]), given[1])
+                return inputs, self._values_of(self.answer(layer, *given)), None
             except _Unseen as error:
                 reason = str(error)
-                continue
-            outputs = tuple(self._value(tensor) for tensor in tree.flatten(found) if is_symbol(tensor))
-            return inputs, outputs, None
         self._note(layer, (), {}, (), opaque=reason)
         return (), (), reason
 
-    def _parts(self, opaque: Iterable[Any], seen: set[int]) -> None:
-        """Trace for itself what is inside of layers that could not be looked into."""
-        for layer in opaque:
-            seen.add(id(layer))
-            self._around = [self._model] if layer is self._model else [self._model, layer]
-            for child in layer._flatten_layers(include_self=False, recursive=False):
-                if id(child) not in seen and child.variables:
-                    self._whole(child)
-            self._around = []
-
     def _uncalled(self, seen: set[int]) -> None:
-        """Trace for itself what the call of the model did not reach."""
-        reached = {id(layer) for step in self._steps for layer in (*step.around, step.operation)} | seen
+        """Trace for itself what the model's call did not reach."""
+        reached = set(seen)
         for step in self._steps:
-            if step.in_layer:
-                reached.update(id(layer) for layer in step.operation._flatten_layers())
+            called = step.operation._flatten_layers() if step.in_layer else ()
+            reached.update(map(id, (*step.around, *called)))
 
         def go(layer: Any) -> None:
-            for child in layer._flatten_layers(include_self=False, recursive=False):
-                function = isinstance(layer, keras.Sequential) and child is getattr(
-                    layer, "_functional", None
-                )
-                if id(child) in reached or function:
+            # What a sequential model runs as.
+            functional = getattr(layer, "_functional", None) if isinstance(layer, keras.Sequential) else None
+            for child in inside(layer):
+                if id(child) in reached or child is functional:
                     self._around.append(child)
                     go(child)
                     self._around.pop()
@@ -148,29 +140,27 @@ class _Tracer:
 
         self._around = [self._model]
         go(self._model)
-        self._around = []
 
-    def called(self, layer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """What a layer puts out, as symbols."""
-        arguments = tuple(mapped(self._symbolic, item) for item in arguments)
-        options = {key: mapped(self._symbolic, item) for key, item in options.items()}
-        for name, value in required(type(layer).call)[len(arguments) :]:
-            if name:
+    def answer(self, operation: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        """What a layer or an operation of `keras.ops` puts out, as symbols."""
+        if not isinstance(operation, layers.Layer):
+            return self._operation(operation, arguments, options)
+        arguments, options = _each(self._symbolic, arguments, options)
+        for place, name, value in required(type(operation).call):
+            if place >= len(arguments):
                 options.setdefault(name, value)
-        if isinstance(layer, layers.RNN):
-            outputs = self._leaf(layer, arguments, options)
-            self._cells(layer, arguments)
-            return outputs
-        if is_leaf(layer):
-            return self._leaf(layer, arguments, options)
-        return self._opened(layer, arguments, options)
+        recurrent = isinstance(operation, layers.RNN)
+        if not (recurrent or is_leaf(operation)):
+            return self._opened(operation, arguments, options)
+        outputs = self._leaf(operation, arguments, options)
+        if recurrent:
+            self._cells(operation, arguments)
+        return outputs
 
-    def operation(self, operation: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        """What an operation of `keras.ops` puts out, as symbols."""
+    def _operation(self, operation: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
         body = BODIES.get(type(operation).__name__)
         if body is not None:
-            symbols = tuple(mapped(self._symbolic, item) for item in arguments)
-            outputs, results = body(operation, *symbols, **options)
+            outputs, results = body(operation, *_each(self._symbolic, arguments, {})[0], **options)
             return self._note(operation, (results,), {}, outputs)
         try:
             given = ((item,) if isinstance(item, slice) else item for item in arguments)  # as Keras has it
@@ -181,14 +171,12 @@ class _Tracer:
         return self._note(operation, arguments, options, outputs)
 
     def _leaf(self, layer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
-        nest = (arguments, options)
-        key = (id(layer), repr(mapped(_shape_and_dtype, nest)))
+        key = (id(layer), repr(mapped(_shape_and_dtype, (arguments, options))))
         if key not in self._specs:
             try:
-                found = spec_of(layer, arguments, options)
+                self._specs[key] = spec_of(layer, arguments, options)
             except Exception as error:  # whatever a layer's code may raise
-                found = self._spec_otherwise(layer, arguments, options, _said(error))
-            self._specs[key] = found
+                self._specs[key] = self._spec_otherwise(layer, arguments, options, _said(error))
         return self._note(layer, arguments, options, self._specs[key])
 
     def _opened(self, layer: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
@@ -198,7 +186,7 @@ class _Tracer:
             if id(layer) not in self._calls:
                 self._calls[id(layer)] = opened(layer, self._symbol)
             outputs = self._calls[id(layer)](*arguments, **options)
-            inputs = tuple(values_in(mapped(self._as_value, [list(arguments), options])))
+            inputs = tuple(values_in(_each(self._as_value, arguments, options)))
             self._made.append(Call(layer, inputs, tuple(self._steps[start:])))
             return outputs
         except Exception as error:  # whatever a layer's code may raise
@@ -210,34 +198,33 @@ class _Tracer:
         return self._note(layer, arguments, options, outputs, opaque=reason)
 
     def _cells(self, layer: Any, arguments: tuple[Any, ...]) -> None:
-        """One step of the cells of a recurrent layer, where they are of the user's own."""
+        """One step of a recurrent layer's cells, if they are the user's own."""
         cells = list(getattr(layer.cell, "cells", [layer.cell]))
-        if all(is_leaf(cell) for cell in cells):
+        if all(map(is_leaf, cells)):
             return
         self._around.append(layer)
         signal = arguments[0][:, 0]
         for cell in cells:
-            states = [self._state(size, signal.shape[0]) for size in _flat_sizes(cell.state_size)]
+            states = []
+            for size in [cell.state_size] if isinstance(cell.state_size, int) else cell.state_size:
+                shape = (size,) if isinstance(size, int) else size
+                states.append(keras.KerasTensor((signal.shape[0], *shape)))
+                self._value(states[-1]).source = "state"
             try:
-                signal = self.called(cell, (signal, states), {})[0]
+                signal = self.answer(cell, (signal, states), {})[0]
             except _Unseen as error:
                 self._note(cell, (signal,), {}, (), opaque=str(error))
                 break
         self._around.pop()
 
-    def _state(self, size: Any, samples: int) -> Any:
-        state = keras.KerasTensor((samples, size) if isinstance(size, int) else (samples, *size))
-        self._value(state).source = "state"
-        return state
-
     def _spec_otherwise(self, layer: Any, arguments: Any, options: Any, reason: str) -> Any:
-        """What a layer puts out, by the backend's own tracing, or by real zeros."""
-        if any(is_unbuilt(each) for each in layer._flatten_layers()):
-            raise _Unseen(f"{layer.name}: {_NOT_BUILT}")
-        for attempt in (by_backend, by_zeros):
+        """What a layer puts out, by the backend's tracing or for real zeros."""
+        if unbuilt(layer):
+            raise _Unseen(f"{layer.name}: it is not built")
+        for attempt in (layer.compute_output_spec, functools.partial(by_zeros, layer)):
             try:
                 with answering(None):
-                    found = attempt(layer, arguments, options)
+                    found = attempt(*arguments, **options)
                 return mapped(fresh, found)
             except Exception:
                 continue
@@ -246,17 +233,13 @@ class _Tracer:
     def _note(
         self, operation: Any, arguments: Any, options: Any, outputs: Any, opaque: str | None = None
     ) -> Any:
-        """Write a step down; return its outputs as new symbols."""
+        """Write down a step; its outputs, as new symbols."""
         outputs = mapped(self._unseen, outputs)
-        positional = tuple(mapped(self._as_value, item) for item in arguments)
-        named = {key: mapped(self._as_value, item) for key, item in options.items()}
-        inputs = tuple(values_in((positional, named)))
-        step = Step(operation, tuple(self._around), positional, named, inputs, (), opaque)
-        flat = [outputs] if is_symbol(outputs) else tree.flatten(outputs)
-        found = [self._value(tensor) for tensor in flat if is_symbol(tensor)]
+        given = _each(self._as_value, arguments, options)
+        found = self._values_of(outputs)
+        step = Step(operation, tuple(self._around), *given, tuple(values_in(given)), found, opaque)
         for value in found:
             value.step, value.source = step, "step"
-        step.outputs = tuple(found)
         self._steps.append(step)
         return outputs
 
@@ -268,25 +251,34 @@ class _Tracer:
         item = self._symbol(item) if isinstance(item, keras.Variable) else item
         return self._value(item) if is_symbol(item) else item
 
+    def _values_of(self, nest: Any) -> tuple[Value, ...]:
+        flat = [nest] if is_symbol(nest) else tree.flatten(nest)
+        return tuple(self._value(tensor) for tensor in flat if is_symbol(tensor))
+
     def _value(self, tensor: Any) -> Value:
         if id(tensor) not in self._values:
-            shape = tuple(tensor.shape)
-            self._values[id(tensor)] = tensor, Value(shape, tensor.dtype, "constant")
+            self._values[id(tensor)] = tensor, Value(tuple(tensor.shape), tensor.dtype, "constant")
         return self._values[id(tensor)][1]
 
     def _symbol(self, variable: Any) -> VariableSymbol:
         if id(variable) not in self._symbols:
-            symbol = VariableSymbol(variable)
-            self._symbols[id(variable)] = variable, symbol
-            value = self._value(symbol)
+            self._symbols[id(variable)] = VariableSymbol(variable)
+            value = self._value(self._symbols[id(variable)])
             value.variable, value.source = variable, "variable"
-        return self._symbols[id(variable)][1]
+        return self._symbols[id(variable)]
 
     def _symbolic(self, item: Any) -> Any:
         """A symbol for a tensor or variable; all else as it is."""
-        if isinstance(item, keras.Variable):
-            return self._symbol(item)
+        item = self._symbol(item) if isinstance(item, keras.Variable) else item
         return item if is_symbol(item) else fresh(item)
+
+
+def _each(function: Callable[[Any], Any], arguments: Any, options: Any) -> tuple[Any, dict[str, Any]]:
+    """Arguments and options with a function of each leaf."""
+    return (
+        tuple(mapped(function, item) for item in arguments),
+        {key: mapped(function, item) for key, item in options.items()},
+    )
 
 
 def _shape_and_dtype(item: Any) -> Any:
@@ -294,16 +286,8 @@ def _shape_and_dtype(item: Any) -> Any:
 
 
 def _said(error: BaseException) -> str:
-    """Why something could not be traced: the innermost reason, on one line."""
+    """The innermost reason of an error, in one line."""
     if isinstance(error, _Unseen):
         return str(error)
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = f": {lines[0]}" if lines else ""
-    return textwrap.shorten(f"{type(error).__name__}{text}", 160, placeholder=" …")
-
-
-def _flat_sizes(sizes: Any) -> list[Any]:
-    """The shapes of the states of a cell."""
-    if isinstance(sizes, int):
-        return [sizes]
-    return list(sizes)
+    said = [type(error).__name__, *str(error).strip().splitlines()[:1]]
+    return textwrap.shorten(": ".join(said), 160, placeholder=" …")
