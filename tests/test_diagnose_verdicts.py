@@ -487,6 +487,20 @@ def test_layers_are_shown_as_they_are():
     assert report.layers[-1].std == 0
 
 
+def test_a_first_layer_without_any_signal_is_told_before_a_normalization():
+    """Its deviation of zero is nothing that a gradient can be weighed by."""
+    model = keras.Sequential(
+        [
+            keras.Input((16,)),
+            layers.Dense(16, "relu", kernel_initializer="zeros", bias_initializer="ones", trainable=False),
+            layers.Dense(16, "relu", bias_initializer="random_normal"),
+            layers.BatchNormalization(beta_initializer="random_normal"),
+            layers.Dense(3),
+        ]
+    )
+    assert {each.code for each in winit.diagnose(model, X).errors} >= {"input_collapse"}
+
+
 @pytest.mark.skipif(BACKEND == "torch", reason="Keras normalizes nothing but the last axes there")
 def test_epsilon_is_held_against_what_a_normalization_divides_by():
     inputs = keras.Input((6, 8))

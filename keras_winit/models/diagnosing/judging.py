@@ -135,10 +135,10 @@ class Judge:
         last = next((layer.gradient for layer in (*outside, *graded) if layer.gradient), None)
         if last is None:
             return
-        ratios = []
+        ratios, least = [], min(first, behind)
         for layer in graded:
             # Before a normalization, a gradient is as much smaller as the signal is larger.
-            share = layer.std / min(first, behind) if behind > 0 and not layer.normalized else 1.0
+            share = layer.std / least if least > 0 and not layer.normalized else 1.0
             ratios.append((layer.gradient or 0.0) / last * max(share, 1.0))
         length, plain = len(graded), self.remedies.plain
         suffix = "" if plain and length >= _SEVERAL else "_elsewhere"
