@@ -177,6 +177,7 @@ def _for_tensorflow() -> tuple[Any, Any]:
 
     def one_block(shape: Shape, dtype: str, seed: Seed) -> Any:
         if tf.executing_eagerly() and isinstance(seed, int) and math.prod(shape) < LARGE:
+            # What is larger is drawn another way.
             how = _one_column if shape[-1] == 1 else _one_block
             return drawing(len(shape), dtype, how)(np.array(shape, "int32"), np.int32(drawable(seed)))
         return step(normal(shape, 1.0, dtype, seed), None)

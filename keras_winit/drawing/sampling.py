@@ -31,22 +31,20 @@ def _check_scale(scale: float, dtype: str) -> None:
 
 def uniform(shape: Shape, limit: float, dtype: str, seed: Seed) -> Any:
     """U(−limit, limit)."""
-    return _drawn("uniform", shape, (-limit, limit), dtype, seed)
+    _check_scale(limit, dtype)
+    seed = drawable(seed)
+    if not isinstance(seed, keras.random.SeedGenerator):
+        return _BACKEND.uniform(shape, limit, dtype, seed)
+    return ops.cast(keras.random.uniform(shape, -limit, limit, dtype=compute_dtype(dtype), seed=seed), dtype)
 
 
 def normal(shape: Shape, stddev: float, dtype: str, seed: Seed) -> Any:
     """N(0, stddev²)."""
-    return _drawn("normal", shape, (0.0, stddev), dtype, seed)
-
-
-def _drawn(kind: str, shape: Shape, arguments: tuple[float, float], dtype: str, seed: Seed) -> Any:
-    """The second of the arguments of `keras.random` is the scale."""
-    _check_scale(arguments[1], dtype)
+    _check_scale(stddev, dtype)
     seed = drawable(seed)
     if not isinstance(seed, keras.random.SeedGenerator):
-        return getattr(_BACKEND, kind)(shape, arguments[1], dtype, seed)
-    drawn = getattr(keras.random, kind)(shape, *arguments, dtype=compute_dtype(dtype), seed=seed)
-    return ops.cast(drawn, dtype)
+        return _BACKEND.normal(shape, stddev, dtype, seed)
+    return ops.cast(keras.random.normal(shape, 0.0, stddev, dtype=compute_dtype(dtype), seed=seed), dtype)
 
 
 def _tensorflow() -> Any:
@@ -64,18 +62,19 @@ def _jax() -> Any:
 def _torch() -> Any:
     import torch  # noqa: PLC0415
 
-    def drawn(how: str, shape: Shape, arguments: tuple[float, float], dtype: str, seed: int) -> Any:
+    def empty(shape: Shape, dtype: str, seed: int) -> tuple[Any, Any]:
         # Keras knows where the user wants it: a device scope, or the meta device.
         device = ops.zeros(()).device
         tensor = torch.empty(shape, dtype=getattr(torch, compute_dtype(dtype)), device=device)
-        generator = None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
-        return getattr(tensor, how)(*arguments, generator=generator).to(getattr(torch, dtype))
+        return tensor, None if device.type == "meta" else torch.Generator(device).manual_seed(seed)
 
     def uniform(shape: Shape, limit: float, dtype: str, seed: int) -> Any:
-        return drawn("uniform_", shape, (-limit, limit), dtype, seed)
+        tensor, generator = empty(shape, dtype, seed)
+        return tensor.uniform_(-limit, limit, generator=generator).to(getattr(torch, dtype))
 
     def normal(shape: Shape, stddev: float, dtype: str, seed: int) -> Any:
-        return drawn("normal_", shape, (0.0, stddev), dtype, seed)
+        tensor, generator = empty(shape, dtype, seed)
+        return tensor.normal_(0.0, stddev, generator=generator).to(getattr(torch, dtype))
 
     def truncated_normal(shape: Shape, stddev: float, dtype: str, seed: int) -> Any:
         quantile = uniform(shape, math.erf(math.sqrt(2)), compute_dtype(dtype), seed).erfinv_()

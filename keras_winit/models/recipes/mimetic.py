@@ -58,8 +58,7 @@ class MimeticFactor(KernelScheme):
         self.side = one_of("side", side, ("left", "right"))
         self.heads = as_int("heads", heads, minimum=1)
         self.outputs = bool(outputs)
-        self.set_axes(input_axes, output_axes)
-        self.set_seed(seed)
+        super().__init__(seed, input_axes=input_axes, output_axes=output_axes)
 
     def draw(self, shape: Shape, dtype: str) -> Any:
         view = self.view(shape)
