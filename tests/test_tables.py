@@ -284,3 +284,31 @@ def test_places_that_were_asked_for_on_purpose_stay():
     built = of_patches(layers.GlobalAveragePooling1D(), position=zero)
     winit.initialize(built, seed=0)
     assert_std(tables(built)[0], 0.0)
+
+
+def test_of_tables_as_large_the_first_counts():
+    """Whatever order Python happens to give them: five models, of five tables each."""
+    for _ in range(5):
+        places = keras.Input((LENGTH,), dtype="int32")
+        every = [layers.Embedding(LENGTH, WIDTH, name=f"table_{number}") for number in range(5)]
+        built = keras.Model(places, layers.Dense(3)(layers.Add()([table(places) for table in every])))
+        every[0].embeddings_initializer = keras.initializers.RandomNormal(stddev=0.3)
+        winit.initialize(built, seed=0)
+        for table in tables(built):
+            assert_std(table, 0.3)
+
+
+@pytest.mark.parametrize(
+    "product", [layers.Dot(-1), lambda pair: ops.sum(pair[0] * pair[1], -1, keepdims=True)]
+)
+def test_a_product_of_tables_is_no_sum_of_them(product):
+    """A recommender: user · item, and a bias of either."""
+    users, items = keras.Input((), dtype="int32"), keras.Input((), dtype="int32")
+    wide = [layers.Embedding(LENGTH, WIDTH, embeddings_initializer=WIDE, name=f"table_{n}") for n in (0, 1)]
+    biases = [layers.Embedding(LENGTH, 1, name=name) for name in ("of_users", "of_items")]
+    user, item = wide[0](users), wide[1](items)
+    built = keras.Model([users, items], product([user, item]) + biases[0](users) + biases[1](items))
+    plan = winit.initialize(built, seed=0)
+    assert {row.reason for row in plan.rows} == {"an embedding: as the layer asks"}
+    for table in tables(built):
+        assert_std(table, 1.0)

@@ -147,6 +147,9 @@ def union(every: Iterable[int]) -> int:
     return functools.reduce(operator.or_, every, 0)
 
 
+_JOINING = {*ADDING, "Concatenate", "Stack"}  # what holds the rows of several tables, and no product of them
+
+
 class LookUps:
     """What is looked up in a model's tables."""
 
@@ -171,7 +174,7 @@ class LookUps:
             elif step not in seen:
                 seen.add(step)
                 signals = self._ancestry.signals(step)
-                if not signals:
+                if not signals or (len(signals) > 1 and step.kind not in _JOINING):
                     return set()
                 waiting += signals
         return found
@@ -192,9 +195,10 @@ def added_to(anatomy: Anatomy) -> dict[Slot, Slot]:
         joined = [each for each in sums if each & tables]
         sums = [each for each in sums if each not in joined] + [tables.union(*joined)]
     found: dict[Slot, Slot] = {}
-    for tables in sums:
-        largest = max(tables, key=lambda slot: (slot.role == "embedding", slot.shape[0]))
-        found |= {slot: largest for slot in tables if slot is not largest}
+    for tables in sums:  # in the order of the model: of tables as large the first counts
+        ordered = [slot for slot in anatomy.slots if slot in tables]
+        largest = max(ordered, key=lambda slot: (slot.role == "embedding", slot.shape[0]))
+        found |= {slot: largest for slot in ordered if slot is not largest}
     return found
 
 
