@@ -58,7 +58,7 @@ def network(initializer: Any, seed: int) -> keras.Model:
         keras.optimizers.SGD(0.003, momentum=0.9),
         loss="sparse_categorical_crossentropy",
         metrics=["accuracy"],
-        jit_compile=False,  # which takes longer than it saves
+        jit_compile=False,  # to compile takes longer than it saves
     )
     return model
 

@@ -100,6 +100,13 @@ def test_a_saved_model_says_how_it_was_made(name, tmp_path):
     assert "winit>" in json.dumps(keras.saving.serialize_keras_object(model))
 
 
+def test_a_plan_is_ready_for_json():
+    model = keras.Sequential([keras.Input((5,)), layers.Dense(3, "relu"), layers.Dense(2)])
+    rows = json.loads(json.dumps(winit.initialize(model, seed=0).to_dict()))["rows"]
+    assert [row["fans"] for row in rows] == [[5, 3], [5, 3], [3, 2], [3, 2]]
+    assert rows[0]["shape"] == [5, 3]
+
+
 def test_auto_looks_for_the_activation_that_follows():
     plan = winit.initialize(functional(), seed=0)
     expected = {

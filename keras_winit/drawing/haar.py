@@ -27,7 +27,7 @@ from keras_winit.support.exact import inverse_of_upper, product, subtract_produc
 # wider it is.
 _BLOCK, _NARROW_BLOCK = 256, 192
 _NARROW = 1024  # columns up to which narrow blocks are faster
-# And one block faster than several; LAPACK has its own.
+# Columns up to which one block is faster than several; LAPACK has blocks of its own.
 _ONE_BLOCK = {"torch": 512, "tensorflow": 320}.get(keras.backend.backend(), 256)
 
 

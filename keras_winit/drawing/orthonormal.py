@@ -9,10 +9,10 @@ from keras_winit.drawing.haar import haar
 from keras_winit.drawing.scrambled import fills, scrambled
 from keras_winit.drawing.seeds import Seed, host_key
 
-# An exact draw of n × k, k ≤ n, costs n·k², scrambling n·k and its small parts: from this k and n·k² on,
-# which add up in a batch, it is no slower on any backend (256 × 256, 1024 × 128, 4096 × 64). Rows that fill
-# no blocks, as of a prime number, take twice as long, in a batch even more: there only JAX, whose exact draw
-# is slowest and whose devices want parts, begins as early.
+# An exact draw of n × k, k ≤ n, costs n·k², scrambling n·k and its small parts: from this k and this n·k² on,
+# added up over a batch, scrambling is no slower on any backend (256 × 256, 1024 × 128, 4096 × 64). Rows that
+# fill no blocks, as of a prime number, take twice as long, in a batch even more: there only JAX, whose exact
+# draw is slowest and whose devices want parts, begins as early.
 _LEAST_SIDE, _LEAST_ROWS = 64, 256
 _LEAST_WORK = 2**24
 _LEAST_UNFILLED = 2**24 if keras.backend.backend() == "jax" else 2**26

@@ -93,7 +93,7 @@ class Stream:
 
 _FEWEST, _USUAL, _MOST = 4, 16, 32  # rows of a factor
 _BLOCK = 64  # the fewest rows of a block
-_DEVICES = 8  # which share the rows, too, if blocks are a multiple
+_DEVICES = 8  # blocks come in multiples of it where they can: then devices share the rows, too
 _WINDOW = 64  # columns that TensorFlow copies at once
 _NARROW, _NARROW_WINDOW = 512, 16  # and of a matrix of so few
 _PIECE, _PIECE_OF_GPU = 2**20, 2**24  # elements that PyTorch mixes at once

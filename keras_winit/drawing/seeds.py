@@ -36,7 +36,7 @@ def check_seed(seed: Any) -> Any:
 
 
 def settle(seed: Any) -> Seed:
-    """The seed to draw with: None becomes an integer, as in Keras, which `set_random_seed` governs."""
+    """The seed to draw with: for None an integer of Python's `random`, which `set_random_seed` governs."""
     return random.randint(1, 10**9) if seed is None else seed
 
 
@@ -62,7 +62,7 @@ def fold(seed: Seed, *place: int | str) -> Seed:
     """A seed for one place under another seed; a generator as it is, since each draw moves it on."""
     if not isinstance(seed, int):
         return seed
-    # Python writes no thousands of decimal digits.
+    # Python refuses to write integers of thousands of decimal digits.
     number = str(seed) if seed.bit_length() < _WRITTEN else hex(seed)
     text = "\x1f".join([number, *(f"{type(part).__name__}:{part}" for part in place)])
     digest = hashlib.blake2b(text.encode(), digest_size=8).digest()

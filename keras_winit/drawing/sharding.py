@@ -18,7 +18,8 @@ def laid_out(draw: Callable[[], Any], layout: Any, *, whole: bool) -> Any:
     random bits depend on the key and an element's place, not on the number of devices.
 
     Args:
-        whole: whether parts cannot be computed apart, or `draw` not compiled: it is distributed afterwards.
+        whole: whether parts cannot be computed apart, or `draw` cannot be compiled: it is called as it is,
+            and the tensor distributed afterwards.
 
     Raises:
         ValueError: on another backend than JAX, and for a layout without devices.
@@ -57,7 +58,8 @@ def layout_of(variable: Any) -> Any:
 def side_by_side(blocks: list[Any]) -> Any:
     """Tensors joined along the last axis.
 
-    Devices that compute its parts exchange parts of another axis, which is padded where they divide none.
+    Devices that compute parts of a joined tensor exchange parts of another axis, which is padded where their
+    number divides none.
     """
     others = blocks[0].shape[:-1]
     if not others or not is_traced(blocks[0]) or any(size % _DEVICES == 0 for size in others):

@@ -2,7 +2,7 @@
 
 An eager operation returns new memory; a graph computes in place. bfloat16 is drawn in float32 and rounded,
 which for a whole tensor takes three times its memory. Philox's numbers follow from the key and their index
-alone, so that pieces can be drawn apart.
+alone, so that pieces can be drawn apart: the numbers are those of a whole float32 tensor, rounded.
 
 Source: J. Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3".
 """
@@ -70,6 +70,7 @@ _MADE = {"uniform": _spread, "truncated_normal": _cut}
 
 
 def _pair(kind: str, first: Any, second: Any, scale: Any) -> tuple[Any, Any]:
+    """What numbers of two places become; those of a normal are half a tensor apart."""
     if kind == "normal":
         return _turned(first, second, scale)
     return _MADE[kind](first, scale), _MADE[kind](second, scale)

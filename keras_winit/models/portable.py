@@ -37,7 +37,7 @@ def twin(scheme: Scheme) -> Any:
     """The built-in of Keras that draws the same distribution, or the nearest one.
 
     The nearest is orthogonal for identities and delta kernels, and zeros for biases that differ from output
-    to output or are for twins. Before Keras 3.15, which takes no axes, it is one without.
+    to output or are for twins. Before Keras 3.15, whose initializers take no axes, it has none.
     """
     seed = arguments_of(scheme).get("seed")
     if isinstance(seed, dict):  # of a scheme of the user's own

@@ -25,7 +25,7 @@ _LONGEST_WORD = 100  # to look for near ones
 # Finite in float32, and when that is rounded to bfloat16.
 _LARGEST = {"float32": 3.38e38, "float64": 1.79e308}
 
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of Keras
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # in Keras' messages
 _LONGEST_SAID = 600
 
 _SHOW = reprlib.Repr()

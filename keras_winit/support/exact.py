@@ -100,7 +100,8 @@ def inverse_of_upper(matrix: Any, identity: Any) -> Any:
 def split_product(left: Any, right: Any, multiply: Any) -> Any:
     """left @ right of float32 by a `multiply` that rounds what it is given to eight bits or more.
 
-    Of x = x₁ + x₂ + x₃, of eight bits each, about 2⁻²⁴ is left out. Numbers above 5e33 give NaN.
+    With x = x₁ + x₂ + x₃, of eight bits or fewer each, the products that are left out are of the order of
+    2⁻²⁴. Numbers above 5e33 give NaN.
     """
     (l1, l2, l3), (r1, r2, r3) = _parts(left), _parts(right)
     small = multiply(l1, r3) + multiply(l2, r2) + multiply(l3, r1)
@@ -175,7 +176,7 @@ class ChannelMoments(NamedTuple):
 
 
 def channel_moments(tensor: Any, axis: int, *, pooled: bool = False) -> ChannelMoments:
-    """The mean and variance of each channel, along an axis; `pooled`: the variances' mean, it is faster."""
+    """The mean and variance of each channel, along an axis; `pooled` the variances' mean, which is faster."""
     channels_last = np.moveaxis(host_array(tensor), axis, -1)
     rows = channels_last.reshape(-1, channels_last.shape[-1])  # a view if they were
     if not rows.size:

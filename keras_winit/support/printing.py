@@ -49,7 +49,7 @@ class Printed:
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as dicts, lists, strings and numbers, ready for JSON: what is not finite is None."""
-        data: dict[str, Any] = _plain(dataclasses.asdict(self))  # type: ignore[call-overload]
+        data: dict[str, Any] = _plain(self)
         return data
 
     def __repr__(self) -> str:
@@ -84,6 +84,8 @@ def _html_row(kind: str, cells: Sequence[str]) -> str:
 
 
 def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

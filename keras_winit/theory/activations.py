@@ -95,7 +95,7 @@ def _of_layer(layer: keras.layers.Layer) -> Activation:
             f"The layer {layer.name!r} of type {type(layer).__name__} is no activation layer. "
             "Pass its `activation`, or use `for_layer(layer)`."
         )
-    # An unbuilt one stays so: a twin of it is built.
+    # A layer of the user's own. An unbuilt one stays so: a twin of it is built.
     own = layer if layer.built else type(layer).from_config(layer.get_config())
     return Activation(type(layer).__name__, own)
 
@@ -125,7 +125,7 @@ _MOST_KNOWN = 512
 
 
 def _key(activation: Activation) -> Any:
-    """What tells it from others; None for what may change."""
+    """What tells an activation from others; None for what may change."""
     function = activation.function
     if isinstance(function, keras.layers.Layer):
         return None
@@ -133,7 +133,7 @@ def _key(activation: Activation) -> Any:
         return activation.name, activation.negative_slope
     layer = getattr(function, "__self__", None)
     if isinstance(layer, keras.layers.Layer) and type(layer).__module__.startswith("keras."):
-        # The same for equal arguments.
+        # The `call` of a layer of Keras is the same for equal arguments.
         config = {key: value for key, value in layer.get_config().items() if key != "name"}
         return type(layer), repr(config)
     try:

@@ -114,7 +114,7 @@ def resolve_axes(
     input_axes: Sequence[int] | None,
     output_axes: Sequence[int] | None,
 ) -> tuple[list[int], list[int]] | None:
-    """Both groups, from the front; None where neither is given."""
+    """Both groups of axes, counted from the front; None where neither is given."""
     if input_axes is None and output_axes is None:
         return None
     if input_axes is None or output_axes is None:
@@ -150,7 +150,7 @@ class MatrixView(NamedTuple):
 
     @property
     def others(self) -> list[int]:
-        """The axes that are neither, as of experts."""
+        """The axes that are neither inputs nor outputs, such as one that counts experts."""
         return [axis for axis in range(len(self.shape)) if axis not in (*self.inputs, *self.outputs)]
 
     @property

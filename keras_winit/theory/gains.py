@@ -78,14 +78,14 @@ def evaluate(activation: Activation, values: np.ndarray) -> np.ndarray:
     """f of float32 values, as float64."""
     try:
         result = activation.function(ops.convert_to_tensor(values.astype("float32")))
-    except Exception as error:  # of a shape that cannot be taken
+    except Exception as error:  # whatever is raised for a shape that cannot be taken
         raise ValueError(
             f"The activation {activation.name!r} does not act on each element by itself: it cannot be "
             f"evaluated. Received, for inputs of shape {values.shape}: {type(error).__name__}."
         ) from error
     try:
         return np.asarray(ops.convert_to_numpy(result), dtype="float64")
-    except Exception as error:  # or of what is no tensor
+    except Exception as error:  # whatever is raised for what is no tensor
         raise TypeError(
             f"The activation {activation.name!r} must return a tensor of real numbers. "
             f"Received: {shown(result)} of type {type(result).__name__}."
@@ -93,7 +93,7 @@ def evaluate(activation: Activation, values: np.ndarray) -> np.ndarray:
 
 
 def features(activation: Activation) -> int:
-    """How many features come of two: 2, each by itself, or 1 of both."""
+    """How many features come out for two that go in: 2, each by itself, or 1 from both."""
     result = evaluate(activation, np.array([[0.3, -0.7], [0.3, 1.1]]))
     if result.shape == (2, 1):
         return 1
@@ -162,7 +162,7 @@ def sampled(activation: Activation) -> Sampled:
 
 
 def _gated(activation: Activation) -> Moments:
-    """Of two independent inputs; the derivative's is the mean over both."""
+    """The moments over two independent inputs; the derivative's is the mean over both."""
     nodes, weights = np.polynomial.hermite_e.hermegauss(_GATE_POINTS)
     weights = weights / weights.sum()
     step = 1 / 256
@@ -184,7 +184,7 @@ _LEAST, _STEP, _HALVINGS = 1e-6, math.sqrt(2), 12  # of the variances that are t
 
 
 class Balance(NamedTuple):
-    """A gain, those of the two directions, and the variance of pre-activations that it keeps, if known."""
+    """A gain, those of the two directions, and the variance at which it keeps both, or None."""
 
     gain: float
     forward: float
@@ -193,7 +193,7 @@ class Balance(NamedTuple):
 
     @property
     def apart(self) -> bool:
-        """Whether the two directions' are far apart."""
+        """Whether the gains of the two directions are far apart."""
         return max(self.forward / self.backward, self.backward / self.forward) > APART
 
 

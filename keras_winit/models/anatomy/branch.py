@@ -243,7 +243,7 @@ def _backwards(end: Value, region: Iterable[Step], before: Callable[[Step], list
 
 
 def _normalization_from(anatomy: Anatomy, step: Step, value: Value) -> Any:
-    """The normalization of a value that a step begins, and one a few on may end, or None."""
+    """The normalization of a value that begins with a step, and may end a few steps on, or None."""
     steps = itertools.chain([step], onward(step.outputs, lambda _: True))
     for here in itertools.islice(steps, _STEPS):
         found = normalization_at(anatomy, here, value)

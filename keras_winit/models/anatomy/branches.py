@@ -215,7 +215,7 @@ class _Finder:
         region = ancestry.between(joined, ancestry.of(carried))
         beside = ancestry.between(carried, ancestry.of(joined))
         if any(map(enlarges, region)) != any(map(enlarges, beside)):
-            # Only one of both ways comes up from a smaller size.
+            # Only one of both ways comes up from a smaller size, and not from the other way alone.
             back = ancestry.meetings(joined, ancestry.of(carried))
             if cost or any(not ancestry.of(each.value) & fork for each in back):
                 return "features of two sizes are added, as in a feature pyramid"

@@ -74,7 +74,7 @@ def _tensordot(axes: Any, left: int, right: int) -> tuple[list[Labels], Labels]:
     return [tuple(own) for own in labels], tuple(output)
 
 
-# For each kind, of the operation and the ranks of its operands.
+# For each kind, what gives the labels, from the operation and the ranks of its operands.
 _RULES: dict[str, Callable[..., tuple[Sequence[Labels], Labels]]] = {
     "Matmul": lambda _operation, left, right: _matmul(left, right),
     "Tensordot": lambda operation, left, right: _tensordot(operation.axes, left, right),

@@ -78,7 +78,7 @@ def normalized(anatomy: Anatomy, start: list[Value]) -> Normalized:
 
 
 def _named(step: Step) -> Any:
-    """What a step normalizes for: a normalization of Keras, or the layer of the user's own around it."""
+    """What to name for a step that normalizes: its operation, or the layer of the user's own around it."""
     return step.operation if normalizes(step) or len(step.around) < 2 else step.around[-1]
 
 
@@ -93,7 +93,7 @@ def normalization_at(anatomy: Anatomy, step: Step, start: Value | None = None) -
     if step.in_layer or step.kind not in _DIVIDING or len(signals) != 2:
         return None
     starts = [start] if start is not None else [*signals]
-    if start is None:  # it may have started from what the steps that put them out read
+    if start is None:  # it may have started one step before the signals
         for before in (value.step for value in signals):
             starts += [] if before is None or before.in_layer else anatomy.uses.signals(before)
     found = (_degree_from(anatomy, value, step.outputs[0], {}) for value in dict.fromkeys(starts))

@@ -36,7 +36,7 @@ class Signal:
     source: Any  # the slot of the kernel that puts the units out; None where none is known
     why: str = ""  # what is there instead, for the user
     activation: Any = None  # what was applied to them, as `resolve` takes it
-    axis: int = 0  # that the units are on
+    axis: int = 0  # along which the units are
     units: int = 0  # how many there are; where the axis is longer they are repeated
 
     def blocks(self, shape: Any, axis: int) -> int | None:
@@ -134,7 +134,7 @@ def readable(activation: Any) -> bool:
         return False
 
 
-# The same of keras.ops.
+# Operations of keras.ops that leave each channel in its place.
 _KEEP_CHANNELS = {"Cast", "ConvertToTensor", "StopGradient", "MaxPool", "AveragePool", "Pad"}
 
 

@@ -63,8 +63,8 @@ ASKED = "_winit_asked"
 class Slot:
     """One variable of a model, and all that is known of it.
 
-    Its place in the model has automatic names counted there: it is the same in every process, and not
-    changed by layers with names of their own.
+    `place` is where it is in the model, automatic names counted within the model: the same in every process,
+    and not changed by layers with names of their own.
     """
 
     variable: Any

@@ -32,7 +32,7 @@ class Use(NamedTuple):
     gates: int = 1  # parts side by side on its last axis: gates that its output is cut into, groups
     places: tuple[int, int] | None = None  # the axis that the step reads along, and that of its units
     bent: bool = False  # whether it is a function of the variable that meets the signal
-    product: bool = False  # whether it is a product with other variables that does
+    product: bool = False  # whether a product with other variables meets the signal
     behind: float = 1.0  # the part of the scale that its output is multiplied by, not it
 
 

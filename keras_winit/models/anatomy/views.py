@@ -153,7 +153,7 @@ def _get_item(step: Step, axes: Axes, before: Any, after: Any) -> Axes | None:
     rest = iter(axes)
     for each in keys:
         axis = () if each is None else next(rest)
-        if not isinstance(each, int):  # which takes the axis away
+        if not isinstance(each, int):  # an integer takes its axis away
             result.append(axis)
     return tuple(result)
 

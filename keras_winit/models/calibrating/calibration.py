@@ -125,7 +125,7 @@ class Calibration(Printed):
         return [Table("Before the activation", ("variable", "before", "after", "factor", "reason"), rows)]
 
 
-MOST = 10.0  # times what a kernel's fans say
+MOST = 10.0  # times what a kernel's fans say for signals of a deviation of one
 _SMALL = 0.1  # of what multiplies a signal
 
 

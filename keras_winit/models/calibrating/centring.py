@@ -58,7 +58,7 @@ class Centring:
         return id(slot.layer) in self._biases
 
     def may_move(self, slot: Slot) -> bool:
-        """Whether it has one that is drawn, or to be moved in any case."""
+        """Whether a layer has a bias that is drawn, or is to be moved in any case."""
         bias = self._biases.get(id(slot.layer))
         return bias is not None and (self.center == "bias" or (self.center == "auto" and bias in self._drawn))
 

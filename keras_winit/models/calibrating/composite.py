@@ -68,7 +68,7 @@ def call_to_replay(anatomy: Anatomy, slots: list[Slot]) -> Call | None:
 
 
 class Replayer:
-    """The hook for such a layer: does its operations again, and rescales kernels where they are met."""
+    """The hook for a user's own layer: does its operations again, and rescales kernels as they are met."""
 
     def __init__(self, call: Call, anatomy: Anatomy, slots: list[Slot], rules: Rules) -> None:
         self._call, self._open, self._rules = call, list(slots), rules

@@ -156,7 +156,7 @@ class Pass:
         return Normalized(found[0].name, most, measure)
 
     def _starts(self, layer: Any) -> bool:
-        """Whether a layer is such a batch normalization, and goes by the data in training."""
+        """Whether a layer is a batch normalization that has seen no data, and goes by it in training."""
         return (
             isinstance(layer, layers.BatchNormalization)
             and layer.trainable

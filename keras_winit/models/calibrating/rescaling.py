@@ -1,6 +1,7 @@
 """How each kind of layer is rescaled while it is called: its kernel, and at once its output.
 
-Before its activation that is linear in the kernel, so one pass can set both right.
+A layer's output before its activation is linear in its kernel: its deviation is measured, the kernel is
+multiplied by what is missing, and the pass goes on with the output that the new kernel gives.
 """
 
 import math
@@ -50,7 +51,7 @@ class Rules(NamedTuple):
             self.settle(slot, [found.std if found else None], None, reason, **told)
 
     def stay(self, slots: Iterable[Slot], found: Moments, normalized: Normalized) -> bool:
-        """Leave kernels alone whose output does not vary, or is divided by its size; whether they are."""
+        """Leave kernels alone whose output does not vary, or is divided by its size, and say whether."""
         if not found.varies:
             self.leave(slots, found.why_not, found)
         elif found.std * found.std <= normalized.most:

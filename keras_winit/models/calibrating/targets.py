@@ -38,7 +38,7 @@ def _logit(share: Any) -> Any:
     return np.log(share / (1 - share))
 
 
-# Of what an activation makes its output.
+# What an activation makes a given output of: its inverse, by its name.
 _INVERSES: dict[str, Callable[[Any], Any]] = {
     "linear": lambda value: value,
     "sigmoid": lambda value: _logit(np.clip(value, _EDGE, 1 - _EDGE)),
@@ -98,7 +98,7 @@ class Answers:
         return kernel.std * spread if spread > 0 else kernel.std
 
     def place(self, slot: Slot) -> Any:
-        """The mean that it is to have there: a number, or one for each unit."""
+        """The mean that an answer is to have before its activation: a number, or one for each unit."""
         kernel = self._kernels[slot]
         labels, loss = self._labels[kernel.output], self._losses[kernel.output]
         if labels is None or loss is None:

@@ -94,7 +94,7 @@ class Comparison(Printed):
 
     @property
     def winner(self) -> Trial | None:
-        """Of those the start that was named first, at its best rate; None where none came to the end."""
+        """Of those that are `near`, the start named first, at its best rate; None if none came to the end."""
         order = list(dict.fromkeys(trial.start for trial in self.trials))
         return min(self.near, key=lambda trial: order.index(trial.start), default=None)
 

@@ -31,7 +31,7 @@ def start_randomness(seed: int) -> None:
 
 @contextlib.contextmanager
 def randomness_kept() -> Iterator[None]:
-    """When the block ends, these are as before."""
+    """When the block ends, all global random states are as before."""
     generator = global_state.get_global_attribute(_GENERATOR)
     steps: list[Callable[[], Any]] = [
         partial(global_state.set_global_attribute, _GENERATOR, generator),
@@ -78,7 +78,7 @@ def _places(model: keras.Model) -> list[tuple[Any, str, Any]]:
 
 
 def optimizers_of(model: keras.Model) -> dict[str, Any]:
-    """Each of these optimizers once, by where it is."""
+    """Each optimizer of a model and of those inside it once, by where it is."""
     found: dict[int, tuple[str, Any]] = {}
     for layer, name, value in _places(model):
         found.setdefault(id(value), (name if layer is model else f"{layer.name}.{name}", value))

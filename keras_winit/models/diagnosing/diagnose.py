@@ -92,6 +92,7 @@ def diagnose(
     answers = [kernel.slot.layer for kernel in last]
     send = partial(signals, model, anatomy.slots, batch, compare, answers=answers, values=weights.values)
     first = seen = send(watched=weights.waiting)
+    # What a zero kernel keeps the gradient from is seen once it has taken a step.
     for _ in range(_MORE_PASSES):
         if not weights.step(seen.gradients):
             break

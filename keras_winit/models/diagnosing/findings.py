@@ -1,7 +1,7 @@
 """From where on something is a finding, and why; and what helps against it.
 
-tests/benchmarks/diagnosis.py chooses the thresholds that tell which plain chains train on one half of the
-networks trained for it; what they say of the other half is on the page of benchmarks.
+The thresholds that tell which plain chains train are chosen by tests/benchmarks/diagnosis.py, on one half of
+the networks trained for it; what they say of the other half is on the page of benchmarks.
 """
 
 from collections.abc import Mapping

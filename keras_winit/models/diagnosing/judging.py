@@ -11,7 +11,7 @@ from keras_winit.models.diagnosing.report import Finding
 from keras_winit.models.diagnosing.seen import Seen
 from keras_winit.models.diagnosing.signals import Signals
 
-_SEVERAL = 5  # layers: in fewer, the learning rate makes up for a small gradient
+_SEVERAL = 5  # layers: in fewer, an optimizer that adapts makes up for a small gradient
 _LONG = 40  # layers, for which thresholds of whole chains are given
 _VERY_LONG = 80  # layers
 _NEAR_A_LINE = 2.0  # directions, when the gradient falls too
@@ -71,7 +71,7 @@ class Judge:
         for layer in healthy:
             yield from self._of_units(layer)
         if weighted:
-            # Answers have a size of their own. Behind a normalization another signal is the first.
+            # Signals start with `first`, behind a normalization with `behind`; answers have their own size.
             hidden = [layer for layer in weighted if not layer.answer]
             first, behind = weighted[0].std, next((each.std for each in weighted if each.normalized), 0.0)
             yield from self._of_signal(hidden, seen.input_std, first, behind)
@@ -200,7 +200,7 @@ class Judge:
         # After training they may lie there as they should.
         if severity is None or told >= _TELLING:
             return
-        # Few units behind a recurrent layer may lie near a line, and learn.
+        # Measured in plain chains: few units behind a recurrent layer may lie near a line, and learn.
         if not self.remedies.plain or told >= _HALF:
             severity = "warning"
         first = self._first_below("one_direction", severity, ranked, ranks)
@@ -261,7 +261,7 @@ class Judge:
     def _first_beyond(
         self, code: str, layers: list[Seen], figures: list[float], suffix: str = ""
     ) -> Iterator[Finding]:
-        """The first layer beyond the threshold, and how far it goes; what falls, falls for good."""
+        """The first layer whose figure is beyond the threshold, and how far it goes; a fall has to last."""
         message, against = _WHAT[code]
         warning, error = self.limits[code + suffix][:2]
         if message.endswith(_FALLS):

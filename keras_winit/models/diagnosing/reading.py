@@ -9,7 +9,7 @@ from keras_winit.models.diagnosing.seen import chosen_rows, named_right, princip
 from keras_winit.models.diagnosing.signals import Signals
 
 _CLASSES = 0.25  # of the samples: more different labels are no classes
-_READABLE = 0.3  # of labels off the inputs, for what is left to tell anything
+_READABLE = 0.3  # how well labels must be read off the inputs, for what is left to tell anything
 _FEW = 128  # samples, below which it is chance
 
 
@@ -34,7 +34,7 @@ class Left(NamedTuple):
     chance: float = 0.0
 
     def lost_at(self, bound: float) -> str:
-        """The layer from which on less of the labels is left for good."""
+        """The layer from which on less than `bound` of the labels is left for good."""
         kept = [index for index, (_, share) in enumerate(self.shares) if share >= bound]
         return self.shares[min(kept[-1] + 1 if kept else 0, len(self.shares) - 1)][0]
 

@@ -19,7 +19,7 @@ _RIDGES = (1e-3, 1e-1)  # of the mean eigenvalue: the better one counts
 
 
 def chosen_rows(count: int) -> Any:
-    """Which of so many samples are looked at: some of all parts."""
+    """Which of so many samples are looked at: at most 256, spread over all."""
     return np.linspace(0, count - 1, min(count, _MOST_ROWS)).astype(int)
 
 

@@ -123,7 +123,7 @@ class Chooser:
         return None if reason is None else Choice(slot.asked, reason, own=slot.role == "bias", asked=True)
 
     def purpose(self, slot: Slot) -> str | None:
-        """As `asked_for`, before what follows a kernel."""
+        """What the layer asks for on purpose, with the activation that follows a kernel in view."""
         return asked_for(slot, activation_after(self._anatomy, slot)[0] if slot.role == "kernel" else None)
 
     def _for_kernel(self, slot: Slot, rule: Rule) -> Choice:

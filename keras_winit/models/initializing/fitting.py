@@ -150,11 +150,14 @@ _KERAS_RANDOM = (_KERAS.RandomUniform, _KERAS.RandomNormal, _KERAS.TruncatedNorm
 # A kernel so small, which puts out less than this share of the power that it reads, is meant to start near
 # zero: U(±0.003) at the end of an actor, N(0, 0.001²) of a head. N(0, 0.02²) is not.
 _NEAR_ZERO_STD, _NEAR_ZERO = 0.01, 0.01
-_SAME = 0.2  # of a size; training makes it another
+_SAME = 0.2  # of a size: a weight that was trained has another
 
 
 def asked_for(slot: Slot, before: Activation | None = None) -> str | None:
-    """What a layer asks for on purpose, in words, before an activation; None for an ordinary draw."""
+    """What a layer asks for on purpose, in words; None for a default or an ordinary draw.
+
+    `before` is the activation that follows the variable, where one is seen.
+    """
     initializer = slot.asked
     while isinstance(initializer, (PerGate, Summed)):
         initializer = initializer.initializer

@@ -254,7 +254,7 @@ def _row(slot: Slot, choice: Choice) -> Row:
 
 
 def _building(initializer: Any, slot: Slot) -> contextlib.AbstractContextManager[Any]:
-    """Tells a scheme that asks which layer it is for."""
+    """Tells a scheme which layer it is for, if it asks."""
     asks = isinstance(initializer, (Wrapper, Identity))
     return building(slot.layer) if asks else contextlib.nullcontext()
 

@@ -23,9 +23,9 @@ class Choice(NamedTuple):
     reason: str
     activation: str | None = None
     forget_bias: bool = True
-    own: bool = False  # it is drawn as its layer would
+    own: bool = False  # the layer's own initializer, to be drawn as the layer would
     asked: bool = False  # its layer asks for it on purpose
-    named: bool = True  # whether the scheme is about the variable, or all
+    named: bool = True  # False where a mapping keeps the variable, or does not name it
     pair: Slot | None = None  # whose seed it shares, where two are parts of one matrix
 
 

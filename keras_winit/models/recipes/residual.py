@@ -56,7 +56,8 @@ class ZeroGamma(Recipe):
 class Fixup(Recipe):
     """He's normal by fan_out, times L^(−1/(2m−2)) in L branches of m kernels; scalar multipliers 1, biases 0.
 
-    To do what normalization does, a model needs the scalars that the paper adds before each kernel.
+    To do what normalization does, a model needs the scalars that the paper adds before each kernel, which the
+    recipe does not add.
 
     Source: H. Zhang, Y. Dauphin, T. Ma 2019, "Fixup initialization: residual learning without
     normalization", arXiv:1901.09321.

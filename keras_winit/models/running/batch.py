@@ -75,7 +75,10 @@ def fixed_samples(model: keras.Model) -> int | None:
 
 @contextlib.contextmanager
 def handed_on(model: keras.Model) -> Iterator[None]:
-    """In the block a probe reaches the first weights unscaled; an Embedding folds it into its vocabulary."""
+    """In the block a probe reaches the first weights unscaled: it stands for what data has become there.
+
+    An Embedding folds it into its vocabulary.
+    """
     reached: list[Any] = []
     hooks: dict[Any, Hook] = {}
     for layer in model._flatten_layers():

@@ -99,7 +99,7 @@ class Undo:
         if id(variable) not in self._kept:
             value = self._store(exact_value(variable))
             self._changes.append(lambda: variable.assign(value()))
-            self._kept.add(id(variable))
+            self._kept.add(id(variable))  # only once it can be taken back
 
     def assign(self, variable: Any, value: Any) -> None:
         """Assign to a variable, its old value kept."""

@@ -129,7 +129,7 @@ def _having_all(changes: Sequence[tuple[Any, str, Any]]) -> Iterator[None]:
 def untouched(model: keras.layers.Layer, undo: Any = None) -> Iterator[None]:
     """What a call changes by itself (statistics, seeds, losses) is as before when the block ends.
 
-    An interrupt may throw a block away: it then ends after the `undo` around it, and leaves variables to it.
+    A block that an interrupt threw away may end after the `undo` around it: variables are then left to that.
     """
     states = _changed_by_calls(model)
     for variable in states if undo is not None else ():
@@ -187,7 +187,7 @@ def no_gradients() -> contextlib.AbstractContextManager[Any]:
 def surely_left(scope: Any) -> Iterator[None]:
     """The block is in a scope, which is left even if an interrupt comes meanwhile.
 
-    Where Python does not get to leave this one, as in an `ExitStack`, it does when it throws it away.
+    Where an interrupt keeps Python from leaving this block, it leaves the scope as it throws the block away.
     """
     try:
         with scope:

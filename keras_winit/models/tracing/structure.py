@@ -37,7 +37,7 @@ def children(layer: keras.layers.Layer) -> list[Any]:
 def owners(model: keras.layers.Layer) -> Iterator[tuple[Any, Any, tuple[Any, ...], str]]:
     """Each variable once, in the order of layers, with its layer, the layers around it, and its place.
 
-    That is made of names; those that Keras counts in the process are counted in the model.
+    A place is made of names; those that Keras counts in the process are counted in the model.
     """
     seen: set[int] = set()
     for layer, parents, chain in _walk(model, (), (), set()):

@@ -105,7 +105,7 @@ class _Tracer:
         )
 
     def _whole(self, layer: Any, data: Any = None) -> tuple[tuple[Value, ...], tuple[Value, ...], str | None]:
-        """Call a layer on symbols; its inputs, its outputs, and why there are none."""
+        """Call a layer on symbols: its inputs and outputs, or the reason why there are none."""
         reason = "its inputs are not known"
         for arguments, options in arguments_for(layer, data):
             given = _each(self._symbolic, arguments, options)
