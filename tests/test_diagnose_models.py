@@ -254,3 +254,21 @@ def test_zeros_that_a_layer_asks_for_have_a_remedy_that_helps():
     )
     winit.initialize(model, overwrite=True)
     assert winit.diagnose(model).ok
+
+
+class Numbered(layers.Layer):
+    """A layer whose own arguments are called as ours might be."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 6), name="kernel")
+
+    def call(self, x, layer=0, call=1, hook=2, reached=3):
+        return ops.matmul(x, self.kernel) * (layer + call + hook + reached)
+
+
+def test_arguments_of_any_name_are_handed_on():
+    inputs = keras.Input((9,))
+    x = Numbered()(inputs, layer=1, call=2, hook=3, reached=4)
+    model = keras.Model(inputs, layers.Dense(2)(layers.BatchNormalization()(x)))
+    winit.calibrate(model, seed=0, progress=False)
+    assert winit.diagnose(model, numbers(32, 9)).layers

@@ -9,8 +9,8 @@ from keras import ops
 from scipy import stats
 
 import keras_winit as winit
-from keras_winit.drawing import haar as haar_module
-from keras_winit.drawing.haar import haar
+from keras_winit.drawing import orthonormal as haar_module
+from keras_winit.drawing.orthonormal import haar
 
 
 def qr_without_sign_correction(count, size, rng):

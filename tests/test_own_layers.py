@@ -310,3 +310,67 @@ def test_kernels_that_meet_the_signal_together_share_the_factor(kind):
         one, other = calibration.calibrated
         assert one.factor == other.factor
         assert array(model(data)).std() == pytest.approx(NUMBER_STD, rel=0.01)
+
+
+class Moved(layers.Layer):
+    """A kernel that is turned before it meets the signal, by each of the operations that can."""
+
+    def build(self, shape):
+        self.table = self.add_weight(shape=(7, shape[-1], 1), name="table")
+
+    def call(self, x):
+        turned = ops.swapaxes(ops.moveaxis(self.table, -1, 0), -1, -2)  # (1, inputs, outputs)
+        return ops.matmul(x, ops.transpose(ops.transpose(turned[0]), (1, 0)))
+
+
+class Tempered(layers.Layer):
+    """Times a number, by the operation that also multiplies matrices."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(shape[-1], 5), name="kernel")
+        self.temperature = self.add_weight(shape=(), initializer="ones", name="temperature")
+
+    def call(self, x):
+        return ops.dot(ops.matmul(x, self.kernel), self.temperature)
+
+
+class Strided(layers.Layer):
+    """A convolution whose stride is an integer of numpy."""
+
+    def build(self, shape):
+        self.kernel = self.add_weight(shape=(4, shape[-1], 6), name="kernel")
+
+    def call(self, x):
+        strides = int(np.int64(2)) if keras.backend.backend() != "tensorflow" else np.int64(2)
+        return ops.conv(x, self.kernel, strides=strides, padding="same")
+
+
+class Bilinear(layers.Layer):
+    """Attention whose scores are q·W·k, with a matrix of its own between."""
+
+    def build(self, shape):
+        self.between = self.add_weight(shape=(shape[-1], shape[-1]), name="between")
+
+    def call(self, x):
+        scores = ops.einsum("bqd,de,bke->bqk", x, self.between, x)
+        return ops.matmul(ops.softmax(scores), x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "path", "fans"),
+    [
+        (Moved, "table", (9, 7)),
+        (Tempered, "kernel", (9, 5)),
+        (Strided, "kernel", (36, 12)),
+        (Bilinear, "between", None),
+    ],
+)
+def test_what_is_rare_is_seen_too_and_leaves_no_names_behind(layer, path, fans):
+    inputs = keras.Input((8, 9))
+    model = keras.Model(inputs, layers.Dense(2)(layer(name="own")(inputs)))
+    names = dict(keras.src.backend.common.global_state.get_global_attribute("object_name_uids"))
+    plan = winit.initialize(model, seed=0, dry_run=True)
+    assert dict(keras.src.backend.common.global_state.get_global_attribute("object_name_uids")) == names
+    (row,) = [row for row in plan.rows if row.path == f"own/{path}"]
+    assert fans is None or row.fans == fans
+    winit.diagnose(model)

@@ -22,7 +22,7 @@ MODULES = sorted(
 # From the bottom up: a module imports only what stands before it, from its folder or from a lower one.
 FOLDERS = {
     "support": "checks host exact losses loading terminal printing",
-    "drawing": "seeds sharding jax_random tensorflow_random sampling haar scrambled orthonormal",
+    "drawing": "seeds sharding jax_random tensorflow_random sampling scrambled orthonormal",
     "theory": "fans activations gains linearity",
     "schemes": "base registry basic variance_scheme variance orthogonal structured compose icnr bias "
     "looks_linear",

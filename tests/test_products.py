@@ -6,7 +6,7 @@ import pytest
 from helpers import BACKEND, array, orthogonality_error, run_python
 from keras import ops
 
-from keras_winit.drawing import haar, scrambled
+from keras_winit.drawing import orthonormal, scrambled
 from keras_winit.support import exact
 
 
@@ -25,15 +25,15 @@ def bfloat16(tensor):
 def one_block():
     """A Haar draw of one block of reflections, without a compiled program."""
     gauss = np.random.default_rng(0).standard_normal((300, 200)).astype("float32")
-    return haar._apply(haar._reflections(ops.convert_to_tensor(gauss)), None)
+    return orthonormal._apply(orthonormal._reflections(ops.convert_to_tensor(gauss)), None)
 
 
 def many_blocks():
     """And one of several blocks; as PyTorch draws it, where that is the backend."""
     rows, columns = 800, 600
-    count = sum((rows - start) * width for start, width in haar._blocks(columns))
+    count = sum((rows - start) * width for start, width in orthonormal._blocks(columns))
     numbers = ops.convert_to_tensor(np.random.default_rng(0).standard_normal(count).astype("float32"))
-    how = haar._product if BACKEND == "torch" else haar._many_blocks
+    how = orthonormal._product if BACKEND == "torch" else orthonormal._many_blocks
     return how(numbers, rows, columns)
 
 

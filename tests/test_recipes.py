@@ -537,3 +537,23 @@ def test_mimetic_wants_values_and_outputs_of_one_size(options):
     with pytest.raises(ValueError, match="size of what it reads"):
         winit.initialize(model, "mimetic", seed=0)
     assert_unchanged(model, before)
+
+
+class Number(layers.Layer):
+    """s·x, one number without an axis."""
+
+    def build(self, _shape):
+        self.scale = self.add_weight(name="scale", shape=(), initializer="ones")
+
+    def call(self, x):
+        return x * self.scale
+
+
+@pytest.mark.parametrize("name", ["bert", "vit", "t5"])
+def test_a_number_in_a_model_without_branches_is_no_table(name):
+    inputs = keras.Input((6, WIDTH))
+    x = layers.MultiHeadAttention(HEADS, SIZE)(inputs, inputs)
+    model = keras.Model(inputs, layers.Dense(2)(Number()(x)))
+    number = model.layers[2].scale
+    winit.initialize(model, name, seed=0)
+    assert array(number) == 1

@@ -312,3 +312,19 @@ def test_a_product_of_tables_is_no_sum_of_them(product):
     assert {row.reason for row in plan.rows} == {"an embedding: as the layer asks"}
     for table in tables(built):
         assert_std(table, 1.0)
+
+
+class Normalized(layers.Layer):
+    """Rows that are divided by their own length: one table still."""
+
+    def call(self, x):
+        return x / ops.norm(x, axis=-1, keepdims=True)
+
+
+def test_a_table_divided_by_itself_is_one():
+    places = keras.Input((LENGTH,), dtype="int32")
+    large, small = (layers.Embedding(n, WIDTH, name=f"table_{n}") for n in (2 * LENGTH, LENGTH))
+    large.embeddings_initializer = keras.initializers.RandomNormal(stddev=0.3)
+    built = keras.Model(places, layers.Dense(3)(Normalized()(large(places)) + small(places)))
+    winit.initialize(built, seed=0)
+    assert_std(small.embeddings, 0.3)

@@ -43,11 +43,11 @@ class Focus(NamedTuple):
 def focus_of(loss: Any) -> Focus:
     """How a crossentropy weighs what is likely; of a name by Keras' defaults."""
     name = loss_name(loss)
+    if name not in ("categorical_focal_crossentropy", "binary_focal_crossentropy"):
+        return Focus()
     gamma, alpha = getattr(loss, "gamma", 2.0), getattr(loss, "alpha", 0.25)
     if name == "categorical_focal_crossentropy":
         return Focus(gamma, alpha)
-    if name != "binary_focal_crossentropy":
-        return Focus()
     balanced = alpha is not None and getattr(loss, "apply_class_balancing", False)
     return Focus(gamma, alpha, 1 - alpha) if balanced else Focus(gamma)
 

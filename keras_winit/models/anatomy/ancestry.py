@@ -147,9 +147,6 @@ def union(every: Iterable[int]) -> int:
     return functools.reduce(operator.or_, every, 0)
 
 
-_JOINING = {*ADDING, "Concatenate", "Stack"}  # what holds the rows of several tables, and no product of them
-
-
 class LookUps:
     """What is looked up in a model's tables."""
 
@@ -157,6 +154,7 @@ class LookUps:
         self._ancestry = anatomy.once(Ancestry)
         slots = [slot for slot in anatomy.slots if slot.role == "embedding"]
         self._tables = {step: slot for slot in slots for step in anatomy.steps(slot)}
+        self._found: dict[Value, set[Slot]] = {}
 
     def is_one(self, step: Step) -> bool:
         """Whether a step looks rows up."""
@@ -164,6 +162,11 @@ class LookUps:
 
     def tables(self, value: Value) -> set[Slot]:
         """The embeddings whose rows a value is, or is a sum of; none where anything else is in it."""
+        if value not in self._found:
+            self._found[value] = self._summed(value)
+        return self._found[value]
+
+    def _summed(self, value: Value) -> set[Slot]:
         found, waiting, seen = set[Slot](), [value], set[Step]()
         while waiting:
             step = waiting.pop().step
@@ -174,10 +177,15 @@ class LookUps:
             elif step not in seen:
                 seen.add(step)
                 signals = self._ancestry.signals(step)
-                if not signals or (len(signals) > 1 and step.kind not in _JOINING):
+                if not signals or (_multiplies(step) and len(set().union(*map(self.tables, signals))) > 1):
                     return set()
                 waiting += signals
         return found
+
+
+def _multiplies(step: Step) -> bool:
+    """Whether a step is a product, which is no sum of what it multiplies."""
+    return step.kind in {*ELEMENTWISE_OPERATIONS, "Dot"} - ADDING or contraction(step) is not None
 
 
 def added_to(anatomy: Anatomy) -> dict[Slot, Slot]:

@@ -98,7 +98,7 @@ def _scores(anatomy: Anatomy, weights: Value) -> Contraction | None:
             continue
         seen.add(step)
         signals, sums = anatomy.uses.signals(step), contraction(step)
-        if sums is not None and len(signals) == 2:
+        if sums is not None and len(signals) == len(sums.operands) == 2:
             return sums
         if step.kind == "Softmax" or step.kind in _BETWEEN or isinstance(step.operation, PROPORTIONAL):
             waiting += signals

@@ -39,7 +39,10 @@ def contraction(step: Step) -> Contraction | None:
     values = [value for value in found if value is not None]
     if len(values) != len(found) or len(values) < 2:
         return None
-    labels, output = rule(step.operation, *(len(value.shape) for value in values))
+    ranks = [len(value.shape) for value in values]
+    if 0 in ranks and step.kind != "Einsum":  # times a number
+        return None
+    labels, output = rule(step.operation, *ranks)
     pairs = [list(zip(each, value.shape, strict=True)) for each, value in zip(labels, values, strict=True)]
     sizes: dict[Any, set[int]] = {}
     for label, size in itertools.chain(*pairs):
@@ -105,7 +108,9 @@ def transposed_fans(shape: Sequence[int], strides: Any) -> Fans:
 def _taps_and_steps(shape: Sequence[int], strides: Any) -> tuple[int, int]:
     """The products of a kernel's spatial sizes and of its strides; one stride is that of all."""
     *spatial, _, _ = shape
-    return math.prod(spatial), strides ** len(spatial) if isinstance(strides, int) else math.prod(strides)
+    return math.prod(spatial), math.prod(strides) if isinstance(strides, (tuple, list)) else strides ** len(
+        spatial
+    )
 
 
 def transposed_axes(rank: int) -> tuple[list[int], list[int]]:

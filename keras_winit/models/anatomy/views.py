@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import keras
+import numpy as np
 
 from keras_winit.models.anatomy.contractions import Contraction, contraction
 from keras_winit.models.tracing.trace import Step, Value, number_in
@@ -118,10 +118,15 @@ def by_label(sums: Contraction, value: Value, view: View) -> dict[Any, tuple[int
     return {label: axes for label, axes in pairs if axes and label is not None}
 
 
-def _reordered(step: Step, axes: Axes, _before: Any, _after: Any) -> Axes:
-    # Keras is asked what becomes of a shape whose sizes are the numbers of its axes.
-    order = step.operation.compute_output_spec(keras.KerasTensor(range(len(axes)))).shape
-    return tuple(axes[axis] for axis in order)
+def _reordered(step: Step, axes: Axes, before: Any, _after: Any) -> Axes | None:
+    """By what NumPy makes of an array whose sizes are the numbers of its axes: it holds nothing."""
+    if len(axes) != len(before):
+        return None
+    numbered, operation = np.empty(range(len(axes))), step.operation
+    moved = getattr(np, step.kind.lower())(
+        numbered, *(getattr(operation, name) for name in _MOVES[step.kind])
+    )
+    return tuple(axes[axis] for axis in moved.shape)
 
 
 def _reshape(_step: Step, axes: Axes, before: Any, after: Any) -> Axes | None:
@@ -171,10 +176,12 @@ def _repeated(_step: Step, axes: Axes, before: Any, after: Any) -> Axes:
     return ((),) * (len(after) - len(before)) + axes
 
 
+# The arguments of operations that change the order of axes; NumPy has the same.
+_MOVES = {"Transpose": ["axes"], "Swapaxes": ["axis1", "axis2"], "Moveaxis": ["source", "destination"]}
 _RULES: dict[str, Callable[[Step, Axes, Any, Any], Axes | None]] = {
     **dict.fromkeys(("Reshape", "Squeeze", "ExpandDims", "Ravel"), _reshape),
     **dict.fromkeys(("BroadcastTo", "Tile", "Repeat"), _repeated),
-    **dict.fromkeys(("Transpose", "Swapaxes", "Moveaxis"), _reordered),
+    **dict.fromkeys(_MOVES, _reordered),
     "GetItem": _get_item,
     "Take": _take,
 }

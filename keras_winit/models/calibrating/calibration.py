@@ -140,7 +140,7 @@ class Bounds:
         if factor <= 1 or slot.fans is None or slot.role != "kernel":
             return None
         size, most = factor * _size(slot), MOST * max(target, 1.0)
-        step = self._inner_step(slot) if size > most else None
+        step = None if size <= most else self._inner_step(slot)
         if step is None or size <= most * math.sqrt(averaged(self._anatomy, step)):
             return None
         cause = self._cause(step)

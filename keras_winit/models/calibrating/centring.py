@@ -166,7 +166,7 @@ class MovingStatistics:
         self._ahead = weakref.ref(tensor), found
         return found.whole
 
-    def __call__(self, call: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+    def __call__(self, call: Any, inputs: Any, /, *arguments: Any, **options: Any) -> Any:
         if self._pending and not is_traced(inputs):
             self._pending = False
             self._measure(inputs)

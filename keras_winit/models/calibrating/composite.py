@@ -77,7 +77,7 @@ class Replayer:
             first = next(step for step in anatomy.steps(slot) if step in call.steps)
             self._at.setdefault(id(first), []).append(slot)
 
-    def __call__(self, call: Any, *arguments: Any, **options: Any) -> Any:
+    def __call__(self, call: Any, /, *arguments: Any, **options: Any) -> Any:
         given = [item for item in keras.tree.flatten((arguments, options)) if ops.is_tensor(item)]
         if self._open and any(map(is_traced, given)):
             self._leave(TRACED)

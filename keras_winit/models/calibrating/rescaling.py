@@ -78,7 +78,7 @@ class Rescaler:
         self.most: Callable[[Slot], float] = lambda _: math.inf  # the largest factor
         self.normalized = NOT_NORMALIZED  # what normalizes the output at once
 
-    def __call__(self, call: Any, *arguments: Any, **options: Any) -> Any:
+    def __call__(self, call: Any, /, *arguments: Any, **options: Any) -> Any:
         if not self._kernels or not arguments:
             return call(*arguments, **options)
         if any(map(is_traced, keras.tree.flatten(arguments))):

@@ -192,7 +192,7 @@ class _Watch:
 
         return tap(tensor, self.source, see_values, lambda _: None) if _is_float(tensor) else tensor
 
-    def _called(self, layer: Any, call: Any, *arguments: Any, **options: Any) -> Any:
+    def _called(self, layer: Any, call: Any, /, *arguments: Any, **options: Any) -> Any:
         if layer not in self.unseen or not arguments:
             return call(*arguments, **options)
         self.unseen.remove(layer)
@@ -215,7 +215,7 @@ class _Watch:
             return type(output)([self._tapped(output[0], layer), *output[1:]])
         return self._tapped(output, layer)
 
-    def _normalized(self, layer: Any, call: Any, *arguments: Any, **options: Any) -> Any:
+    def _normalized(self, layer: Any, call: Any, /, *arguments: Any, **options: Any) -> Any:
         """After the first normalization, the scale of the data is no longer that of the signal."""
         self._normalizes = True
 

@@ -241,7 +241,7 @@ def _adapter(slot: Slot, rule: Rule) -> Choice:
 def _orthogonal_size(slot: Slot) -> float:
     """The deviation of an orthogonal kernel; 0 for a shape that is no matrix."""
     try:
-        return float(fit(get("orthogonal"), slot, 0).expected_std(slot.shape))
+        return float(fit(get("orthogonal", seed=0), slot, 0).expected_std(slot.shape))
     except ValueError:
         return 0.0
 

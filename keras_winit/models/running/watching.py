@@ -21,7 +21,7 @@ def intercepted(hooks: Mapping[Any, Hook]) -> Iterator[None]:
         yield
 
 
-def _by_position(hook: Hook, call: Any, *arguments: Any, **options: Any) -> Any:
+def _by_position(hook: Hook, call: Any, /, *arguments: Any, **options: Any) -> Any:
     """Hand the first argument to a hook by position."""
     if not arguments and options:
         first = next(iter(inspect.signature(call).parameters), None)
