@@ -3,45 +3,12 @@
 import keras
 import numpy as np
 import pytest
-from helpers import BACKEND, array
+from helpers import array
 from keras import layers, ops
+from mirrored import ACTIVATIONS, answers, assert_odd, each_activation, numbers
 
 import keras_winit as winit
 from keras_winit.theory.linearity import is_odd
-
-# f(u) − f(−u) is exactly linear where this says so.
-ACTIVATIONS = {
-    **dict.fromkeys(("relu", "leaky_relu", "gelu", "silu", "softplus"), True),
-    **dict.fromkeys(("elu", "selu", "mish", "tanh", "softsign", "sigmoid", "hard_sigmoid"), False),
-}
-
-
-# One of each kind on the other backends, where nothing about an activation differs.
-each_activation = pytest.mark.parametrize(
-    "activation", ACTIVATIONS if BACKEND == "tensorflow" else ["gelu", "tanh", "sigmoid"]
-)
-
-
-RNG = np.random.default_rng(0)
-
-
-def numbers(*shape):
-    return RNG.standard_normal(shape).astype("float32")
-
-
-def answers(model, x):
-    """What a model computes, on PyTorch without what a gradient needs."""
-    return array(model(ops.convert_to_tensor(x)))
-
-
-def assert_odd(model, x, *, linear, within=1e-4):
-    """The model has no constant and no even part, and no odd one but the first where it is linear."""
-    there, back, twice = (answers(model, factor * x) for factor in (1, -1, 2))
-    scale = there.std()
-    assert scale > 0.01
-    np.testing.assert_allclose(back, -there, atol=within * scale)
-    if linear:
-        np.testing.assert_allclose(twice, 2 * there, atol=within * scale)
 
 
 def arguments(plan):
