@@ -128,3 +128,11 @@ def test_one_unit_has_no_twin():
         winit.LooksLinear("relu")((1, 4))
     with pytest.raises(ValueError, match="`input_blocks` must divide the inputs.*input_blocks=3"):
         winit.LooksLinear("relu", input_blocks=3)((10, 4))
+
+
+def test_a_variance_beyond_the_dtype_is_refused():
+    """Its root, the size of numbers, is infinite in float32, and drawn in float64."""
+    scheme = winit.LooksLinear(variance=1e80, seed=0)
+    with pytest.raises(ValueError, match="too large for float32"):
+        scheme((4, 8))
+    assert np.isfinite(array(scheme((4, 8), dtype="float64"))).all()

@@ -10,7 +10,7 @@ from scipy import stats
 
 import keras_winit as winit
 from keras_winit.drawing import scrambled
-from keras_winit.drawing.orthonormal import is_scrambled, orthonormal
+from keras_winit.drawing.orthonormal import haar, is_scrambled, orthonormal
 
 FLOAT64 = BACKEND != "jax"  # which has none unless it is enabled
 TOLERANCE = {"float32": 2e-6, "float64": 2e-14}
@@ -56,9 +56,7 @@ def test_exact_is_what_haar_draws():
     exact = winit.Orthogonal(1.5, seed=4, exact=True)
     assert is_scrambled(*shape)
     assert not is_scrambled(*shape, exact=True)
-    np.testing.assert_allclose(
-        array(exact(shape)), 1.5 * array(winit.drawing.haar.haar(*shape, "float32", 4))
-    )
+    np.testing.assert_allclose(array(exact(shape)), 1.5 * array(haar(*shape, "float32", 4)))
     assert not np.allclose(array(winit.Orthogonal(1.5, seed=4)(shape)), array(exact(shape)))
     again = winit.Orthogonal.from_config(exact.get_config())
     np.testing.assert_array_equal(array(again(shape)), array(exact(shape)))
@@ -80,7 +78,7 @@ def test_what_is_built_of_orthogonal_matrices_can_be_exact(name, shape, sides):
     drawn, other = (array(scheme(shape)).reshape(-1, shape[-1]) for scheme in (exact, usual))
     if name == "delta_orthogonal":  # on its middle tap
         part = (slice(256, 512), part[1])
-    expected = array(winit.drawing.haar.haar(*sides, "float32", 4))
+    expected = array(haar(*sides, "float32", 4))
     np.testing.assert_allclose(drawn[part], expected, rtol=1e-6, atol=1e-7)
     assert not np.allclose(other[part], expected, atol=1e-3)
     again = type(exact).from_config(exact.get_config())

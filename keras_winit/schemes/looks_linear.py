@@ -11,7 +11,7 @@ from keras_winit.schemes.base import KernelScheme
 from keras_winit.schemes.basic import Constant
 from keras_winit.schemes.orthogonal import at_centre
 from keras_winit.schemes.registry import register
-from keras_winit.support.checks import Shape, as_bool, as_float, as_int, one_of
+from keras_winit.support.checks import Shape, as_bool, as_float, as_int, check_fits, one_of
 from keras_winit.theory.activations import resolve
 from keras_winit.theory.fans import MatrixView
 from keras_winit.theory.linearity import is_odd, linear_mean, linear_variance, power
@@ -149,6 +149,7 @@ class LooksLinear(KernelScheme):
     def _matrix(self, signals: int, outputs: int, dtype: str, seed: Any, batch: int) -> Any:
         """Orthogonal, and scaled so that every output has the variance that is asked for."""
         scale = self._scale * math.sqrt(max(signals, outputs) / signals)
+        check_fits("√(variance/E[g²])", scale, dtype)
         matrices = orthonormal(signals, outputs, dtype, seed, batch, scale=scale, exact=self.exact)
         return ops.reshape(matrices, (batch, signals, outputs))
 
