@@ -3,7 +3,7 @@
 import keras
 import numpy as np
 import pytest
-from helpers import array
+from helpers import BACKEND, array
 from keras import layers, ops
 from mirrored import ACTIVATIONS, answers, assert_odd, dense, each_activation, first, numbers
 
@@ -135,4 +135,5 @@ def test_a_variance_beyond_the_dtype_is_refused():
     scheme = winit.LooksLinear(variance=1e80, seed=0)
     with pytest.raises(ValueError, match="too large for float32"):
         scheme((4, 8))
-    assert np.isfinite(array(scheme((4, 8), dtype="float64"))).all()
+    if BACKEND != "jax":  # which has no float64 unless it is told so
+        assert np.isfinite(array(scheme((4, 8), dtype="float64"))).all()
