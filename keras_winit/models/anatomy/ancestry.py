@@ -62,18 +62,18 @@ class Ancestry:
     Only real numbers count: what is computed from the same tokens or the same mask shares no signal.
 
     Attributes:
-        kernels: by the id of each step those that meet the signal there; none for an opaque one with weights.
+        kernels: by step those that meet the signal there; none for an opaque one with weights.
     """
 
     def __init__(self, anatomy: Anatomy) -> None:
         self.anatomy = anatomy
-        self.kernels: dict[int, list[Slot]] = {}
+        self.kernels: dict[Step, list[Slot]] = {}
         for slot in anatomy.slots:
             for step in anatomy.steps(slot) if slot.role == "kernel" else []:
-                self.kernels.setdefault(id(step), []).append(slot)
+                self.kernels.setdefault(step, []).append(slot)
         for step in anatomy.trace.opaque:
             if any(len(variable.shape) > 1 for variable in step.variables):
-                self.kernels.setdefault(id(step), [])
+                self.kernels.setdefault(step, [])
         self._count = len(anatomy.trace.steps)
         self._inputs: dict[Value, int] = {}
         self._before: dict[Step, int] = {}
@@ -125,7 +125,7 @@ class Ancestry:
             before = self.written(here.step) if here.step is not None else []
             if self.bit(here) & others:
                 found.append(Meeting(here, count))
-            elif id(here.step) in self.kernels:
+            elif here.step in self.kernels:
                 waiting.extend((each, count + 1) for each in before)
             else:  # no kernel more: before all that have one
                 waiting.extendleft((each, count) for each in before)
@@ -170,7 +170,7 @@ class LookUps:
         found, waiting, seen = set[Slot](), [value], set[Step]()
         while waiting:
             step = waiting.pop().step
-            if step is None or id(step) in self._ancestry.kernels:
+            if step is None or step in self._ancestry.kernels:
                 return set()
             if step in self._tables:
                 found.add(self._tables[step])

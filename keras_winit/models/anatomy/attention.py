@@ -115,8 +115,8 @@ def _projection(ancestry: Ancestry, value: Value) -> Projection | None:
         if step is None or (here, part) in seen:
             continue
         seen.add((here, part))
-        if id(step) in ancestry.kernels:
-            found += [Projection(slot, part, parts) for slot in ancestry.kernels[id(step)]]
+        if step in ancestry.kernels:
+            found += [Projection(slot, part, parts) for slot in ancestry.kernels[step]]
             continue
         if step.kind in ("Split", "Unstack"):
             part, parts = step.outputs.index(here), len(step.outputs)
@@ -136,6 +136,6 @@ def _read_by(ancestry: Ancestry, step: Step) -> Slot | None:
         return kept and len(ancestry.anatomy.uses.signals(reader)) == 1
 
     for reader in onward(step.outputs, moved):
-        if id(reader) in ancestry.kernels:
-            return next(iter(ancestry.kernels[id(reader)]), None)
+        if reader in ancestry.kernels:
+            return next(iter(ancestry.kernels[reader]), None)
     return None

@@ -170,10 +170,10 @@ class End(NamedTuple):
 def end_of(ancestry: Ancestry, end: Value, region: Iterable[Step]) -> End:
     """The end of a branch, from the value that is added backwards."""
     kernels = ancestry.kernels
-    steps = tuple(_backwards(end, region, lambda step: [] if id(step) in kernels else ancestry.written(step)))
-    ends = [kernels[id(step)] for step in steps if id(step) in kernels]
+    steps = tuple(_backwards(end, region, lambda step: [] if step in kernels else ancestry.written(step)))
+    ends = [kernels[step] for step in steps if step in kernels]
     last = [slot for slots in ends for slot in slots if not (slot.depthwise and len(slots) > 1)]
-    between = (normalization_at(ancestry.anatomy, step) for step in steps if id(step) not in kernels)
+    between = (normalization_at(ancestry.anatomy, step) for step in steps if step not in kernels)
     return End(tuple(dict.fromkeys(last)), next(filter(None, between), None), steps)
 
 
@@ -185,18 +185,18 @@ def kernels_in(ancestry: Ancestry, region: Iterable[Step], end: Value, fork: int
 
     def before(step: Step) -> list[Value]:
         # What a kernel reads that comes from elsewhere is no part of the branch.
-        elsewhere = id(step) in ancestry.kernels and not ancestry.of(step.outputs[0]) & fork
+        elsewhere = step in ancestry.kernels and not ancestry.of(step.outputs[0]) & fork
         return [] if elsewhere else ancestry.signals(step)
 
     steps = sorted(_backwards(end, region, before), key=lambda step: step.index)
-    return tuple(dict.fromkeys(slot for step in steps for slot in ancestry.kernels.get(id(step), [])))
+    return tuple(dict.fromkeys(slot for step in steps for slot in ancestry.kernels.get(step, [])))
 
 
 def begins(ancestry: Ancestry, region: list[Step], fork: int) -> Any:
     """What normalizes all that the first kernels of a branch read, or None."""
     found = None
     for step in region:
-        for value in ancestry.signals(step) if id(step) in ancestry.kernels else []:
+        for value in ancestry.signals(step) if step in ancestry.kernels else []:
             if ancestry.of(value) & fork:
                 first, normalization = _normalized_before_a_kernel(ancestry, value, fork)
                 if first and normalization is None:
@@ -262,7 +262,7 @@ def _normalized_before_a_kernel(ancestry: Ancestry, value: Value, fork: int) -> 
         if step is None or ancestry.bit(here) & fork or not ancestry.of(here) & fork or step in seen:
             continue
         seen.add(step)
-        if id(step) in ancestry.kernels:
+        if step in ancestry.kernels:
             return False, None
         normalization = normalization or normalization_at(ancestry.anatomy, step)
         waiting += ancestry.signals(step)

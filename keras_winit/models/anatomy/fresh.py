@@ -48,7 +48,7 @@ def _initializers(layer: Any, makes: Iterable[Callable[[Any], Any]], *, whole: b
         with nothing_left(layer) as scope:
             try:
                 pairs = _paired(own, variables(make(layer)))
-            except Exception:
+            except Exception:  # whatever a class does that cannot be made so: the next way
                 continue
             if pairs:
                 return {id(variable): _initializer(twin, scope) for variable, twin in pairs}

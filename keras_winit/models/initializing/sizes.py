@@ -126,7 +126,7 @@ class TableSizes:
         """Whether kernels made a value, and none of it was looked up."""
         every = self._ancestry.between(value, 0)
         looked_up = any(map(self._look_ups.is_one, every))
-        return not looked_up and any(id(step) in self._ancestry.kernels for step in every)
+        return not looked_up and any(step in self._ancestry.kernels for step in every)
 
     def _is_read_alike(self, first: Branch) -> bool:
         """Whether attention alone mixes a stream's places, and its readers treat all alike."""
@@ -142,7 +142,7 @@ class TableSizes:
                 if step.index in seen:
                     continue
                 seen.add(step.index)
-                slots = self._ancestry.kernels.get(id(step))
+                slots = self._ancestry.kernels.get(step)
                 if slots is None:
                     waiting += step.outputs
                 elif value.shape[-1] != width or any(map(self._reads_neighbours, slots)):

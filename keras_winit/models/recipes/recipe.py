@@ -151,13 +151,13 @@ class Recipe:
     def stems(self) -> set[Slot]:
         """The kernels outside of branches that read no other's output."""
         ancestry = self.anatomy.once(Ancestry)
-        steps = [step for step in self.anatomy.trace.steps if id(step) in ancestry.kernels]
+        steps = [step for step in self.anatomy.trace.steps if step in ancestry.kernels]
         every = sum(1 << step.index for step in steps)
         found: set[Slot] = set()
         for step in steps:
             before = ancestry.of(step.outputs[0]) if step.outputs else 0
             if before & every in (0, 1 << step.index):
-                found.update(ancestry.kernels[id(step)])
+                found.update(ancestry.kernels[step])
         return found - set(self._inside)
 
     def kernel_of(self, slot: Slot) -> Slot | None:
@@ -170,8 +170,8 @@ class Recipe:
         ancestry = self.anatomy.once(Ancestry)
         value = next((each for each in slot.use.step.inputs if self.anatomy.uses.is_signal(each)), None)
         while value is not None and value.step is not None:
-            if id(value.step) in ancestry.kernels:
-                return next(iter(ancestry.kernels[id(value.step)]), None)
+            if value.step in ancestry.kernels:
+                return next(iter(ancestry.kernels[value.step]), None)
             signals = ancestry.signals(value.step)
             value = signals[0] if len(signals) == 1 else None
         return None
