@@ -9,6 +9,8 @@ from helpers import array, std_tolerance
 from keras import layers, ops
 
 import keras_winit as winit
+from keras_winit.models.anatomy.anatomy import Anatomy
+from keras_winit.models.anatomy.attention import attentions
 
 WIDTH, LENGTH = 40, 6
 
@@ -171,3 +173,29 @@ def test_attention_starts_nearly_even():
     assert array(seen(x)).max(axis=-1).mean() < 1 / 6
     winit.initialize(model, "glorot_uniform", seed=0)
     assert array(seen(x)).max(axis=-1).mean() > 1 / 6
+
+
+class KeysFirst(layers.Layer):
+    """Scores by an einsum whose operands may come in either order."""
+
+    def __init__(self, equation, *, swapped, **options):
+        super().__init__(**options)
+        self.equation, self.swapped = equation, swapped
+
+    def build(self, shape):
+        names = ("asks", "has", "is")
+        self.kernels = [self.add_weight(shape=(shape[-1], WIDTH), name=name) for name in names]
+
+    def call(self, x):
+        query, key, value = (ops.matmul(x, kernel) for kernel in self.kernels)
+        scores = ops.einsum(self.equation, *((key, query) if self.swapped else (query, key)))
+        return ops.matmul(ops.softmax(scores), value)
+
+
+@pytest.mark.parametrize(("equation", "swapped"), [("bqd,bkd->bqk", False), ("bkd,bqd->bqk", True)])
+def test_query_and_key_are_told_by_the_axis_that_values_are_summed_along(equation, swapped):
+    model = in_block(KeysFirst(equation, swapped=swapped))
+    (found,) = attentions(Anatomy(model))
+    parts = (found.query, found.key, found.value)
+    assert [part.slot.variable.name for part in parts] == ["asks", "has", "is"]
+    assert found.width == WIDTH

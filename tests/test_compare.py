@@ -1,5 +1,6 @@
 """`compare`: what it finds is what training gives, and the model is as it was."""
 
+import contextlib
 import json
 import math
 import random
@@ -281,6 +282,20 @@ def test_what_cannot_be_drawn_has_a_row_that_says_why():
     assert "dirac cannot draw" in " ".join(str(found).split())
     with pytest.raises(ValueError, match="cannot be drawn from any of the starts. dirac: dirac cannot"):
         winit.compare(model, X, Y, ("dirac",), **SHORT)
+
+
+def test_a_bar_comes_to_its_end_whatever_becomes_of_starts(monkeypatch):
+    counted = []
+
+    @contextlib.contextmanager
+    def bar(_, total, *, show):
+        counted.append(total)
+        yield lambda: counted.append(-1)
+
+    monkeypatch.setattr(winit.models.comparing.compare, "progress_bar", bar)
+    winit.compare(made("trained"), X, Y, ("dirac", "auto"), learning_rates=(1e30, 0.01), **SHORT)
+    assert counted[0] == 4 * SHORT["steps"]
+    assert sum(counted) == 0
 
 
 def compared(*rows, monitor="loss"):

@@ -421,6 +421,16 @@ def test_a_gradient_that_falls_is_judged_by_what_it_tells(name):
     assert {finding.code: finding.severity for finding in judge.findings(seen)} == expected
 
 
+@pytest.mark.parametrize(("dip", "found"), [(3, set()), (5, {"vanishing_signal"})])
+def test_a_signal_that_comes_back_has_not_vanished(dip, found):
+    """Small in a gate or a scaled branch, and whole again behind it; the last layer has none behind it."""
+    chain = [Seen(str(place), "relu", weighted=True, std=1.0, gradient=1.0) for place in range(6)]
+    chain[dip].std = 1e-9
+    judge = Judge(THRESHOLDS, Remedies(Anatomy(plain())), Left(labels=0.9))
+    codes = {finding.code for finding in judge.findings(Signals(chain, [], input_distinct=1.0))}
+    assert codes & {"vanishing_signal"} == found
+
+
 @pytest.mark.parametrize(("growth", "severity"), [(200, "warning"), (2000, "error")])
 def test_a_gradient_that_grows_and_scatters_can_be_learned(growth, severity):
     sizes = np.geomspace(growth, 1, 40)
